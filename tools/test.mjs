@@ -1,0 +1,76 @@
+// Runs the tests: brings what they need where it may, checks types and style, and closes with "N passed, N failed".
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const launcher = join(root, 'tools/node/with-node.mjs')
+const report = join(root, '.cache/vitest.json')
+const args = process.argv.slice(2)
+
+/** Debian packages that some suites need: the file that shows a package is there, and what is skipped without it. */
+const PACKAGES = [
+  {
+    name: 'python3-websockets',
+    file: '/usr/lib/python3/dist-packages/websockets/__init__.py',
+    suite: 'the Python script of the documented wire',
+  },
+]
+
+const run = (command, rest, options = {}) =>
+  spawnSync(command, rest, { cwd: root, stdio: 'inherit', ...options }).status === 0
+
+const missing = PACKAGES.filter(({ file }) => !existsSync(file))
+if (missing.length > 0) {
+  const debian = existsSync('/etc/debian_version') && process.getuid?.() === 0
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }
+  const quiet = { env, stdio: ['ignore', 'ignore', 'inherit'] }
+  const installed =
+    debian &&
+    (run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing.map(({ name }) => name)], {
+      ...quiet,
+      stdio: 'ignore',
+    }) ||
+      (run('apt-get', ['update', '-qq'], quiet) &&
+        run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing.map(({ name }) => name)], quiet)))
+  if (!installed) {
+    for (const { name, suite } of missing) console.log(`skipped: ${suite} (Debian package ${name} is not installed)`)
+  }
+}
+
+let passed = 0
+let failed = 0
+const check = (name, ok) => {
+  ok ? passed++ : failed++
+  if (!ok) console.log(`FAILED: ${name}`)
+}
+
+if (args.length === 0) {
+  check('npm run typecheck', run('npx', ['tsc', '-p', '.']))
+  check('npm run lint', run('npx', ['biome', 'check', '.']))
+  check('every platform package is in the lock file', run('node', ['tools/check-lock.mjs']))
+  check('npm run build', run('node', ['tools/build.mjs']))
+}
+mkdirSync(dirname(report), { recursive: true })
+rmSync(report, { force: true })
+const green = run('node', [
+  launcher,
+  'vitest',
+  'run',
+  '--reporter=default',
+  '--reporter=json',
+  `--outputFile.json=${report}`,
+  ...args,
+])
+try {
+  const { numPassedTests, numFailedTests, numFailedTestSuites } = JSON.parse(readFileSync(report, 'utf8'))
+  passed += numPassedTests
+  // A file that could not even be loaded has no failed test, but has failed.
+  failed += Math.max(numFailedTests, numFailedTestSuites > 0 && numFailedTests === 0 ? numFailedTestSuites : 0)
+} catch {
+  failed++
+}
+if (!green && failed === 0) failed++
+console.log(`\n${passed} passed, ${failed} failed`)
+process.exit(failed === 0 ? 0 : 1)
