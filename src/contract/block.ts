@@ -1,0 +1,49 @@
+/** The two kinds of block the contract is made of: one says everything about a method, the other about an event. */
+import type { Static, TObject, TSchema } from 'typebox'
+
+export const OPERATOR_SCOPES = [
+  'operator.admin',
+  'operator.read',
+  'operator.write',
+  'operator.approvals',
+  'operator.pairing',
+] as const
+export type Scope = (typeof OPERATOR_SCOPES)[number]
+export type Role = 'operator' | 'node'
+
+export interface MethodBlock<P extends TObject = TObject, R extends TSchema = TSchema> {
+  /** One sentence for PROTOCOL.md. */
+  summary: string
+  /** What an operator needs; `operator.admin` implies all, `operator.write` implies `operator.read`. */
+  scope: Scope
+  params: P
+  result: R
+  /**
+   * `ignored`: members of `params` that the schema does not know are dropped (reading methods; newer clients send more).
+   * `refused`: they are an error naming the member (methods with an effect must not half-understand a request).
+   */
+  unknown: 'ignored' | 'refused'
+  /** Members of protocol 4 that a `refused` method accepts and does not use: they mean nothing here. */
+  meaningless?: readonly string[]
+  /** Works, but is not listed in `hello-ok.features`, as in the reference gateway. */
+  unlisted?: true
+}
+
+export interface EventBlock<P extends TSchema = TSchema> {
+  summary: string
+  /** Who may hear it: an operator with this scope, or everybody who is connected. */
+  scope: Scope | 'everyone'
+  /** `kept`: a reader too slow for it is disconnected; `droppable`: it is skipped for a slow reader. */
+  delivery: 'kept' | 'droppable'
+  payload: P
+}
+
+/** Declares a method. */
+export const method = <P extends TObject, R extends TSchema>(block: MethodBlock<P, R>): MethodBlock<P, R> => block
+
+/** Declares an event. */
+export const event = <P extends TSchema>(block: EventBlock<P>): EventBlock<P> => block
+
+export type ParamsOf<B> = B extends MethodBlock<infer P, infer _R> ? Static<P> : never
+export type ResultOf<B> = B extends MethodBlock<infer _P, infer R> ? Static<R> : never
+export type PayloadOf<B> = B extends EventBlock<infer P> ? Static<P> : never

@@ -1,0 +1,134 @@
+/** Talking to a session: `chat.*`, and the events an answer arrives in. */
+import { Type } from 'typebox'
+import { event, method } from './block.ts'
+import { Anything, AttachmentInput, IdempotencyKey, Message, Milliseconds, NonEmpty, SessionKey } from './types.ts'
+
+export const chat = {
+  'chat.send': method({
+    summary:
+      'Give a session a turn. Answered once the turn is on disk; the reply streams as `agent` and `chat` events.',
+    scope: 'operator.write',
+    unknown: 'refused',
+    params: Type.Object({
+      sessionKey: SessionKey,
+      message: Type.String(),
+      thinking: Type.Optional(Type.String()),
+      deliver: Type.Optional(Type.Boolean()),
+      attachments: Type.Optional(Type.Array(AttachmentInput, { maxItems: 16 })),
+      timeoutMs: Type.Optional(Milliseconds),
+      idempotencyKey: IdempotencyKey,
+      /** Kept with the turn; without effect here. */
+      context: Type.Optional(Anything),
+      agentId: Type.Optional(NonEmpty),
+    }),
+    meaningless: [
+      'sessionId',
+      'intent',
+      'fastMode',
+      'fastAutoOnSeconds',
+      'queueMode',
+      'originatingChannel',
+      'originatingTo',
+      'originatingAccountId',
+      'originatingThreadId',
+      'replyToId',
+      'toolBindings',
+      'systemInputProvenance',
+      'systemProvenanceReceipt',
+      'suppressCommandInterpretation',
+      'channel',
+      'to',
+    ],
+    result: Type.Union([
+      Type.Object({
+        runId: Type.String(),
+        /** `started` (a new turn), `in_flight` (this key is running), `ok` (this key has ended). */
+        status: Type.Union([Type.Literal('started'), Type.Literal('in_flight'), Type.Literal('ok')]),
+      }),
+      /** The answer to a stop word. */
+      Type.Object({ ok: Type.Literal(true), aborted: Type.Boolean(), runIds: Type.Array(Type.String()) }),
+    ]),
+  }),
+
+  'chat.abort': method({
+    summary: 'Stop one run of a session, or all of them.',
+    scope: 'operator.write',
+    unknown: 'refused',
+    params: Type.Object({
+      sessionKey: SessionKey,
+      runId: Type.Optional(NonEmpty),
+      agentId: Type.Optional(NonEmpty),
+    }),
+    meaningless: ['preserveSideRuns'],
+    result: Type.Object({ ok: Type.Literal(true), aborted: Type.Boolean(), runIds: Type.Array(Type.String()) }),
+  }),
+
+  'chat.history': method({
+    summary: 'The newest entries of a session, oldest first, as many as fit in 6 MiB.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({
+      sessionKey: SessionKey,
+      limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+      agentId: Type.Optional(NonEmpty),
+    }),
+    result: Type.Object({
+      /** As it was sent. */
+      sessionKey: Type.String(),
+      sessionId: Type.Optional(Type.String()),
+      messages: Type.Array(Message),
+      thinkingLevel: Type.String(),
+      verboseLevel: Type.Optional(Type.String()),
+    }),
+  }),
+
+  'chat.inject': method({
+    summary: 'Put an entry of the assistant into a session without a run.',
+    scope: 'operator.admin',
+    unknown: 'refused',
+    unlisted: true,
+    params: Type.Object({
+      sessionKey: SessionKey,
+      message: NonEmpty,
+      label: Type.Optional(Type.String({ maxLength: 100 })),
+      agentId: Type.Optional(NonEmpty),
+    }),
+    result: Type.Object({ ok: Type.Literal(true), messageId: Type.String() }),
+  }),
+}
+
+const ToRun = {
+  runId: Type.String(),
+  sessionKey: Type.String(),
+  agentId: Type.Optional(Type.String()),
+  seq: Type.Integer(),
+}
+
+export const chatEvents = {
+  agent: event({
+    summary:
+      'What a run does: `lifecycle` (data.phase start, end, error), `assistant` (data.delta, data.text), `reasoning`. `seq` counts from 1 in each run.',
+    scope: 'operator.read',
+    delivery: 'kept',
+    payload: Type.Object({
+      ...ToRun,
+      stream: Type.String(),
+      data: Type.Object({}, { additionalProperties: true }),
+      ts: Type.Number(),
+    }),
+  }),
+  chat: event({
+    summary: 'The answer as a whole: `delta` now and then, then exactly one of `final`, `aborted`, `error`.',
+    scope: 'operator.read',
+    delivery: 'kept',
+    payload: Type.Object({
+      ...ToRun,
+      state: Type.Union(['delta', 'final', 'aborted', 'error'].map((state) => Type.Literal(state))),
+      message: Type.Optional(Message),
+      /** Protocol 4: what a delta adds to the one before. */
+      deltaText: Type.Optional(Type.String()),
+      stopReason: Type.Optional(Type.String()),
+      errorMessage: Type.Optional(Type.String()),
+    }),
+  }),
+}

@@ -1,0 +1,142 @@
+/**
+ * Every failure a client can be told of, by name. `code` is one of the few codes that protocol 3 knows, so that old clients
+ * still parse it; our own, precise name goes to `details.code`. Only `broker/dispatch.ts` turns one into a frame.
+ */
+export type WireCode = 'NOT_LINKED' | 'NOT_PAIRED' | 'AGENT_TIMEOUT' | 'INVALID_REQUEST' | 'UNAVAILABLE' | 'FORBIDDEN'
+
+/** The error member of a response frame. */
+export interface ErrorShape {
+  code: WireCode
+  message: string
+  details?: unknown
+  retryable?: boolean
+  retryAfterMs?: number
+}
+
+interface Kind {
+  code: WireCode
+  retryable?: true
+  /** For PROTOCOL.md: when it happens and what to do. */
+  meaning: string
+}
+
+export const ERRORS = {
+  INVALID_PARAMS: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The parameters do not fit the method; the message names each member.',
+  },
+  INVALID_FRAME: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The frame is not a request frame; the message says what is wrong.',
+  },
+  UNKNOWN_METHOD: {
+    code: 'INVALID_REQUEST',
+    meaning: 'There is no such method; `hello-ok.features.methods` lists them.',
+  },
+  MISSING_SCOPE: {
+    code: 'INVALID_REQUEST',
+    meaning:
+      'The connection was not granted the scope; connect with a credential that has it. Protocol 4 says FORBIDDEN.',
+  },
+  UNAUTHORIZED_ROLE: { code: 'INVALID_REQUEST', meaning: 'The method is for the other role (operator or node).' },
+  CONNECT_TWICE: { code: 'INVALID_REQUEST', meaning: 'connect is only valid as the first request of a connection.' },
+  UNKNOWN_AGENT: {
+    code: 'INVALID_REQUEST',
+    meaning: 'No agent has that id or name; the message lists the known ones.',
+  },
+  SESSION_NOT_FOUND: { code: 'INVALID_REQUEST', meaning: 'No session has that key, id or label.' },
+  RUN_NOT_IN_SESSION: { code: 'INVALID_REQUEST', meaning: 'The run belongs to another session; send its sessionKey.' },
+  SEND_DENIED: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The session is read-only (sendPolicy); set it to allow with sessions.patch.',
+  },
+  MESSAGE_REQUIRED: { code: 'INVALID_REQUEST', meaning: 'A message or an attachment is required.' },
+  MESSAGE_TOO_LARGE: { code: 'INVALID_REQUEST', meaning: 'A message is at most 256 KiB.' },
+  BAD_ATTACHMENT: {
+    code: 'INVALID_REQUEST',
+    meaning: 'Attachments are images in base64 of at most 5,000,000 bytes each, for a model that takes images.',
+  },
+  IDEMPOTENCY_KEY_REUSED: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The key was used for another request; the first run is untouched. Use a new key.',
+  },
+  SESSION_BUSY: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'The session has as many turns waiting as it keeps; try again after retryAfterMs.',
+  },
+  SESSION_QUARANTINED: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'The session failed too often and rests; try again after retryAfterMs.',
+  },
+  DRAINING: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'The gateway is stopping and takes no new turns; reconnect after retryAfterMs.',
+  },
+  STORAGE_FULL: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'The disk is full: nothing was accepted. Free space, then try again.',
+  },
+  STORAGE_FAILED: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'The store could not keep the request: nothing was accepted.',
+  },
+  INVALID_SETTING: {
+    code: 'INVALID_REQUEST',
+    meaning: 'A setting has a value that is not allowed; the message lists the allowed ones.',
+  },
+  MAIN_SESSION: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The main session of an agent cannot be deleted; reset it instead.',
+  },
+  NOT_SERVED: { code: 'INVALID_REQUEST', meaning: 'The reference gateway has this, this one does not.' },
+  RUN_FAILED: {
+    code: 'UNAVAILABLE',
+    meaning: 'The run ended in an error; the message has the words of the model or the gateway.',
+  },
+  RUN_TIMED_OUT: { code: 'AGENT_TIMEOUT', meaning: 'The run reached its deadline; the text so far is in the history.' },
+  INTERNAL: {
+    code: 'UNAVAILABLE',
+    meaning: 'The gateway failed; the message has an incident id that stands in its log.',
+  },
+} as const satisfies Record<string, Kind>
+
+export type ErrorName = keyof typeof ERRORS
+
+/** A failure that a client is told of, as it stands. */
+export class GatewayError extends Error {
+  override readonly name = 'GatewayError'
+  readonly kind: ErrorName
+  readonly details: { [name: string]: unknown } | undefined
+  readonly retryAfterMs: number | undefined
+
+  constructor(
+    kind: ErrorName,
+    message: string,
+    more: { details?: { [name: string]: unknown }; retryAfterMs?: number } = {},
+  ) {
+    super(message)
+    this.kind = kind
+    this.details = more.details
+    this.retryAfterMs = more.retryAfterMs
+  }
+
+  /** The error member of a response on a connection of this protocol. */
+  shape(protocol: Protocol): ErrorShape {
+    const { code, retryable }: Kind = ERRORS[this.kind]
+    return {
+      // Protocol 4 has a code of its own for a missing scope; 3 knows only the five.
+      code: this.kind === 'MISSING_SCOPE' && protocol >= 4 ? 'FORBIDDEN' : code,
+      message: this.message,
+      details: { code: this.kind, ...this.details },
+      ...(retryable && { retryable }),
+      ...(this.retryAfterMs !== undefined && { retryAfterMs: this.retryAfterMs }),
+    }
+  }
+}
+
+export type Protocol = 3 | 4

@@ -1,0 +1,48 @@
+/** The three frames, and the only way from bytes to a request. */
+import { type Static, Type } from 'typebox'
+import type { ErrorShape } from './errors.ts'
+import { validator } from './validate.ts'
+
+export const RequestFrame = Type.Object(
+  {
+    type: Type.Literal('req'),
+    id: Type.String({ minLength: 1, maxLength: 128 }),
+    method: Type.String({ minLength: 1 }),
+    params: Type.Optional(Type.Unknown()),
+    /** W3C trace context, protocol 4; not used here. */
+    traceparent: Type.Optional(Type.String()),
+  },
+  { additionalProperties: false },
+)
+export type RequestFrame = Static<typeof RequestFrame>
+
+export interface ResponseFrame {
+  type: 'res'
+  id: unknown
+  ok: boolean
+  payload?: unknown
+  error?: ErrorShape
+}
+
+/** What came in, before anything is known about it but that it is (or is not) a request. */
+export type Incoming =
+  | { kind: 'request'; request: RequestFrame }
+  /** `id` is what the peer sent as id, so that it can match the refusal. */
+  | { kind: 'invalid'; id: unknown; problem: string }
+  | { kind: 'notJson' }
+
+const requestFrame = validator(RequestFrame)
+
+/** Reads one text frame. Never throws. */
+export function decode(text: string): Incoming {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    return { kind: 'notJson' }
+  }
+  const problem = requestFrame.problem(value)
+  if (problem === undefined) return { kind: 'request', request: value as RequestFrame }
+  const id = value !== null && typeof value === 'object' ? (value as { id?: unknown }).id : undefined
+  return { kind: 'invalid', id: typeof id === 'string' || typeof id === 'number' ? id : 'invalid', problem }
+}

@@ -1,0 +1,32 @@
+/** The whole contract as two tables: every method and every event there is. */
+import { agents } from './agents.ts'
+import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf } from './block.ts'
+import { chat, chatEvents } from './chat.ts'
+import { sessions } from './sessions.ts'
+import { system, systemEvents } from './system.ts'
+
+export const METHODS = { ...system, ...agents, ...sessions, ...chat }
+export const EVENTS = { ...systemEvents, ...chatEvents }
+
+export type MethodName = keyof typeof METHODS
+export type EventName = keyof typeof EVENTS
+export type Params<M extends MethodName> = ParamsOf<(typeof METHODS)[M]>
+export type Result<M extends MethodName> = ResultOf<(typeof METHODS)[M]>
+export type Payload<E extends EventName> = PayloadOf<(typeof EVENTS)[E]>
+
+/** The block of a method, undefined for a name that is none (also for names that objects inherit). */
+export function methodBlock(name: string): MethodBlock | undefined {
+  return Object.hasOwn(METHODS, name) ? METHODS[name as MethodName] : undefined
+}
+
+export function eventBlock(name: EventName): EventBlock {
+  return EVENTS[name]
+}
+
+/** What `hello-ok.features` lists. */
+export const FEATURES = {
+  methods: Object.entries<MethodBlock>(METHODS)
+    .filter(([, block]) => !block.unlisted)
+    .map(([name]) => name),
+  events: Object.keys(EVENTS),
+}

@@ -1,0 +1,44 @@
+/** Session keys have one canonical form, `agent:<agentId>:<rest>`, lower case; clients spell them as they like. */
+import { GatewayError } from './errors.ts'
+
+/** What is needed of the agents to read a key. */
+export interface AgentNames {
+  defaultId: string
+  mainKey: string
+  /** The id for an id or a name, whatever the case, with or without accents; undefined if there is none. */
+  resolve(name: string): string | undefined
+  ids(): string[]
+}
+
+export interface CanonicalKey {
+  key: string
+  agentId: string
+}
+
+/** Drops accents and case: `Möngke` -> `mongke`. */
+export function plain(name: string): string {
+  return name.normalize('NFD').replace(/\p{M}/gu, '').toLowerCase()
+}
+
+/**
+ * The canonical form of a key, and the agent it belongs to.
+ * @throws GatewayError UNKNOWN_AGENT, listing the known ones
+ */
+export function canonical(spelling: string, agents: AgentNames): CanonicalKey {
+  const text = spelling.trim()
+  const parts = /^agent:([^:]*)(?::(.*))?$/is.exec(text)
+  const agentId = parts ? agents.resolve(parts[1]!) : agents.defaultId
+  if (agentId === undefined) throw unknownAgent(parts![1]!, agents)
+  const rest = (parts ? (parts[2] ?? '') : text).trim().toLowerCase()
+  // The configured main key, the word `main` and nothing at all mean the agent's main session.
+  const isMain = rest === '' || rest === 'main' || rest === agents.mainKey
+  return { key: `agent:${agentId}:${isMain ? agents.mainKey : rest}`, agentId }
+}
+
+/** The refusal of a name that no agent has. */
+export function unknownAgent(name: string, agents: AgentNames): GatewayError {
+  const known = agents.ids()
+  return new GatewayError('UNKNOWN_AGENT', `unknown agent id "${name.slice(0, 64)}" (known: ${known.join(', ')})`, {
+    details: { known },
+  })
+}

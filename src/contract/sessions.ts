@@ -1,0 +1,127 @@
+/** The sessions of all agents: list, look into, set, begin anew, remove. */
+import { Type } from 'typebox'
+import { method } from './block.ts'
+import { Clearable, NonEmpty, Open, SessionKey } from './types.ts'
+
+const Entry = Type.Object({ sessionId: Type.String(), updatedAt: Type.Number() }, { additionalProperties: true })
+const Label = Type.String({ minLength: 1, maxLength: 64 })
+
+export const sessions = {
+  'sessions.list': method({
+    summary: 'Sessions, the last touched first.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({
+      limit: Type.Optional(Type.Integer({ minimum: 1 })),
+      activeMinutes: Type.Optional(Type.Integer({ minimum: 1 })),
+      includeDerivedTitles: Type.Optional(Type.Boolean()),
+      includeLastMessage: Type.Optional(Type.Boolean()),
+      label: Type.Optional(Label),
+      spawnedBy: Type.Optional(NonEmpty),
+      agentId: Type.Optional(NonEmpty),
+      search: Type.Optional(Type.String()),
+    }),
+    result: Type.Object({
+      ts: Type.Number(),
+      path: Type.String(),
+      count: Type.Integer(),
+      defaults: Open,
+      sessions: Type.Array(Open),
+    }),
+  }),
+  'sessions.preview': method({
+    summary: 'The last few entries of several sessions, as short text.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({
+      keys: Type.Array(SessionKey, { minItems: 1, maxItems: 64 }),
+      limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 200 })),
+      maxChars: Type.Optional(Type.Integer({ minimum: 20, maximum: 4000 })),
+    }),
+    result: Type.Object({ ts: Type.Number(), previews: Type.Array(Open) }),
+  }),
+  'sessions.resolve': method({
+    summary: 'The canonical key of a session, found by key, id or label.',
+    scope: 'operator.admin',
+    unknown: 'ignored',
+    unlisted: true,
+    params: Type.Object({
+      key: Type.Optional(SessionKey),
+      sessionId: Type.Optional(NonEmpty),
+      label: Type.Optional(Label),
+      agentId: Type.Optional(NonEmpty),
+      spawnedBy: Type.Optional(NonEmpty),
+    }),
+    result: Type.Object({ ok: Type.Literal(true), key: Type.String() }),
+  }),
+  'sessions.patch': method({
+    summary: 'Set or clear (null) settings of a session.',
+    scope: 'operator.admin',
+    unknown: 'refused',
+    params: Type.Object({
+      key: SessionKey,
+      agentId: Type.Optional(NonEmpty),
+      label: Clearable(Label),
+      thinkingLevel: Clearable(NonEmpty),
+      verboseLevel: Clearable(NonEmpty),
+      reasoningLevel: Clearable(NonEmpty),
+      responseUsage: Clearable(Type.Union(['off', 'tokens', 'full', 'on'].map((level) => Type.Literal(level)))),
+      elevatedLevel: Clearable(NonEmpty),
+      execHost: Clearable(NonEmpty),
+      execSecurity: Clearable(NonEmpty),
+      execAsk: Clearable(NonEmpty),
+      execNode: Clearable(NonEmpty),
+      model: Clearable(NonEmpty),
+      spawnedBy: Clearable(NonEmpty),
+      sendPolicy: Clearable(Type.Union([Type.Literal('allow'), Type.Literal('deny')])),
+      groupActivation: Clearable(Type.Union([Type.Literal('mention'), Type.Literal('always')])),
+    }),
+    meaningless: [
+      'icon',
+      'color',
+      'category',
+      'boardFace',
+      'statusNote',
+      'attention',
+      'ttlMinutes',
+      'archived',
+      'pinned',
+      'unread',
+      'contextWindow',
+      'fastMode',
+      'traceLevel',
+    ],
+    result: Type.Object({
+      ok: Type.Literal(true),
+      path: Type.String(),
+      key: Type.String(),
+      entry: Entry,
+      resolved: Open,
+    }),
+  }),
+  'sessions.reset': method({
+    summary: 'Begin a new transcript, keeping the settings. Stops what runs.',
+    scope: 'operator.admin',
+    unknown: 'refused',
+    params: Type.Object({ key: SessionKey, agentId: Type.Optional(NonEmpty) }),
+    meaningless: ['reason'],
+    result: Type.Object({ ok: Type.Literal(true), key: Type.String(), entry: Entry }),
+  }),
+  'sessions.delete': method({
+    summary: 'Remove a session and its transcript. Stops what runs.',
+    scope: 'operator.admin',
+    unknown: 'refused',
+    params: Type.Object({
+      key: SessionKey,
+      agentId: Type.Optional(NonEmpty),
+      deleteTranscript: Type.Optional(Type.Boolean()),
+    }),
+    meaningless: ['emitLifecycleHooks'],
+    result: Type.Object({
+      ok: Type.Literal(true),
+      key: Type.String(),
+      deleted: Type.Boolean(),
+      archived: Type.Array(Type.String()),
+    }),
+  }),
+}

@@ -1,0 +1,98 @@
+/** The gateway itself: how it is, who is there, what it logs, how it is set. */
+import { Type } from 'typebox'
+import { event, method } from './block.ts'
+import { Open } from './types.ts'
+
+export const system = {
+  health: method({
+    summary: 'How the gateway is: agents, sessions, storage.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({ probe: Type.Optional(Type.Boolean()) }),
+    result: Open,
+  }),
+  status: method({
+    summary: 'What the gateway is doing: recent sessions by agent, tokens used.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({}),
+    result: Open,
+  }),
+  'system-presence': method({
+    summary: 'Who is connected, and who was in the last five minutes.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({}),
+    result: Type.Array(Open),
+  }),
+  'last-heartbeat': method({
+    summary: 'The last heartbeat of an agent, or null.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({}),
+    result: Type.Null(),
+  }),
+  'logs.tail': method({
+    summary: 'The newest lines of the log, or those after a cursor.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({
+      cursor: Type.Optional(Type.Integer({ minimum: 0 })),
+      limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 5000 })),
+      maxBytes: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
+    }),
+    result: Type.Object({
+      file: Type.String(),
+      cursor: Type.Integer(),
+      size: Type.Integer(),
+      lines: Type.Array(Type.String()),
+      truncated: Type.Boolean(),
+      reset: Type.Boolean(),
+    }),
+  }),
+  'config.get': method({
+    summary: 'The configuration as it stands in its file, without its secrets.',
+    // The reference asks admin for this: a configuration tells an attacker what to try.
+    scope: 'operator.admin',
+    unknown: 'ignored',
+    params: Type.Object({}),
+    result: Open,
+  }),
+}
+
+export const systemEvents = {
+  'connect.challenge': event({
+    summary: 'The first frame of every connection: the nonce that a device signs.',
+    scope: 'everyone',
+    delivery: 'kept',
+    payload: Type.Object({ nonce: Type.String(), ts: Type.Integer() }),
+  }),
+  tick: event({
+    summary: 'A sign of life, every `policy.tickIntervalMs`.',
+    scope: 'everyone',
+    delivery: 'droppable',
+    payload: Type.Object({ ts: Type.Integer() }),
+  }),
+  shutdown: event({
+    summary: 'The gateway is about to stop.',
+    scope: 'everyone',
+    delivery: 'kept',
+    payload: Type.Object({
+      reason: Type.String(),
+      /** Null in protocol 3, absent in 4, when it is not known. */
+      restartExpectedMs: Type.Optional(Type.Union([Type.Integer(), Type.Null()])),
+    }),
+  }),
+  health: event({
+    summary: 'The same as the method `health`, every minute.',
+    scope: 'operator.read',
+    delivery: 'droppable',
+    payload: Open,
+  }),
+  presence: event({
+    summary: 'Somebody left, or said where they are.',
+    scope: 'operator.read',
+    delivery: 'droppable',
+    payload: Type.Object({ presence: Type.Array(Open) }),
+  }),
+}
