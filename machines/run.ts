@@ -1,0 +1,187 @@
+/** The life of one run: from an admitted turn to exactly one ending. */
+import { assign, setup } from 'xstate'
+import type { EndState } from '../src/stores/store.ts'
+import { effect, MAX_ITERATIONS, work } from './effects.ts'
+
+export type AbortReason = 'rpc' | 'stop' | 'timeout' | 'reset' | 'shutdown'
+
+/** What is known of an ending before it is on disk; the text and the usage stay with the host. */
+export interface RunOutcome {
+  state: EndState
+  stopReason?: string
+  error?: string
+}
+
+/** What the model's work comes back with when it ends by itself. */
+export interface Answered {
+  stopReason: string
+}
+
+const words = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+export const runMachine = setup({
+  types: {} as {
+    input: { runId: string; timeoutMs: number; retryMs: number; interrupted?: boolean }
+    context: { runId: string; timeoutMs: number; retryMs: number; interrupted: boolean; outcome: RunOutcome | null }
+    events: { type: 'begin' } | { type: 'abort'; reason: AbortReason } | { type: 'firstToken' }
+  },
+  actions: {
+    /** Says that the run has started, and lets text through from now on. */
+    openStream: effect<{ runId: string }>('openStream'),
+    /** Sends what waits, and lets nothing through any more. */
+    closeStream: effect<{ runId: string }>('closeStream'),
+    announceEnd: effect<{ runId: string; outcome: RunOutcome }>('announceEnd'),
+    unexpected: effect<{ runId: string; event: string }>('unexpected'),
+    storageFailed: effect<{ runId: string; error: string }>('storageFailed'),
+  },
+  actors: {
+    journalStart: work<void, { runId: string }>('journalStart'),
+    model: work<Answered, { runId: string }>('model'),
+    journalEnd: work<void, { runId: string; outcome: RunOutcome }>('journalEnd'),
+  },
+  guards: {
+    hasDeadline: ({ context }) => context.timeoutMs > 0,
+    wasInterrupted: ({ context }) => context.interrupted,
+    isCompleted: ({ context }) => context.outcome?.state === 'completed',
+    isFailed: ({ context }) => context.outcome?.state === 'failed',
+    isAborted: ({ context }) => context.outcome?.state === 'aborted',
+    isTimedOut: ({ context }) => context.outcome?.state === 'timedOut',
+  },
+  delays: {
+    deadline: ({ context }) => context.timeoutMs,
+    retry: ({ context }) => context.retryMs,
+  },
+}).createMachine({
+  id: 'run',
+  description:
+    'One turn of a session. Every run ends in exactly one of the five endings, and says so once it is on disk.',
+  options: { maxIterations: MAX_ITERATIONS },
+  context: ({ input }) => ({ interrupted: false, ...input, outcome: null }),
+  initial: 'accepted',
+  on: {
+    '*': {
+      actions: { type: 'unexpected', params: ({ context, event }) => ({ runId: context.runId, event: event.type }) },
+    },
+  },
+  states: {
+    accepted: {
+      description: 'On disk and acknowledged; waits for the session to be free.',
+      always: {
+        guard: 'wasInterrupted',
+        target: 'settling',
+        actions: assign({
+          outcome: {
+            state: 'interrupted',
+            error: 'the gateway stopped while this run was under way; send it again to repeat it',
+          },
+        }),
+      },
+      on: {
+        begin: 'starting',
+        abort: {
+          target: 'settling',
+          actions: assign({ outcome: ({ event }) => ({ state: 'aborted', stopReason: event.reason }) }),
+        },
+      },
+    },
+    starting: {
+      description: 'The start is being written: the model is called only after that.',
+      invoke: {
+        src: 'journalStart',
+        input: ({ context }) => ({ runId: context.runId }),
+        onDone: 'streaming',
+        onError: {
+          target: 'settling',
+          actions: assign({ outcome: ({ event }) => ({ state: 'failed', error: words(event.error) }) }),
+        },
+      },
+      on: {
+        abort: {
+          target: 'settling',
+          actions: assign({ outcome: ({ event }) => ({ state: 'aborted', stopReason: event.reason }) }),
+        },
+      },
+    },
+    streaming: {
+      description:
+        'The model is answering. Its text goes past this chart, through a stream that is open as long as this state.',
+      entry: { type: 'openStream', params: ({ context }) => ({ runId: context.runId }) },
+      exit: { type: 'closeStream', params: ({ context }) => ({ runId: context.runId }) },
+      invoke: {
+        src: 'model',
+        input: ({ context }) => ({ runId: context.runId }),
+        onDone: {
+          target: 'settling',
+          actions: assign({ outcome: ({ event }) => ({ state: 'completed', stopReason: event.output.stopReason }) }),
+        },
+        onError: {
+          target: 'settling',
+          actions: assign({
+            outcome: ({ event }) => ({ state: 'failed', stopReason: 'error', error: words(event.error) }),
+          }),
+        },
+      },
+      after: {
+        deadline: {
+          guard: 'hasDeadline',
+          target: 'settling',
+          actions: assign({ outcome: { state: 'timedOut', stopReason: 'timeout' } }),
+        },
+      },
+      on: {
+        abort: {
+          target: 'settling',
+          actions: assign({ outcome: ({ event }) => ({ state: 'aborted', stopReason: event.reason }) }),
+        },
+      },
+      initial: 'waiting',
+      states: {
+        waiting: { description: 'The request is out, no text has come yet.', on: { firstToken: 'writing' } },
+        writing: { description: 'Text is coming.' },
+      },
+    },
+    settling: {
+      description:
+        'The ending is being written: nobody is told before that. What has been decided is not changed any more.',
+      on: { abort: {}, firstToken: {} },
+      initial: 'writing',
+      states: {
+        writing: {
+          description: 'The ending is on its way to the disk.',
+          invoke: {
+            src: 'journalEnd',
+            input: ({ context }) => ({ runId: context.runId, outcome: context.outcome! }),
+            onDone: [
+              { guard: 'isCompleted', target: '#run.completed' },
+              { guard: 'isFailed', target: '#run.failed' },
+              { guard: 'isAborted', target: '#run.aborted' },
+              { guard: 'isTimedOut', target: '#run.timedOut' },
+              { target: '#run.interrupted' },
+            ],
+            onError: {
+              target: 'waiting',
+              actions: {
+                type: 'storageFailed',
+                params: ({ context, event }) => ({ runId: context.runId, error: words(event.error) }),
+              },
+            },
+          },
+        },
+        waiting: {
+          description:
+            'The disk refused; it is tried again, since an ending that is only spoken would be lost by a restart.',
+          after: { retry: 'writing' },
+        },
+      },
+      exit: {
+        type: 'announceEnd',
+        params: ({ context }) => ({ runId: context.runId, outcome: context.outcome! }),
+      },
+    },
+    completed: { type: 'final', description: 'The model ended by itself.' },
+    failed: { type: 'final', description: 'The model or the store failed; the reason was passed on.' },
+    aborted: { type: 'final', description: 'Somebody stopped it.' },
+    timedOut: { type: 'final', description: 'Its deadline passed.' },
+    interrupted: { type: 'final', description: 'The gateway stopped while it was under way.' },
+  },
+})
