@@ -1,0 +1,363 @@
+/**
+ * What each call of a store does, whatever keeps the records: one set of rules over a handful of tables.
+ *
+ * Everything here is synchronous. A store gives the tables, the order of the calls and the durability. Each operation
+ * looks before it writes: when it throws a {@link StoreError}, nothing of it was written, so the transaction it runs in
+ * may go on.
+ */
+import type {
+  Acceptance,
+  Attachment,
+  Ending,
+  History,
+  Json,
+  NewTurn,
+  RunRecord,
+  SessionFilter,
+  SessionRecord,
+  Store,
+  TranscriptMessage,
+} from './store.ts'
+import { StoreError } from './store.ts'
+
+/** The records themselves. What is read is the caller's own copy. */
+export interface Tables {
+  session(key: string): SessionRecord | undefined
+  /** Touched at or after `updatedSince`; the newest first, by key where two are equally new. */
+  sessions(updatedSince: number): Iterable<SessionRecord>
+  putSession(session: SessionRecord): void
+  deleteSession(key: string): void
+
+  /** The session a transcript belongs to. */
+  owner(sessionId: string): string | undefined
+  addTranscript(sessionId: string, key: string): void
+  /** Removes a transcript with its entries and its hold on pictures. */
+  deleteTranscript(sessionId: string): void
+  /** The same for every transcript of a session, past and present. */
+  deleteTranscripts(key: string): void
+  addMessage(sessionId: string, message: TranscriptMessage): void
+  /** The entries as JSON, the newest first; read one at a time. */
+  messages(sessionId: string): Iterable<string>
+
+  /** As put, so always with an empty `text`. */
+  run(runId: string): RunRecord | undefined
+  /** The run that was admitted for these four. */
+  runOf(turn: { principal: string; method: string; sessionKey: string; key: string }): RunRecord | undefined
+  /** Runs without `endedAt`, in the order they were added. */
+  openRuns(): Iterable<RunRecord>
+  addRun(run: RunRecord): void
+  /** Replaces a run; its id and the four that make its key never change. */
+  putRun(run: RunRecord): void
+  /** Removes ended runs accepted before this time, their keys and their hold on pictures; how many there were. */
+  deleteRuns(acceptedBefore: number): number
+
+  /** The streamed text of a started run. */
+  text(runId: string): string | undefined
+  addText(runId: string): void
+  /** Replaces the text if there is one. */
+  putText(runId: string, text: string): void
+  deleteText(runId: string): void
+
+  picture(sha256: string): Uint8Array | undefined
+  /** Keeps the bytes unless they are kept already. */
+  addPicture(sha256: string, bytes: Uint8Array): void
+  holdPicture(sha256: string, holder: { run: string } | { transcript: string }): void
+  /** Removes the pictures nobody holds. */
+  dropPictures(): void
+
+  document(kind: string, id: string): Json | undefined
+  documents(kind: string): { id: string; value: Json }[]
+  putDocument(kind: string, id: string, value: Json): void
+  deleteDocument(kind: string, id: string): boolean
+}
+
+/** The calls of a {@link Store} that only need the tables. */
+export type Operation = Exclude<keyof Store, 'kind' | 'verify' | 'close'>
+
+/** A {@link Store} without the waiting. */
+export type Ledger = { [O in Operation]: (...args: Parameters<Store[O]>) => Awaited<ReturnType<Store[O]>> }
+
+/** Passes one call on to whatever runs the ledger. */
+export type Ask = <O extends Operation>(operation: O, args: Parameters<Store[O]>) => ReturnType<Store[O]>
+
+/** Makes the calls of a store out of one function that passes them on. */
+export const asking = (ask: Ask): Pick<Store, Operation> => ({
+  accept: (turn) => ask('accept', [turn]),
+  start: (runId, startedAt) => ask('start', [runId, startedAt]),
+  progress: (runId, text) => ask('progress', [runId, text]),
+  settle: (runId, ending) => ask('settle', [runId, ending]),
+  run: (runId) => ask('run', [runId]),
+  unsettled: () => ask('unsettled', []),
+  forgetRuns: (acceptedBefore) => ask('forgetRuns', [acceptedBefore]),
+  session: (key) => ask('session', [key]),
+  sessions: (filter) => ask('sessions', [filter]),
+  patchSession: (session, settings, at) => ask('patchSession', [session, settings, at]),
+  resetSession: (session, at) => ask('resetSession', [session, at]),
+  deleteSession: (key) => ask('deleteSession', [key]),
+  append: (key, message, create) => ask('append', create === undefined ? [key, message] : [key, message, create]),
+  history: (key, bounds) => ask('history', [key, bounds]),
+  attachment: (sha256) => ask('attachment', [sha256]),
+  put: (kind, id, value) => ask('put', [kind, id, value]),
+  get: (kind, id) => ask('get', [kind, id]),
+  list: (kind) => ask('list', [kind]),
+  remove: (kind, id) => ask('remove', [kind, id]),
+})
+
+/** Binds the rules to tables. */
+export const ledger = (tables: Tables): Ledger => {
+  /** Gives the session, making it with a new transcript when there is none. Throws before it writes. */
+  const sessionOrNew = (wanted: { key: string; agentId: string; sessionId: string }, at: number): SessionRecord => {
+    const known = tables.session(wanted.key)
+    if (known !== undefined) return known
+    if (tables.owner(wanted.sessionId) !== undefined) throw foreignTranscript(wanted.sessionId)
+    tables.addTranscript(wanted.sessionId, wanted.key)
+    return newSession(wanted, at)
+  }
+
+  /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. */
+  const addUserMessage = (sessionId: string, run: RunRecord, timestamp: number): void => {
+    // A command has no words of its own to keep, only its answer.
+    if (run.message === '' && run.attachments.length === 0) return
+    tables.addMessage(sessionId, userMessage(run, timestamp))
+    for (const { sha256 } of run.attachments) tables.holdPicture(sha256, { transcript: sessionId })
+  }
+
+  const withText = (run: RunRecord): RunRecord => ({ ...run, text: tables.text(run.runId) ?? '' })
+
+  return {
+    accept(turn): Acceptance {
+      const known = tables.runOf(turn)
+      if (known?.fingerprint === turn.fingerprint) return { kind: 'known', run: withText(known) }
+      if (known !== undefined) return { kind: 'reused', runId: known.runId }
+      const runId = tables.run(turn.runId) === undefined ? turn.runId : turn.spareRunId
+      if (tables.run(runId) !== undefined) throw new StoreError('CONFLICT', `both ids for the run are taken: ${runId}`)
+      const session = sessionOrNew({ ...turn, key: turn.sessionKey }, turn.acceptedAt)
+      tables.putSession(touched(session, turn.acceptedAt))
+      tables.addRun(newRun(turn, runId, session.sessionId))
+      for (const { sha256, bytes } of turn.attachments) {
+        tables.addPicture(sha256, bytes)
+        tables.holdPicture(sha256, { run: runId })
+      }
+      return { kind: 'accepted', runId, sessionId: session.sessionId }
+    },
+
+    start(runId, startedAt) {
+      const run = tables.run(runId)
+      if (run?.state !== 'admitted')
+        throw new StoreError('CONFLICT', `cannot start: ${runId} is ${run?.state ?? 'unknown'}`)
+      const session = sessionOrNew({ ...run, key: run.sessionKey }, startedAt)
+      tables.putSession({ ...session, systemSent: true, messageCount: session.messageCount + 1 })
+      addUserMessage(session.sessionId, run, startedAt)
+      tables.putRun({ ...run, sessionId: session.sessionId, state: 'started', startedAt })
+      tables.addText(runId)
+    },
+
+    progress(runId, text) {
+      tables.putText(runId, text)
+    },
+
+    settle(runId, ending) {
+      const run = tables.run(runId)
+      if (run === undefined) throw new StoreError('CONFLICT', `cannot settle: ${runId} is unknown`)
+      if (run.endedAt !== undefined) return false
+      const session = tables.session(run.sessionKey)
+      // A started turn ends in the transcript it began in, even if the session has begun another one since. An ending
+      // never brings a deleted session back.
+      const sessionId = run.state === 'started' ? run.sessionId : (session?.sessionId ?? run.sessionId)
+      let added = 0
+      if (tables.owner(sessionId) === run.sessionKey) {
+        if (run.state === 'admitted') {
+          addUserMessage(sessionId, run, ending.endedAt)
+          added += 1
+        }
+        if (ending.message !== undefined) {
+          tables.addMessage(sessionId, ending.message)
+          added += 1
+        }
+      }
+      if (session?.sessionId === sessionId) tables.putSession(afterRun(session, ending, added))
+      tables.putRun(ended({ ...run, sessionId }, ending))
+      tables.deleteText(runId)
+      return true
+    },
+
+    run(runId) {
+      const run = tables.run(runId)
+      return run && withText(run)
+    },
+
+    unsettled: () => Array.from(tables.openRuns(), withText),
+
+    forgetRuns(acceptedBefore) {
+      const count = tables.deleteRuns(acceptedBefore)
+      if (count > 0) tables.dropPictures()
+      return count
+    },
+
+    session: (key) => tables.session(key),
+
+    sessions(filter) {
+      const found: SessionRecord[] = []
+      const limit = filter.limit ?? Number.POSITIVE_INFINITY
+      if (limit <= 0) return found
+      for (const session of tables.sessions(filter.updatedSince ?? Number.NEGATIVE_INFINITY)) {
+        if (!matches(session, filter)) continue
+        found.push(session)
+        if (found.length >= limit) break
+      }
+      return found
+    },
+
+    patchSession(wanted, settings, at) {
+      const session = sessionOrNew(wanted, at)
+      // `fromEntries` defines members, so one named `__proto__` stays a member.
+      const merged = Object.fromEntries(
+        Object.entries({ ...session.settings, ...settings }).filter(([, value]) => value !== null),
+      )
+      const patched = { ...touched(session, at), settings: merged }
+      tables.putSession(patched)
+      return patched
+    },
+
+    resetSession(wanted, at) {
+      const known = tables.session(wanted.key)
+      const owner = tables.owner(wanted.sessionId)
+      if (owner !== undefined && owner !== wanted.key) throw foreignTranscript(wanted.sessionId)
+      if (owner !== undefined) tables.deleteTranscript(wanted.sessionId)
+      tables.addTranscript(wanted.sessionId, wanted.key)
+      const reset: SessionRecord = {
+        ...touched(known ?? newSession(wanted, at), at),
+        sessionId: wanted.sessionId,
+        systemSent: false,
+        abortedLastRun: false,
+        inputTokens: 0,
+        outputTokens: 0,
+        totalTokens: 0,
+        messageCount: 0,
+      }
+      tables.putSession(reset)
+      return reset
+    },
+
+    deleteSession(key) {
+      if (tables.session(key) === undefined) return false
+      tables.deleteTranscripts(key)
+      tables.deleteSession(key)
+      tables.dropPictures()
+      return true
+    },
+
+    append(key, message, create) {
+      const session = create ? sessionOrNew({ key, ...create }, message.timestamp) : tables.session(key)
+      if (session === undefined) return undefined
+      tables.addMessage(session.sessionId, message)
+      const appended = { ...touched(session, message.timestamp), messageCount: session.messageCount + 1 }
+      tables.putSession(appended)
+      return appended
+    },
+
+    history(key, bounds): History {
+      const session = tables.session(key)
+      if (session === undefined) return { messages: [] }
+      const messages: TranscriptMessage[] = []
+      let room = bounds.maxBytes
+      if (bounds.limit > 0) {
+        for (const json of tables.messages(session.sessionId)) {
+          room -= Buffer.byteLength(json)
+          if (room < 0) break
+          messages.push(JSON.parse(json) as TranscriptMessage)
+          if (messages.length >= bounds.limit) break
+        }
+      }
+      return { sessionId: session.sessionId, messages: messages.reverse() }
+    },
+
+    attachment: (sha256) => tables.picture(sha256),
+    put: (kind, id, value) => tables.putDocument(kind, id, value),
+    get: (kind, id) => tables.document(kind, id),
+    list: (kind) => tables.documents(kind),
+    remove: (kind, id) => tables.deleteDocument(kind, id),
+  }
+}
+
+const foreignTranscript = (sessionId: string): StoreError =>
+  new StoreError('CONFLICT', `the transcript ${sessionId} belongs to another session`)
+
+const newSession = (wanted: { key: string; agentId: string; sessionId: string }, at: number): SessionRecord => ({
+  key: wanted.key,
+  agentId: wanted.agentId,
+  sessionId: wanted.sessionId,
+  createdAt: at,
+  updatedAt: at,
+  settings: {},
+  systemSent: false,
+  abortedLastRun: false,
+  inputTokens: 0,
+  outputTokens: 0,
+  totalTokens: 0,
+  messageCount: 0,
+})
+
+const newRun = (turn: NewTurn, runId: string, sessionId: string): RunRecord => ({
+  runId,
+  principal: turn.principal,
+  method: turn.method,
+  sessionKey: turn.sessionKey,
+  agentId: turn.agentId,
+  sessionId,
+  key: turn.key,
+  fingerprint: turn.fingerprint,
+  message: turn.message,
+  attachments: turn.attachments.map(({ bytes: _, ...attachment }) => attachment),
+  meta: turn.meta,
+  state: 'admitted',
+  acceptedAt: turn.acceptedAt,
+  text: '',
+})
+
+const userMessage = (run: RunRecord, timestamp: number): TranscriptMessage => ({
+  role: 'user',
+  content: [{ type: 'text', text: run.message }, ...run.attachments.map(imageBlock)],
+  timestamp,
+})
+
+const imageBlock = ({ mimeType, sha256, fileName }: Attachment): { type: string; [name: string]: Json } => ({
+  type: 'image',
+  mimeType,
+  sha256,
+  ...(fileName === undefined ? {} : { fileName }),
+})
+
+/** Moves `updatedAt` on, never back: the wall clock may have been set. */
+const touched = (session: SessionRecord, at: number): SessionRecord => ({
+  ...session,
+  updatedAt: Math.max(session.updatedAt, at),
+})
+
+const afterRun = (session: SessionRecord, ending: Ending, added: number): SessionRecord => ({
+  ...touched(session, ending.endedAt),
+  abortedLastRun: ending.state === 'aborted' || ending.state === 'timedOut',
+  inputTokens: session.inputTokens + (ending.usage?.input ?? 0),
+  outputTokens: session.outputTokens + (ending.usage?.output ?? 0),
+  totalTokens: session.totalTokens + (ending.usage?.totalTokens ?? 0),
+  messageCount: session.messageCount + added,
+  ...(ending.modelProvider === undefined ? {} : { modelProvider: ending.modelProvider }),
+  ...(ending.model === undefined ? {} : { model: ending.model }),
+})
+
+const ended = (run: RunRecord, ending: Ending): RunRecord => ({
+  ...run,
+  state: ending.state,
+  endedAt: ending.endedAt,
+  ...(ending.stopReason === undefined ? {} : { stopReason: ending.stopReason }),
+  ...(ending.error === undefined ? {} : { error: ending.error }),
+  ...(ending.result === undefined ? {} : { result: ending.result }),
+})
+
+const matches = (session: SessionRecord, { agentId, search }: SessionFilter): boolean => {
+  if (agentId !== undefined && session.agentId !== agentId) return false
+  if (search === undefined) return true
+  const label = session.settings['label']
+  const sought = search.toLowerCase()
+  return [session.key, label].some((text) => typeof text === 'string' && text.toLowerCase().includes(sought))
+}

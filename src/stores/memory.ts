@@ -1,0 +1,121 @@
+/** A store that forgets everything with the process, for tests: the same rules over plain maps. */
+import type { Ask, Tables } from './ledger.ts'
+import { asking, ledger } from './ledger.ts'
+import type { Json, RunRecord, SessionRecord, Store } from './store.ts'
+import { StoreError } from './store.ts'
+
+/** Opens an empty store. Its `verify` finds nothing, and nothing in it outlives `close`. */
+export const openMemoryStore = (): Store => {
+  const book = ledger(mapTables())
+  let closed = false
+  const refuseClosed = (): void => {
+    if (closed) throw new StoreError('CLOSED', 'the store is closed')
+  }
+  // A call runs to its end before it returns its promise, so calls are applied in the order they were made.
+  const ask: Ask = (async (operation: keyof typeof book, args: never) => {
+    refuseClosed()
+    return (book[operation] as (...args: never[]) => unknown)(...(args as never[]))
+  }) as Ask
+  return {
+    kind: 'memory',
+    ...asking(ask),
+    async verify() {
+      refuseClosed()
+      return []
+    },
+    async close() {
+      closed = true
+    },
+  }
+}
+
+/** Records are kept as JSON, so what a caller holds and what the store holds never share an object. */
+const mapTables = (): Tables => {
+  const sessions = new Map<string, string>()
+  const transcripts = new Map<string, { key: string; messages: string[]; pictures: Set<string> }>()
+  const runs = new Map<
+    string,
+    { json: string; ended: boolean; acceptedAt: number; fourKey: string; pictures: Set<string> }
+  >()
+  const runIds = new Map<string, string>()
+  const texts = new Map<string, string>()
+  const pictures = new Map<string, Uint8Array>()
+  const documents = new Map<string, Map<string, string>>()
+
+  const parse = <T>(json: string | undefined): T | undefined =>
+    json === undefined ? undefined : (JSON.parse(json) as T)
+  const fourKey = (run: { principal: string; method: string; sessionKey: string; key: string }): string =>
+    JSON.stringify([run.principal, run.method, run.sessionKey, run.key])
+  const rowOf = (run: RunRecord): { json: string; ended: boolean; acceptedAt: number; fourKey: string } => ({
+    json: JSON.stringify(run),
+    ended: run.endedAt !== undefined,
+    acceptedAt: run.acceptedAt,
+    fourKey: fourKey(run),
+  })
+
+  return {
+    session: (key) => parse<SessionRecord>(sessions.get(key)),
+    sessions: (updatedSince) =>
+      Array.from(sessions.values(), (json) => JSON.parse(json) as SessionRecord)
+        .filter(({ updatedAt }) => updatedAt >= updatedSince)
+        .sort((a, b) => b.updatedAt - a.updatedAt || (a.key < b.key ? -1 : 1)),
+    putSession: (session) => void sessions.set(session.key, JSON.stringify(session)),
+    deleteSession: (key) => void sessions.delete(key),
+
+    owner: (sessionId) => transcripts.get(sessionId)?.key,
+    addTranscript: (sessionId, key) => void transcripts.set(sessionId, { key, messages: [], pictures: new Set() }),
+    deleteTranscript: (sessionId) => void transcripts.delete(sessionId),
+    deleteTranscripts(key) {
+      for (const [sessionId, transcript] of transcripts) if (transcript.key === key) transcripts.delete(sessionId)
+    },
+    addMessage: (sessionId, message) => void transcripts.get(sessionId)?.messages.push(JSON.stringify(message)),
+    messages: (sessionId) => transcripts.get(sessionId)?.messages.toReversed() ?? [],
+
+    run: (runId) => parse<RunRecord>(runs.get(runId)?.json),
+    runOf: (turn) => parse<RunRecord>(runs.get(runIds.get(fourKey(turn)) ?? '')?.json),
+    openRuns: () =>
+      Array.from(runs.values())
+        .filter(({ ended }) => !ended)
+        .map(({ json }) => JSON.parse(json) as RunRecord),
+    addRun(run) {
+      runs.set(run.runId, { ...rowOf(run), pictures: new Set() })
+      runIds.set(fourKey(run), run.runId)
+    },
+    putRun: (run) => void runs.set(run.runId, { ...rowOf(run), pictures: runs.get(run.runId)?.pictures ?? new Set() }),
+    deleteRuns(acceptedBefore) {
+      const old = [...runs].filter(([, { ended, acceptedAt }]) => ended && acceptedAt < acceptedBefore)
+      for (const [runId, row] of old) {
+        runs.delete(runId)
+        runIds.delete(row.fourKey)
+      }
+      return old.length
+    },
+
+    text: (runId) => texts.get(runId),
+    addText: (runId) => void texts.set(runId, ''),
+    putText: (runId, text) => void (texts.has(runId) && texts.set(runId, text)),
+    deleteText: (runId) => void texts.delete(runId),
+
+    picture: (sha256) => pictures.get(sha256)?.slice(),
+    addPicture: (sha256, bytes) => void (pictures.has(sha256) || pictures.set(sha256, new Uint8Array(bytes))),
+    holdPicture(sha256, holder) {
+      const held = 'run' in holder ? runs.get(holder.run)?.pictures : transcripts.get(holder.transcript)?.pictures
+      held?.add(sha256)
+    },
+    dropPictures() {
+      const held = [...runs.values(), ...transcripts.values()]
+      for (const sha256 of [...pictures.keys()]) {
+        if (!held.some((holder) => holder.pictures.has(sha256))) pictures.delete(sha256)
+      }
+    },
+
+    document: (kind, id) => parse<Json>(documents.get(kind)?.get(id)),
+    documents: (kind) =>
+      Array.from(documents.get(kind) ?? [], ([id, json]) => ({ id, value: JSON.parse(json) as Json })),
+    putDocument(kind, id, value) {
+      const ofKind = documents.get(kind) ?? new Map<string, string>()
+      documents.set(kind, ofKind.set(id, JSON.stringify(value)))
+    },
+    deleteDocument: (kind, id) => documents.get(kind)?.delete(id) ?? false,
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * The tables of a store file, as the steps that led to them. A file says in `user_version` how many steps it has taken.
+ *
+ * A record is kept as JSON, beside the columns it is looked up by: node:sqlite ends a text it reads at the first NUL
+ * (Node 22), and JSON has none. A column that may hold a foreign text is therefore compared but never read.
+ */
+import type { DatabaseSync } from 'node:sqlite'
+
+/** Each step is applied in a transaction of its own and never edited once released. */
+const steps: string[] = [
+  `
+  CREATE TABLE sessions (
+    key TEXT PRIMARY KEY,
+    updated_at INTEGER NOT NULL,
+    record TEXT NOT NULL
+  ) WITHOUT ROWID;
+  CREATE INDEX sessions_by_update ON sessions (updated_at DESC, key);
+
+  -- Every transcript a session has had. session_key is JSON, as it is read.
+  CREATE TABLE transcripts (
+    session_id TEXT PRIMARY KEY,
+    session_key TEXT NOT NULL
+  ) WITHOUT ROWID;
+  CREATE INDEX transcripts_by_session ON transcripts (session_key);
+
+  CREATE TABLE messages (
+    session_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    message TEXT NOT NULL,
+    PRIMARY KEY (session_id, seq)
+  ) WITHOUT ROWID;
+
+  -- seq is the order of admission.
+  CREATE TABLE runs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id TEXT NOT NULL UNIQUE,
+    accepted_at INTEGER NOT NULL,
+    ended_at INTEGER,
+    record TEXT NOT NULL
+  );
+  CREATE INDEX runs_open ON runs (seq) WHERE ended_at IS NULL;
+  CREATE INDEX runs_ended ON runs (accepted_at) WHERE ended_at IS NOT NULL;
+
+  -- One admission per four. run is runs.seq.
+  CREATE TABLE keys (
+    principal TEXT NOT NULL,
+    method TEXT NOT NULL,
+    session_key TEXT NOT NULL,
+    key TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    PRIMARY KEY (principal, method, session_key, key)
+  ) WITHOUT ROWID;
+  CREATE INDEX keys_by_run ON keys (run);
+
+  -- What a started run has streamed: apart from runs, so that saving it rewrites nothing else. text is JSON.
+  CREATE TABLE texts (
+    run_id TEXT PRIMARY KEY,
+    text TEXT NOT NULL
+  );
+
+  CREATE TABLE blobs (
+    sha256 TEXT PRIMARY KEY,
+    bytes BLOB NOT NULL
+  );
+  -- Who needs a blob: 'run:<runId>' or 'transcript:<sessionId>'.
+  CREATE TABLE holds (
+    holder TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (holder, sha256)
+  ) WITHOUT ROWID;
+  CREATE INDEX holds_by_blob ON holds (sha256);
+
+  -- record is {"id": …, "value": …}.
+  CREATE TABLE documents (
+    kind TEXT NOT NULL,
+    id TEXT NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (kind, id)
+  ) WITHOUT ROWID;
+  `,
+]
+
+/** The schema this gateway writes. */
+export const knownSchema = steps.length
+
+/** How many steps a file has taken; 0 for a new one. */
+export const schemaOf = (db: DatabaseSync): number => {
+  const row = db.prepare('PRAGMA user_version').get()
+  return Number(row?.['user_version'])
+}
+
+/** Takes the steps a file has not taken yet. A crash between them leaves a file the next call goes on with. */
+export const migrate = (db: DatabaseSync): void => {
+  for (let version = schemaOf(db); version < knownSchema; version += 1) {
+    db.exec('BEGIN IMMEDIATE')
+    try {
+      db.exec(steps[version]!)
+      db.exec(`PRAGMA user_version = ${version + 1}`)
+      db.exec('COMMIT')
+    } catch (error) {
+      if (db.isTransaction) db.exec('ROLLBACK')
+      throw error
+    }
+  }
+}

@@ -1,0 +1,155 @@
+/** The tables of a store in an SQLite connection. Every statement is prepared once. */
+import type { DatabaseSync, SQLInputValue } from 'node:sqlite'
+import type { Tables } from './ledger.ts'
+import type { Json, RunRecord, SessionRecord } from './store.ts'
+
+export const sqliteTables = (db: DatabaseSync): Tables => {
+  /** A statement that answers rows; its first column is what counts. */
+  const query = (sql: string) => {
+    const statement = db.prepare(sql)
+    return {
+      text(...values: SQLInputValue[]): string | undefined {
+        const row = statement.get(...values)
+        return row === undefined ? undefined : firstOf(row)
+      },
+      bytes(...values: SQLInputValue[]): Uint8Array | undefined {
+        const row = statement.get(...values)
+        const value = row && Object.values(row)[0]
+        return value instanceof Uint8Array ? value : undefined
+      },
+      *texts(...values: SQLInputValue[]): Iterable<string> {
+        for (const row of statement.iterate(...values)) yield firstOf(row)
+      },
+    }
+  }
+  /** A statement that changes rows; gives how many. */
+  const change = (sql: string) => {
+    const statement = db.prepare(sql)
+    return (...values: SQLInputValue[]): number => Number(statement.run(...values).changes)
+  }
+
+  const session = query('SELECT record FROM sessions WHERE key = ?')
+  const sessionsSince = query('SELECT record FROM sessions WHERE updated_at >= ? ORDER BY updated_at DESC, key')
+  const putSession = change(
+    `INSERT INTO sessions (key, updated_at, record) VALUES (?, ?, ?)
+     ON CONFLICT (key) DO UPDATE SET updated_at = excluded.updated_at, record = excluded.record`,
+  )
+  const deleteSession = change('DELETE FROM sessions WHERE key = ?')
+
+  const owner = query('SELECT session_key FROM transcripts WHERE session_id = ?')
+  const addTranscript = change('INSERT INTO transcripts (session_id, session_key) VALUES (?, ?)')
+  const deleteTranscript = [
+    change('DELETE FROM messages WHERE session_id = ?'),
+    change("DELETE FROM holds WHERE holder = 'transcript:' || ?"),
+    change('DELETE FROM transcripts WHERE session_id = ?'),
+  ]
+  const ofSession = '(SELECT session_id FROM transcripts WHERE session_key = ?)'
+  const deleteTranscripts = [
+    change(`DELETE FROM messages WHERE session_id IN ${ofSession}`),
+    change(`DELETE FROM holds WHERE holder IN (SELECT 'transcript:' || session_id FROM ${ofSession})`),
+    change('DELETE FROM transcripts WHERE session_key = ?'),
+  ]
+  const addMessage = change(
+    `INSERT INTO messages (session_id, seq, message)
+     SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM messages WHERE session_id = ?1`,
+  )
+  const messages = query('SELECT message FROM messages WHERE session_id = ? ORDER BY seq DESC')
+
+  const run = query('SELECT record FROM runs WHERE run_id = ?')
+  const runOf = query(
+    `SELECT record FROM keys JOIN runs ON runs.seq = keys.run
+     WHERE keys.principal = ? AND keys.method = ? AND keys.session_key = ? AND keys.key = ?`,
+  )
+  const openRuns = query('SELECT record FROM runs WHERE ended_at IS NULL ORDER BY seq')
+  const addRun = change('INSERT INTO runs (run_id, accepted_at, record) VALUES (?, ?, ?)')
+  const addKey = change(
+    'INSERT INTO keys (principal, method, session_key, key, run) SELECT ?, ?, ?, ?, seq FROM runs WHERE run_id = ?',
+  )
+  const putRun = change('UPDATE runs SET ended_at = ?, record = ? WHERE run_id = ?')
+  const old = 'ended_at IS NOT NULL AND accepted_at < ?'
+  const deleteKeysOfOld = change(`DELETE FROM keys WHERE run IN (SELECT seq FROM runs WHERE ${old})`)
+  const deleteHoldsOfOld = change(`DELETE FROM holds WHERE holder IN (SELECT 'run:' || run_id FROM runs WHERE ${old})`)
+  const deleteOld = change(`DELETE FROM runs WHERE ${old}`)
+
+  const text = query('SELECT text FROM texts WHERE run_id = ?')
+  const addText = change(`INSERT INTO texts (run_id, text) VALUES (?, '""')`)
+  const putText = change('UPDATE texts SET text = ? WHERE run_id = ?')
+  const deleteText = change('DELETE FROM texts WHERE run_id = ?')
+
+  const picture = query('SELECT bytes FROM blobs WHERE sha256 = ?')
+  const addPicture = change('INSERT INTO blobs (sha256, bytes) VALUES (?, ?) ON CONFLICT (sha256) DO NOTHING')
+  const holdPicture = change('INSERT INTO holds (holder, sha256) VALUES (?, ?) ON CONFLICT DO NOTHING')
+  const dropPictures = change(
+    'DELETE FROM blobs WHERE NOT EXISTS (SELECT 1 FROM holds WHERE holds.sha256 = blobs.sha256)',
+  )
+
+  const document = query('SELECT record FROM documents WHERE kind = ? AND id = ?')
+  const documents = query('SELECT record FROM documents WHERE kind = ? ORDER BY id')
+  const putDocument = change(
+    `INSERT INTO documents (kind, id, record) VALUES (?, ?, ?)
+     ON CONFLICT (kind, id) DO UPDATE SET record = excluded.record`,
+  )
+  const deleteDocument = change('DELETE FROM documents WHERE kind = ? AND id = ?')
+
+  return {
+    session: (key) => parsed<SessionRecord>(session.text(key)),
+    *sessions(updatedSince) {
+      for (const json of sessionsSince.texts(updatedSince)) yield JSON.parse(json) as SessionRecord
+    },
+    putSession: (record) => void putSession(record.key, record.updatedAt, JSON.stringify(record)),
+    deleteSession: (key) => void deleteSession(key),
+
+    owner: (sessionId) => parsed<string>(owner.text(sessionId)),
+    addTranscript: (sessionId, key) => void addTranscript(sessionId, JSON.stringify(key)),
+    deleteTranscript(sessionId) {
+      for (const statement of deleteTranscript) statement(sessionId)
+    },
+    deleteTranscripts(key) {
+      for (const statement of deleteTranscripts) statement(JSON.stringify(key))
+    },
+    addMessage: (sessionId, message) => void addMessage(sessionId, JSON.stringify(message)),
+    messages: (sessionId) => messages.texts(sessionId),
+
+    run: (runId) => parsed<RunRecord>(run.text(runId)),
+    runOf: (turn) => parsed<RunRecord>(runOf.text(turn.principal, turn.method, turn.sessionKey, turn.key)),
+    *openRuns() {
+      for (const json of openRuns.texts()) yield JSON.parse(json) as RunRecord
+    },
+    addRun(record) {
+      addRun(record.runId, record.acceptedAt, JSON.stringify(record))
+      addKey(record.principal, record.method, record.sessionKey, record.key, record.runId)
+    },
+    putRun: (record) => void putRun(record.endedAt ?? null, JSON.stringify(record), record.runId),
+    deleteRuns(acceptedBefore) {
+      deleteKeysOfOld(acceptedBefore)
+      deleteHoldsOfOld(acceptedBefore)
+      return deleteOld(acceptedBefore)
+    },
+
+    text: (runId) => parsed<string>(text.text(runId)),
+    addText: (runId) => void addText(runId),
+    putText: (runId, streamed) => void putText(JSON.stringify(streamed), runId),
+    deleteText: (runId) => void deleteText(runId),
+
+    picture: (sha256) => picture.bytes(sha256),
+    addPicture: (sha256, bytes) => void addPicture(sha256, bytes),
+    holdPicture(sha256, holder) {
+      holdPicture('run' in holder ? `run:${holder.run}` : `transcript:${holder.transcript}`, sha256)
+    },
+    dropPictures: () => void dropPictures(),
+
+    document: (kind, id) => parsed<{ value: Json }>(document.text(kind, id))?.value,
+    documents: (kind) => Array.from(documents.texts(kind), (json) => JSON.parse(json) as { id: string; value: Json }),
+    putDocument: (kind, id, value) => void putDocument(kind, id, JSON.stringify({ id, value })),
+    deleteDocument: (kind, id) => deleteDocument(kind, id) > 0,
+  }
+}
+
+const parsed = <T>(json: string | undefined): T | undefined =>
+  json === undefined ? undefined : (JSON.parse(json) as T)
+
+const firstOf = (row: Record<string, unknown>): string => {
+  const value = Object.values(row)[0]
+  if (typeof value !== 'string') throw new TypeError(`expected a text, found ${typeof value}`)
+  return value
+}

@@ -1,0 +1,217 @@
+/**
+ * What the gateway remembers, and what a crash may leave behind.
+ *
+ * Every method that writes resolves only after its effect is durable; calls are applied in the order they were made, so a
+ * read sees every write made before it. Each write is atomic: a crash leaves all of it or nothing. Times are wall-clock
+ * milliseconds and ids are given by the caller: a store has no clock and makes no ids. Rejections are {@link StoreError}.
+ */
+
+/** A JSON value as it is stored. */
+export type Json = null | boolean | number | string | Json[] | { [name: string]: Json }
+
+/** Where a run is: `admitted` (kept, not started), `started` (the model may have been called), or ended. */
+export type RunState = 'admitted' | 'started' | EndState
+export type EndState = 'completed' | 'failed' | 'aborted' | 'timedOut' | 'interrupted'
+
+/** A picture that came with a turn, kept once under its SHA-256 (lower-case hex). */
+export interface Attachment {
+  sha256: string
+  mimeType: string
+  fileName?: string
+}
+
+/** A turn as a client asked for it. */
+export interface NewTurn {
+  /** The id wanted for the run. */
+  runId: string
+  /** The id to use when another run of the last 24 h already has `runId`. */
+  spareRunId: string
+  /** Who asks: the verified device id, else the id of the token's record. */
+  principal: string
+  method: string
+  /** Canonical: `agent:<id>:<rest>`. */
+  sessionKey: string
+  agentId: string
+  /** The id of the transcript to begin when the session is new. */
+  sessionId: string
+  /** The client's idempotency key. */
+  key: string
+  /** SHA-256 over the canonical parameters. */
+  fingerprint: string
+  /** The user's words; empty, without attachments, for a command: then nothing of the user's enters the transcript. */
+  message: string
+  attachments: (Attachment & { bytes: Uint8Array })[]
+  /** Whatever else must survive a restart with the turn (deadline, thinking level, …). */
+  meta: { [name: string]: Json }
+  acceptedAt: number
+}
+
+/** A run as it is kept. */
+export interface RunRecord {
+  runId: string
+  principal: string
+  method: string
+  sessionKey: string
+  agentId: string
+  sessionId: string
+  key: string
+  fingerprint: string
+  message: string
+  attachments: Attachment[]
+  meta: { [name: string]: Json }
+  state: RunState
+  acceptedAt: number
+  startedAt?: number
+  endedAt?: number
+  /** What had been streamed at the last {@link Store.progress}; empty once the run has ended. */
+  text: string
+  /** Why an ended run ended: `stop`, `length`, `rpc`, `timeout`, … */
+  stopReason?: string
+  /** The words for the user, when `state` is `failed` or `interrupted`. */
+  error?: string
+  /** What the method answers to a repeat of the key, where that is more than the state. */
+  result?: Json
+}
+
+/** The answer to {@link Store.accept}. */
+export type Acceptance =
+  | { kind: 'accepted'; runId: string; sessionId: string }
+  /** The same key with the same body: nothing was written. */
+  | { kind: 'known'; run: RunRecord }
+  /** The same key with another body: nothing was written. */
+  | { kind: 'reused'; runId: string }
+
+/** How a run ended. */
+export interface Ending {
+  state: EndState
+  endedAt: number
+  stopReason?: string
+  error?: string
+  /** The assistant's entry for the transcript; absent when there is nothing to keep. */
+  message?: TranscriptMessage
+  result?: Json
+  usage?: { input: number; output: number; totalTokens: number }
+  /** `provider` and `model` that answered, kept with the session. */
+  modelProvider?: string
+  model?: string
+}
+
+/** One entry of a transcript, in the shape `chat.history` answers. */
+export interface TranscriptMessage {
+  role: 'user' | 'assistant' | 'toolResult'
+  content: ({ type: 'text'; text: string } | { type: string; [name: string]: Json })[]
+  timestamp: number
+  stopReason?: string
+  [name: string]: Json | undefined
+}
+
+/** A session as it is kept. `settings` holds what `sessions.patch` sets (label, thinkingLevel, …). */
+export interface SessionRecord {
+  key: string
+  agentId: string
+  sessionId: string
+  createdAt: number
+  updatedAt: number
+  settings: { [name: string]: Json }
+  /** Whether a turn has started in this transcript. */
+  systemSent: boolean
+  abortedLastRun: boolean
+  inputTokens: number
+  outputTokens: number
+  totalTokens: number
+  modelProvider?: string
+  model?: string
+  /** Entries in the present transcript. */
+  messageCount: number
+}
+
+export interface History {
+  /** Absent for a session that does not exist. */
+  sessionId?: string
+  /** Oldest first; the newest that fit. */
+  messages: TranscriptMessage[]
+}
+
+export interface SessionFilter {
+  agentId?: string
+  /** Only sessions touched at or after this time. */
+  updatedSince?: number
+  /** Matches the key or the label, whatever the case. */
+  search?: string
+  /** At most this many, newest first; all when absent. */
+  limit?: number
+}
+
+export interface Store {
+  /** What it is and where, for `status` and `doctor`. */
+  readonly kind: string
+
+  /**
+   * Keeps a turn, its key, its pictures and (if new) its session. One admission per (principal, method, sessionKey, key):
+   * of two calls with the same four, whatever the order or the restart between them, exactly one is `accepted`.
+   */
+  accept(turn: NewTurn): Promise<Acceptance>
+  /** Marks a run as started and puts its user message in the transcript. Only from `admitted`; else `StoreError`. */
+  start(runId: string, startedAt: number): Promise<void>
+  /** Keeps the text streamed so far of a started run; later calls replace earlier ones. Ignored once the run has ended. */
+  progress(runId: string, text: string): Promise<void>
+  /**
+   * Ends a run: state, transcript entry, session totals. The first ending stays: a second call changes nothing and
+   * resolves to false. A run that never started gets its user message in the transcript first.
+   */
+  settle(runId: string, ending: Ending): Promise<boolean>
+  run(runId: string): Promise<RunRecord | undefined>
+  /** Runs without an ending, in the order they were accepted. */
+  unsettled(): Promise<RunRecord[]>
+  /** Forgets keys and ended runs accepted before this time; transcripts stay. Resolves to the number of runs forgotten. */
+  forgetRuns(acceptedBefore: number): Promise<number>
+
+  session(key: string): Promise<SessionRecord | undefined>
+  sessions(filter: SessionFilter): Promise<SessionRecord[]>
+  /** Sets members of `settings` (null clears one), making the session if it is new. */
+  patchSession(
+    session: { key: string; agentId: string; sessionId: string },
+    settings: { [name: string]: Json },
+    at: number,
+  ): Promise<SessionRecord>
+  /** Begins a new transcript under `sessionId`, keeping the settings; makes the session if it is new. */
+  resetSession(session: { key: string; agentId: string; sessionId: string }, at: number): Promise<SessionRecord>
+  /** Removes a session and its transcripts. Resolves to whether there was one. Ended runs keep answering their keys. */
+  deleteSession(key: string): Promise<boolean>
+  /** Adds an entry to a session's transcript; makes the session if it is new and `create` is given. Undefined: no session. */
+  append(
+    key: string,
+    message: TranscriptMessage,
+    create?: { agentId: string; sessionId: string },
+  ): Promise<SessionRecord | undefined>
+  /** The newest `limit` entries whose JSON fits in `maxBytes` together, oldest first. */
+  history(key: string, bounds: { limit: number; maxBytes: number }): Promise<History>
+  /** The bytes of a kept picture. */
+  attachment(sha256: string): Promise<Uint8Array | undefined>
+
+  /** Small records of other rooms (devices, tokens, …), by kind and id. */
+  put(kind: string, id: string, value: Json): Promise<void>
+  get(kind: string, id: string): Promise<Json | undefined>
+  list(kind: string): Promise<{ id: string; value: Json }[]>
+  remove(kind: string, id: string): Promise<boolean>
+
+  /** Looks for damage; resolves to the problems found, in words. */
+  verify(): Promise<string[]>
+  /** Finishes what was asked, then closes. Later calls reject. */
+  close(): Promise<void>
+}
+
+/** A store that could not do what it was asked. */
+export class StoreError extends Error {
+  override readonly name = 'StoreError'
+  readonly code: 'FULL' | 'BROKEN' | 'CLOSED' | 'CONFLICT'
+
+  /**
+   * @param code `FULL` no space, may recover; `BROKEN` the disk or the file failed; `CLOSED`; `CONFLICT` the call does not fit
+   * the record's state.
+   */
+  constructor(code: StoreError['code'], message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}

@@ -1,0 +1,609 @@
+/** What every store does, whatever it is made of. */
+import { createHash } from 'node:crypto'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import type { Acceptance, Ending, Json, NewTurn, Store, TranscriptMessage } from '../../src/stores/store.ts'
+import { turn } from '../support/turn.ts'
+
+const key = 'agent:main:main'
+const main = { key, agentId: 'main', sessionId: 'transcript-1' }
+const wide = { limit: 1000, maxBytes: 1_000_000 }
+
+const reply = (text: string, timestamp = 3000): TranscriptMessage => ({
+  role: 'assistant',
+  content: [{ type: 'text', text }],
+  timestamp,
+})
+
+const completed = (changes: Partial<Ending> = {}): Ending => ({ state: 'completed', endedAt: 3000, ...changes })
+
+const picture = (text: string): NewTurn['attachments'][number] => {
+  const bytes = Buffer.from(text)
+  const sha256 = createHash('sha256').update(bytes).digest('hex')
+  return { sha256, mimeType: 'image/png', fileName: `${text}.png`, bytes }
+}
+
+const runIdOf = (answer: Acceptance): string => (answer.kind === 'known' ? answer.run.runId : answer.runId)
+
+/** Runs the suite against fresh stores of one kind. */
+export const storeConformance = (name: string, open: () => Promise<Store>): void => {
+  describe(`${name} as a store`, () => {
+    let store: Store
+    beforeEach(async () => {
+      store = await open()
+    })
+    afterEach(() => store.close())
+
+    const texts = async (sessionKey = key): Promise<unknown[]> => {
+      const { messages } = await store.history(sessionKey, wide)
+      return messages.map(({ content }) => content[0]?.['text'])
+    }
+
+    describe('accept', () => {
+      it('keeps a turn as an admitted run', async () => {
+        const asked = turn('a', { meta: { thinking: 'low', deep: [1, { x: null }] } })
+        expect(await store.accept(asked)).toEqual({ kind: 'accepted', runId: 'run-a', sessionId: 'transcript-1' })
+        const { spareRunId: _, ...kept } = asked
+        expect(await store.run('run-a')).toEqual({ ...kept, state: 'admitted', text: '' })
+      })
+
+      it('makes the session of its first turn, with nothing in the transcript yet', async () => {
+        await store.accept(turn('a'))
+        expect(await store.session(key)).toEqual({
+          ...main,
+          createdAt: 1000,
+          updatedAt: 1000,
+          settings: {},
+          systemSent: false,
+          abortedLastRun: false,
+          inputTokens: 0,
+          outputTokens: 0,
+          totalTokens: 0,
+          messageCount: 0,
+        })
+        expect(await store.history(key, wide)).toEqual({ sessionId: 'transcript-1', messages: [] })
+      })
+
+      it('uses the transcript of a session that exists and moves its updatedAt', async () => {
+        await store.accept(turn('a'))
+        const answer = await store.accept(turn('b', { sessionId: 'transcript-2', acceptedAt: 1500 }))
+        expect(answer).toEqual({ kind: 'accepted', runId: 'run-b', sessionId: 'transcript-1' })
+        expect(await store.session(key)).toMatchObject({ createdAt: 1000, updatedAt: 1500 })
+      })
+
+      it('answers the same key and body with the run it has, and writes nothing', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await store.progress('run-a', 'so far')
+        const answer = await store.accept(turn('a', { runId: 'other', acceptedAt: 9000 }))
+        expect(answer).toMatchObject({ kind: 'known', run: { runId: 'run-a', state: 'started', text: 'so far' } })
+        expect(await store.run('other')).toBeUndefined()
+        expect(await store.session(key)).toMatchObject({ updatedAt: 1000 })
+      })
+
+      it('answers the same key with another body as reused, and writes nothing', async () => {
+        await store.accept(turn('a'))
+        const answer = await store.accept(turn('a', { runId: 'other', fingerprint: 'f2', message: 'else' }))
+        expect(answer).toEqual({ kind: 'reused', runId: 'run-a' })
+        expect(await store.run('run-a')).toMatchObject({ message: 'message a' })
+        expect(await store.run('other')).toBeUndefined()
+      })
+
+      it('tells keys apart by principal, method, session and key', async () => {
+        const same = turn('a')
+        const asked = [
+          same,
+          { ...same, runId: 'r2', principal: 'device-2' },
+          { ...same, runId: 'r3', method: 'agent' },
+          { ...same, runId: 'r4', sessionKey: 'agent:main:other', sessionId: 'transcript-2' },
+          { ...same, runId: 'r5', key: 'key-a\0b' },
+          { ...same, runId: 'r6', key: 'key-a\0c' },
+        ]
+        const answers = await Promise.all(asked.map((each) => store.accept(each)))
+        expect(answers.map(({ kind }) => kind)).toEqual(asked.map(() => 'accepted'))
+      })
+
+      it('accepts exactly one of many concurrent calls with one key', async () => {
+        const calls = Array.from({ length: 20 }, (_, n) =>
+          store.accept(turn('a', { runId: `run-${n}`, fingerprint: n % 2 === 0 ? 'f1' : 'f2' })),
+        )
+        const answers = await Promise.all(calls)
+        expect(answers.map(({ kind }) => kind)).toEqual([
+          'accepted',
+          ...Array.from({ length: 19 }, (_, n) => (n % 2 === 0 ? 'reused' : 'known')),
+        ])
+        expect(new Set(answers.map(runIdOf))).toEqual(new Set(['run-0']))
+        expect(await store.unsettled()).toHaveLength(1)
+      })
+
+      it('uses the spare id when another run has the wanted one', async () => {
+        await store.accept(turn('a', { runId: 'wanted' }))
+        const answer = await store.accept(turn('b', { runId: 'wanted', principal: 'device-2' }))
+        expect(answer).toMatchObject({ kind: 'accepted', runId: 'spare-b' })
+        expect(await store.accept(turn('b', { runId: 'wanted', principal: 'device-2' }))).toMatchObject({
+          kind: 'known',
+          run: { runId: 'spare-b', principal: 'device-2' },
+        })
+      })
+
+      it('rejects with CONFLICT, and writes nothing, when both ids are taken', async () => {
+        await store.accept(turn('a'))
+        const asked = turn('b', { runId: 'run-a', spareRunId: 'run-a', sessionKey: 'agent:main:new', sessionId: 't2' })
+        await expect(store.accept(asked)).rejects.toMatchObject({ name: 'StoreError', code: 'CONFLICT' })
+        expect(await store.session('agent:main:new')).toBeUndefined()
+      })
+
+      it('does not let a session take the transcript of another', async () => {
+        await store.accept(turn('a'))
+        const asked = turn('b', { sessionKey: 'agent:main:new' })
+        await expect(store.accept(asked)).rejects.toMatchObject({ code: 'CONFLICT' })
+        expect(await store.run('run-b')).toBeUndefined()
+      })
+
+      it('keeps any text as it came', async () => {
+        const message = 'nul \0 lone \ud800 astral 😀 quote " newline \n end'
+        await store.accept(turn('a', { message }))
+        await store.start('run-a', 2000)
+        await store.progress('run-a', message)
+        expect(await store.run('run-a')).toMatchObject({ message, text: message })
+        expect(await texts()).toEqual([message])
+      })
+
+      it('takes what the caller gave at the time of the call', async () => {
+        const asked = turn('a', { meta: { x: 1 }, attachments: [picture('p')] })
+        const sha256 = asked.attachments[0]!.sha256
+        const accepted = store.accept(asked)
+        asked.meta['x'] = 2
+        asked.attachments[0]!.bytes.fill(0)
+        await accepted
+        const run = (await store.run('run-a'))!
+        expect(run.meta).toEqual({ x: 1 })
+        run.meta['x'] = 3
+        expect((await store.run('run-a'))!.meta).toEqual({ x: 1 })
+        const bytes = (await store.attachment(sha256))!
+        expect(Buffer.from(bytes).toString()).toBe('p')
+        bytes.fill(0)
+        expect(Buffer.from((await store.attachment(sha256))!).toString()).toBe('p')
+      })
+    })
+
+    describe('start', () => {
+      it('puts the user message in the transcript and marks the session', async () => {
+        const [one, two] = [picture('one'), { ...picture('two'), mimeType: 'image/gif' }]
+        const { fileName: _, ...nameless } = two
+        await store.accept(turn('a', { attachments: [one, nameless] }))
+        await store.start('run-a', 2000)
+        expect(await store.history(key, wide)).toEqual({
+          sessionId: 'transcript-1',
+          messages: [
+            {
+              role: 'user',
+              content: [
+                { type: 'text', text: 'message a' },
+                { type: 'image', mimeType: 'image/png', sha256: one.sha256, fileName: 'one.png' },
+                { type: 'image', mimeType: 'image/gif', sha256: two.sha256 },
+              ],
+              timestamp: 2000,
+            },
+          ],
+        })
+        expect(await store.run('run-a')).toMatchObject({ state: 'started', startedAt: 2000 })
+        expect(await store.session(key)).toMatchObject({ systemSent: true, messageCount: 1, updatedAt: 1000 })
+      })
+
+      it('rejects with CONFLICT unless the run is admitted', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await expect(store.start('run-a', 2001)).rejects.toMatchObject({ code: 'CONFLICT' })
+        await store.settle('run-a', completed())
+        await expect(store.start('run-a', 2002)).rejects.toMatchObject({ code: 'CONFLICT' })
+        await expect(store.start('nobody', 2003)).rejects.toMatchObject({ code: 'CONFLICT' })
+        expect(await texts()).toEqual(['message a'])
+      })
+
+      it('puts the turn in the new transcript when the session was reset since', async () => {
+        await store.accept(turn('a'))
+        await store.resetSession({ ...main, sessionId: 'transcript-2' }, 1500)
+        await store.start('run-a', 2000)
+        expect(await store.history(key, wide)).toMatchObject({
+          sessionId: 'transcript-2',
+          messages: [{ role: 'user' }],
+        })
+        expect(await store.run('run-a')).toMatchObject({ sessionId: 'transcript-2' })
+      })
+
+      it('makes the session anew when it was deleted since', async () => {
+        await store.accept(turn('a'))
+        await store.deleteSession(key)
+        await store.start('run-a', 2000)
+        expect(await store.session(key)).toMatchObject({ ...main, createdAt: 2000, messageCount: 1, systemSent: true })
+        expect(await texts()).toEqual(['message a'])
+      })
+    })
+
+    describe('progress', () => {
+      it('replaces the text of a started run', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await Promise.all([store.progress('run-a', 'so'), store.progress('run-a', 'so far')])
+        expect(await store.run('run-a')).toMatchObject({ text: 'so far' })
+        expect(await store.unsettled()).toMatchObject([{ text: 'so far' }])
+      })
+
+      it('is ignored before the start, after the end and for an unknown run', async () => {
+        await store.accept(turn('a'))
+        await store.progress('run-a', 'early')
+        expect(await store.run('run-a')).toMatchObject({ text: '' })
+        await store.settle('run-a', completed())
+        await store.progress('run-a', 'late')
+        await store.progress('nobody', 'lost')
+        expect(await store.run('run-a')).toMatchObject({ text: '' })
+      })
+    })
+
+    describe('settle', () => {
+      it('keeps the ending, the answer and the totals, and puts the streamed text away', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await store.progress('run-a', 'hel')
+        const settled = await store.settle(
+          'run-a',
+          completed({
+            stopReason: 'stop',
+            message: reply('hello'),
+            result: { status: 'ok' },
+            usage: { input: 10, output: 5, totalTokens: 15 },
+            modelProvider: 'echo',
+            model: 'one',
+          }),
+        )
+        expect(settled).toBe(true)
+        expect(await store.run('run-a')).toMatchObject({
+          state: 'completed',
+          startedAt: 2000,
+          endedAt: 3000,
+          stopReason: 'stop',
+          result: { status: 'ok' },
+          text: '',
+        })
+        expect((await store.history(key, wide)).messages[1]).toEqual(reply('hello'))
+        expect(await store.session(key)).toMatchObject({
+          updatedAt: 3000,
+          messageCount: 2,
+          abortedLastRun: false,
+          inputTokens: 10,
+          outputTokens: 5,
+          totalTokens: 15,
+          modelProvider: 'echo',
+          model: 'one',
+        })
+      })
+
+      it('adds the tokens of each run to the session', async () => {
+        for (const name of ['a', 'b']) {
+          await store.accept(turn(name))
+          await store.start(`run-${name}`, 2000)
+          await store.settle(`run-${name}`, completed({ usage: { input: 10, output: 5, totalTokens: 15 } }))
+        }
+        expect(await store.session(key)).toMatchObject({ inputTokens: 20, outputTokens: 10, totalTokens: 30 })
+      })
+
+      it('lets the first ending stay', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        const endings = [
+          store.settle('run-a', { state: 'aborted', endedAt: 3000, stopReason: 'rpc' }),
+          store.settle('run-a', completed({ message: reply('late'), usage: { input: 1, output: 1, totalTokens: 2 } })),
+        ]
+        expect(await Promise.all(endings)).toEqual([true, false])
+        expect(await store.run('run-a')).toMatchObject({ state: 'aborted', stopReason: 'rpc' })
+        expect(await texts()).toEqual(['message a'])
+        expect(await store.session(key)).toMatchObject({ totalTokens: 0, abortedLastRun: true })
+      })
+
+      it('puts the user message of a run that never started in the transcript first', async () => {
+        const sent = picture('p')
+        await store.accept(turn('a', { attachments: [sent] }))
+        await store.settle('run-a', { state: 'failed', endedAt: 3000, error: 'no model', message: reply('sorry') })
+        const { messages } = await store.history(key, wide)
+        expect(messages).toMatchObject([
+          { role: 'user', timestamp: 3000, content: [{ text: 'message a' }, { type: 'image', sha256: sent.sha256 }] },
+          { role: 'assistant' },
+        ])
+        expect(await store.session(key)).toMatchObject({ messageCount: 2, systemSent: false })
+        const run = (await store.run('run-a'))!
+        expect(run).toMatchObject({ state: 'failed', error: 'no model' })
+        expect(run.startedAt).toBeUndefined()
+      })
+
+      it('says whether the last run was aborted', async () => {
+        const seen: unknown[] = []
+        for (const state of ['aborted', 'completed', 'timedOut', 'completed'] as const) {
+          const name = String(seen.length)
+          await store.accept(turn(name))
+          await store.start(`run-${name}`, 2000)
+          await store.settle(`run-${name}`, { state, endedAt: 3000 })
+          seen.push((await store.session(key))?.abortedLastRun)
+        }
+        expect(seen).toEqual([true, false, true, false])
+      })
+
+      it('ends a started turn in the transcript it began in', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await store.resetSession({ ...main, sessionId: 'transcript-2' }, 2500)
+        const usage = { input: 1, output: 1, totalTokens: 2 }
+        expect(await store.settle('run-a', completed({ message: reply('old'), usage }))).toBe(true)
+        expect(await texts()).toEqual([])
+        expect(await store.session(key)).toMatchObject({ messageCount: 0, totalTokens: 0, updatedAt: 2500 })
+      })
+
+      it('does not bring a deleted session back', async () => {
+        await store.accept(turn('a'))
+        await store.accept(turn('b'))
+        await store.start('run-a', 2000)
+        await store.deleteSession(key)
+        expect(await store.settle('run-a', completed({ message: reply('late') }))).toBe(true)
+        expect(await store.settle('run-b', { state: 'aborted', endedAt: 3000 })).toBe(true)
+        expect(await store.session(key)).toBeUndefined()
+        expect(await store.run('run-a')).toMatchObject({ state: 'completed' })
+      })
+
+      it('rejects with CONFLICT for an unknown run', async () => {
+        await expect(store.settle('nobody', completed())).rejects.toMatchObject({ code: 'CONFLICT' })
+      })
+    })
+
+    describe('runs', () => {
+      it('lists the runs without an ending in the order they were accepted', async () => {
+        for (const name of ['c', 'a', 'd', 'b']) await store.accept(turn(name))
+        await store.start('run-d', 2000)
+        await store.settle('run-a', completed())
+        expect((await store.unsettled()).map(({ runId, state }) => [runId, state])).toEqual([
+          ['run-c', 'admitted'],
+          ['run-d', 'started'],
+          ['run-b', 'admitted'],
+        ])
+      })
+
+      it('forgets keys and ended runs accepted before a time, and no transcript', async () => {
+        await store.accept(turn('old', { acceptedAt: 1000 }))
+        await store.accept(turn('open', { acceptedAt: 1000 }))
+        await store.accept(turn('new', { acceptedAt: 2000 }))
+        await store.settle('run-old', completed())
+        await store.settle('run-new', completed())
+        expect(await store.forgetRuns(2000)).toBe(1)
+        expect(await store.forgetRuns(2000)).toBe(0)
+        expect(await store.run('run-old')).toBeUndefined()
+        expect((await store.accept(turn('open', { acceptedAt: 3000 }))).kind).toBe('known')
+        expect((await store.accept(turn('new', { acceptedAt: 3000 }))).kind).toBe('known')
+        expect((await store.accept(turn('old', { acceptedAt: 3000 }))).kind).toBe('accepted')
+        expect(await texts()).toEqual(['message old', 'message new'])
+      })
+    })
+
+    describe('sessions', () => {
+      it('sets and clears settings, making the session if it is new', async () => {
+        const made = await store.patchSession(main, { label: 'One', thinkingLevel: 'low', deep: { x: null } }, 1000)
+        expect(made).toMatchObject({ ...main, createdAt: 1000, settings: { label: 'One', deep: { x: null } } })
+        const patched = await store.patchSession({ ...main, sessionId: 'unused' }, { label: null, model: 'm' }, 2000)
+        expect(patched.settings).toEqual({ thinkingLevel: 'low', deep: { x: null }, model: 'm' })
+        expect(patched).toMatchObject({ sessionId: 'transcript-1', createdAt: 1000, updatedAt: 2000 })
+        expect(await store.session(key)).toEqual(patched)
+      })
+
+      it('keeps a setting with a name that objects have already', async () => {
+        const settings = JSON.parse('{"__proto__": {"polluted": true}, "constructor": "x"}') as { [name: string]: Json }
+        const { settings: kept } = await store.patchSession(main, settings, 1000)
+        expect(Object.keys(kept).sort()).toEqual(['__proto__', 'constructor'])
+        expect(kept['polluted']).toBeUndefined()
+      })
+
+      it('never moves updatedAt back', async () => {
+        await store.patchSession(main, {}, 2000)
+        await store.append(key, reply('old', 1000))
+        expect(await store.session(key)).toMatchObject({ updatedAt: 2000 })
+      })
+
+      it('begins a new transcript on reset, keeping the settings', async () => {
+        await store.patchSession(main, { label: 'One' }, 500)
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        const usage = { input: 1, output: 1, totalTokens: 2 }
+        await store.settle('run-a', { state: 'aborted', endedAt: 3000, usage })
+        const reset = await store.resetSession({ ...main, sessionId: 'transcript-2' }, 4000)
+        expect(reset).toEqual({
+          key,
+          agentId: 'main',
+          sessionId: 'transcript-2',
+          createdAt: 500,
+          updatedAt: 4000,
+          settings: { label: 'One' },
+          systemSent: false,
+          abortedLastRun: false,
+          inputTokens: 0,
+          outputTokens: 0,
+          totalTokens: 0,
+          messageCount: 0,
+        })
+        expect(await store.session(key)).toEqual(reset)
+        expect(await store.history(key, wide)).toEqual({ sessionId: 'transcript-2', messages: [] })
+      })
+
+      it('makes the session on reset if it is new', async () => {
+        expect(await store.resetSession(main, 1000)).toMatchObject({ ...main, createdAt: 1000, updatedAt: 1000 })
+      })
+
+      it('empties the transcript on reset under the same id', async () => {
+        await store.append(key, reply('one'), main)
+        await store.resetSession(main, 4000)
+        expect(await texts()).toEqual([])
+      })
+
+      it('deletes a session and all its transcripts, while its runs keep answering their keys', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await store.settle('run-a', completed({ message: reply('one'), result: { x: 1 } }))
+        await store.resetSession({ ...main, sessionId: 'transcript-2' }, 2500)
+        await store.append(key, reply('two'))
+        expect(await store.deleteSession(key)).toBe(true)
+        expect(await store.deleteSession(key)).toBe(false)
+        expect(await store.session(key)).toBeUndefined()
+        expect(await store.history(key, wide)).toEqual({ messages: [] })
+        expect(await store.accept(turn('a'))).toMatchObject({ kind: 'known', run: { result: { x: 1 } } })
+        await store.patchSession(main, {}, 3000)
+        expect(await texts()).toEqual([])
+      })
+
+      it('lists sessions by agent, time and words, the newest first', async () => {
+        const make = (name: string, agentId: string, label: string, at: number) =>
+          store.patchSession({ key: `agent:${agentId}:${name}`, agentId, sessionId: `t-${name}` }, { label }, at)
+        await make('one', 'main', 'Älteste', 1000)
+        await make('two', 'main', 'Second', 3000)
+        await make('three', 'other', 'third', 2000)
+        const keys = async (filter: Parameters<Store['sessions']>[0]) =>
+          (await store.sessions(filter)).map((session) => session.key.split(':')[2])
+        expect(await keys({})).toEqual(['two', 'three', 'one'])
+        expect(await keys({ agentId: 'main' })).toEqual(['two', 'one'])
+        expect(await keys({ updatedSince: 2000 })).toEqual(['two', 'three'])
+        expect(await keys({ search: 'äLT' })).toEqual(['one'])
+        expect(await keys({ search: 'OTHER:TH' })).toEqual(['three'])
+        expect(await keys({ search: '%' })).toEqual([])
+        expect(await keys({ limit: 1 })).toEqual(['two'])
+        expect(await keys({ agentId: 'main', search: 'agent', limit: 5 })).toEqual(['two', 'one'])
+        expect(await keys({ limit: 0 })).toEqual([])
+      })
+    })
+
+    describe('transcripts', () => {
+      it('appends to a session, and to none that does not exist', async () => {
+        expect(await store.append(key, reply('lost'))).toBeUndefined()
+        const made = await store.append(key, reply('one'), main)
+        expect(made).toMatchObject({ ...main, createdAt: 3000, messageCount: 1 })
+        expect(await store.append(key, reply('two', 4000))).toMatchObject({ messageCount: 2, updatedAt: 4000 })
+        expect(await texts()).toEqual(['one', 'two'])
+      })
+
+      it('gives the newest entries that fit, oldest first', async () => {
+        const entries = ['one', 'two', 'three 😀', 'four'].map((text) => reply(text))
+        for (const entry of entries) await store.append(key, entry, main)
+        const size = (n: number) => Buffer.byteLength(JSON.stringify(entries[n]))
+        const within = async (limit: number, maxBytes: number) =>
+          (await store.history(key, { limit, maxBytes })).messages
+        expect(await within(10, 10_000)).toEqual(entries)
+        expect(await within(2, 10_000)).toEqual(entries.slice(2))
+        expect(await within(0, 10_000)).toEqual([])
+        expect(await within(10, size(3) + size(2))).toEqual(entries.slice(2))
+        expect(await within(10, size(3) + size(2) - 1)).toEqual(entries.slice(3))
+        expect(await within(10, size(3) - 1)).toEqual([])
+      })
+
+      it('keeps order across many entries', async () => {
+        const words = Array.from({ length: 300 }, (_, n) => `entry ${n}`)
+        await Promise.all(words.map((text) => store.append(key, reply(text), main)))
+        expect(await texts()).toEqual(words)
+        expect(await store.session(key)).toMatchObject({ messageCount: 300 })
+      })
+    })
+
+    describe('pictures', () => {
+      it('answers the bytes of a kept picture', async () => {
+        const sent = picture('p')
+        expect(await store.attachment(sent.sha256)).toBeUndefined()
+        await store.accept(turn('a', { attachments: [sent, sent] }))
+        expect(Buffer.from((await store.attachment(sent.sha256))!)).toEqual(Buffer.from('p'))
+      })
+
+      it('keeps the bytes of a picture that is a window on a larger buffer', async () => {
+        const sent = { ...picture('bc'), bytes: Buffer.from('abcd').subarray(1, 3) }
+        await store.accept(turn('a', { attachments: [sent] }))
+        expect(Buffer.from((await store.attachment(sent.sha256))!).toString()).toBe('bc')
+      })
+
+      it('keeps a picture as long as a run or a transcript has it', async () => {
+        const sent = picture('p')
+        await store.accept(turn('a', { attachments: [sent] }))
+        await store.start('run-a', 2000)
+        await store.settle('run-a', completed())
+        await store.forgetRuns(5000)
+        expect(await store.attachment(sent.sha256)).toBeDefined()
+        await store.accept(turn('b', { attachments: [sent] }))
+        await store.deleteSession(key)
+        expect(await store.attachment(sent.sha256)).toBeDefined()
+        await store.settle('run-b', completed())
+        await store.forgetRuns(5000)
+        expect(await store.attachment(sent.sha256)).toBeUndefined()
+      })
+    })
+
+    describe('documents', () => {
+      it('keeps values by kind and id', async () => {
+        await store.put('device', 'a', { name: 'one' })
+        await store.put('device', 'a', { name: 'two' })
+        await store.put('device', 'b\0c', null)
+        await store.put('token', 'a', 7)
+        expect(await store.get('device', 'a')).toEqual({ name: 'two' })
+        expect(await store.get('device', 'b\0c')).toBeNull()
+        expect(await store.get('token', 'a')).toBe(7)
+        expect(await store.get('token', 'b')).toBeUndefined()
+        const listed = await store.list('device')
+        expect(listed).toHaveLength(2)
+        expect(listed).toEqual(
+          expect.arrayContaining([
+            { id: 'a', value: { name: 'two' } },
+            { id: 'b\0c', value: null },
+          ]),
+        )
+        expect(await store.list('nothing')).toEqual([])
+      })
+
+      it('removes a value once', async () => {
+        await store.put('device', 'a', 1)
+        expect(await store.remove('device', 'a')).toBe(true)
+        expect(await store.remove('device', 'a')).toBe(false)
+        expect(await store.get('device', 'a')).toBeUndefined()
+      })
+    })
+
+    describe('life', () => {
+      it('applies calls in the order they were made', async () => {
+        const seen = [
+          store.accept(turn('a')),
+          store.run('run-a'),
+          store.start('run-a', 2000),
+          store.run('run-a'),
+          store.settle('run-a', completed()),
+          store.run('run-a'),
+        ]
+        const [, admitted, , started, , ended] = await Promise.all(seen)
+        expect([admitted, started, ended]).toMatchObject([
+          { state: 'admitted' },
+          { state: 'started' },
+          { state: 'completed' },
+        ])
+      })
+
+      it('does not let a failing call take its neighbours with it', async () => {
+        const calls = [store.accept(turn('a')), store.start('nobody', 1), store.accept(turn('b')), store.run('run-b')]
+        const outcomes = await Promise.allSettled(calls)
+        expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled', 'fulfilled'])
+        expect(await store.unsettled()).toHaveLength(2)
+      })
+
+      it('finds no damage in a sound store', async () => {
+        await store.accept(turn('a'))
+        expect(await store.verify()).toEqual([])
+      })
+
+      it('finishes what was asked, then rejects later calls as CLOSED', async () => {
+        const asked = store.accept(turn('a'))
+        const closed = store.close()
+        await expect(store.run('run-a')).rejects.toMatchObject({ name: 'StoreError', code: 'CLOSED' })
+        await expect(store.verify()).rejects.toMatchObject({ code: 'CLOSED' })
+        expect(await asked).toMatchObject({ kind: 'accepted' })
+        await closed
+        await expect(store.accept(turn('b'))).rejects.toMatchObject({ code: 'CLOSED' })
+        await store.close()
+      })
+    })
+  })
+}
