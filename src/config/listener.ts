@@ -1,0 +1,212 @@
+/** The effective values of the `gateway` section: flags over variables over file, and what may not be combined. */
+import { isIP } from 'node:net'
+import { canonical, isLoopback, parseRange } from './address.ts'
+import type { Config } from './config.ts'
+import { shortestToken, weakness } from './credential.ts'
+import type { Findings } from './findings.ts'
+import type { Environment, Reading } from './reading.ts'
+import { defaults } from './schema.ts'
+import { Secret } from './secret.ts'
+
+/** What the command line said. An empty text is an empty value, not an absent one. */
+export interface ListenerFlags {
+  /** 0-65535; a text must be digits. */
+  port?: number | string | undefined
+  bind?: string | undefined
+  token?: string | undefined
+}
+
+/** What it takes from one place to the next. */
+interface Sources {
+  reading: Reading
+  env: Environment
+  flags: ListenerFlags
+  findings: Findings
+}
+
+export function readListener(sources: Sources): Config['gateway'] {
+  const { gateway = {} } = sources.reading.file
+  const hosts = readHosts(sources)
+  const loopbackOnly = hosts.every(isLoopback)
+  if (!loopbackOnly) {
+    sources.findings.warnings.push(
+      `gateway.bind: ${hosts.join(', ')} is reached over plain HTTP; put a proxy that ends TLS in front`,
+    )
+  }
+  if (gateway.mode === 'remote') {
+    sources.findings.warnings.push('gateway.mode: remote describes a client; this gateway serves locally all the same')
+  }
+  return {
+    port: readPort(sources),
+    hosts,
+    loopbackOnly,
+    auth: readAuth(sources, loopbackOnly),
+    controlUi: {
+      enabled: gateway.controlUi?.enabled ?? true,
+      allowInsecureAuth: gateway.controlUi?.allowInsecureAuth ?? false,
+      dangerouslyDisableDeviceAuth: gateway.controlUi?.dangerouslyDisableDeviceAuth ?? false,
+      allowedOrigins: gateway.controlUi?.allowedOrigins ?? [],
+    },
+    trustedProxies: readTrustedProxies(sources),
+    limits: { ...defaults.limits, ...gateway.limits },
+    handshakeTimeoutMs: gateway.handshakeTimeoutMs ?? defaults.handshakeTimeoutMs,
+    tickIntervalMs: gateway.tickIntervalMs ?? defaults.tickIntervalMs,
+  }
+}
+
+/**
+ * Flag, `OPENCLAW_GATEWAY_PORT`, file, `PORT`, 18789. `PORT` is anybody's variable, so it is looked at only when it
+ * counts.
+ */
+function readPort({ reading, env, flags, findings }: Sources): number {
+  const own = portOf('OPENCLAW_GATEWAY_PORT', env['OPENCLAW_GATEWAY_PORT'] || undefined, findings)
+  const named = portOf('--port', flags.port, findings) ?? own ?? reading.file.gateway?.port
+  if (named !== undefined) return named
+  const platform = reading.dropped('gateway.port') ? undefined : portOf('PORT', env['PORT'] || undefined, findings)
+  return platform ?? defaults.port
+}
+
+function portOf(name: string, value: string | number | undefined, findings: Findings): number | undefined {
+  if (value === undefined) return undefined
+  const text = String(value).trim()
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : Number.NaN
+  if (port <= 65_535) return port
+  findings.problems.push(`${name}: must be a port from 0 to 65535, got ${JSON.stringify(text.slice(0, 60))}`)
+  return undefined
+}
+
+const loopbackHosts = ['127.0.0.1', '::1']
+
+/**
+ * Returns addresses only. A bind that is not understood is loopback besides being a problem: never wider than asked.
+ */
+function readHosts({ reading, flags, findings }: Sources): string[] {
+  const written = flags.bind ?? reading.file.gateway?.bind ?? 'loopback'
+  const source = flags.bind === undefined ? 'gateway.bind' : '--bind'
+  const bind = written.trim().toLowerCase()
+  switch (bind) {
+    case 'loopback':
+    case 'localhost':
+    // The reference picks loopback as well, as long as it can be had. A guess that widens would be no help.
+    case 'auto':
+      return [...loopbackHosts]
+    case 'lan':
+      return ['0.0.0.0']
+    case 'custom': {
+      const custom = reading.file.gateway?.customBindHost?.trim()
+      if (custom === undefined && reading.dropped('gateway.customBindHost')) return [...loopbackHosts]
+      const hosts = custom === undefined ? undefined : literal(custom)
+      if (hosts !== undefined) return hosts
+      const got = custom === undefined ? 'which is missing' : `got ${JSON.stringify(custom)}`
+      findings.problems.push(`gateway.customBindHost: must be a literal address for bind "custom", ${got}`)
+      return [...loopbackHosts]
+    }
+    default: {
+      const hosts = literal(bind)
+      if (hosts !== undefined) return hosts
+      findings.problems.push(
+        `${source}: must be loopback, lan, auto, custom, localhost or a literal address, got ${JSON.stringify(written)}`,
+      )
+      return [...loopbackHosts]
+    }
+  }
+}
+
+/** An address as one can listen on it: without brackets, but with the zone, which a link-local address needs. */
+function literal(text: string): string[] | undefined {
+  if (text.toLowerCase() === 'localhost') return [...loopbackHosts]
+  const bare = text.replace(/^\[(.*)\]$/, '$1')
+  if (isIP(bare) === 0) return undefined
+  return [bare.includes('%') ? bare : (canonical(bare) ?? bare)]
+}
+
+function readTrustedProxies({ reading, findings }: Sources): string[] {
+  const texts = reading.file.gateway?.trustedProxies ?? []
+  const ranges = texts.map((text, index) => {
+    const range = parseRange(text)
+    if (range === undefined) {
+      const got = JSON.stringify(text)
+      findings.problems.push(`gateway.trustedProxies[${index}]: must be an address, a CIDR range or *, got ${got}`)
+    }
+    return range
+  })
+  if (ranges.some((range) => range?.members === 'any')) {
+    findings.warnings.push('gateway.trustedProxies: * believes the forwarded headers of every peer')
+  }
+  return ranges.flatMap((range) => range?.text ?? [])
+}
+
+/** Decides the mode, finds its credential and judges it by who can reach the port. */
+function readAuth(sources: Sources, loopbackOnly: boolean): Config['gateway']['auth'] {
+  const { reading, flags, findings, env } = sources
+  const auth = reading.file.gateway?.auth ?? {}
+  const hasToken = Boolean(flags.token ?? auth.token ?? env['OPENCLAW_GATEWAY_TOKEN'])
+  const asked = auth.mode ?? (auth.password !== undefined && !hasToken ? 'password' : 'token')
+  // A token on the command line is an order to ask for one.
+  const mode = asked === 'none' && flags.token !== undefined ? 'token' : asked
+  switch (mode) {
+    case 'none': {
+      const what = 'gateway.auth.mode: none lets in everybody who reaches the port'
+      if (loopbackOnly) findings.warnings.push(what)
+      else findings.problems.push(`${what}; it is for loopback only`)
+      return { mode }
+    }
+    case 'token': {
+      const token = readToken(sources, loopbackOnly)
+      return token === undefined ? { mode } : { mode, token: new Secret(token) }
+    }
+    case 'password': {
+      const password = readPassword(sources, loopbackOnly)
+      return password === undefined ? { mode } : { mode, password: new Secret(password) }
+    }
+  }
+}
+
+/** Flag, file, `OPENCLAW_GATEWAY_TOKEN`, without surrounding white space. `undefined` = the caller makes one. */
+function readToken({ reading, env, flags, findings }: Sources, loopbackOnly: boolean): string | undefined {
+  const path = 'gateway.auth.token'
+  const candidates = [
+    { source: '--token', text: flags.token?.trim() },
+    { source: path, text: reading.file.gateway?.auth?.token?.trim() },
+    { source: 'OPENCLAW_GATEWAY_TOKEN', text: env['OPENCLAW_GATEWAY_TOKEN']?.trim() },
+  ]
+  const [, inFile, inEnv] = candidates
+  if (inFile?.text && inEnv?.text && inFile.text !== inEnv.text) {
+    const used = flags.token?.trim() ? '--token' : 'the file'
+    findings.warnings.push(`${path}: differs from OPENCLAW_GATEWAY_TOKEN; the one from ${used} is used`)
+  }
+  const chosen = candidates.find(({ text }) => text) ?? candidates.find(({ text }) => text === '')
+  if (chosen?.text === undefined) {
+    if (!loopbackOnly && !reading.dropped(path)) {
+      findings.problems.push(`${path}: a token is required beyond loopback; set OPENCLAW_GATEWAY_TOKEN`)
+    }
+    return undefined
+  }
+  const why = weakness(chosen.text, shortestToken)
+  if (why !== undefined) {
+    if (loopbackOnly) findings.warnings.push(`${chosen.source}: the token ${why}`)
+    else findings.problems.push(`${chosen.source}: the token ${why}; it is required beyond loopback`)
+  }
+  // An empty token would be matched by a client that shows none.
+  return chosen.text === '' ? undefined : chosen.text
+}
+
+/**
+ * The file, then `OPENCLAW_GATEWAY_PASSWORD`. People choose passwords, so what is weak about the length is a warning
+ * only.
+ */
+function readPassword({ reading, env, findings }: Sources, loopbackOnly: boolean): string | undefined {
+  const path = 'gateway.auth.password'
+  const password = reading.file.gateway?.auth?.password || env['OPENCLAW_GATEWAY_PASSWORD']
+  if (!password) {
+    if (!reading.dropped(path)) {
+      findings.problems.push(`${path}: mode password needs one; set it or OPENCLAW_GATEWAY_PASSWORD`)
+    }
+    return undefined
+  }
+  const why = weakness(password, 0)
+  if (why !== undefined && !loopbackOnly) findings.problems.push(`${path}: the password ${why}`)
+  else if (why !== undefined) findings.warnings.push(`${path}: the password ${why}`)
+  else if (password.length < 12) findings.warnings.push(`${path}: the password has ${password.length} characters only`)
+  return password
+}

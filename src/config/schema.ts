@@ -1,0 +1,406 @@
+/** The configuration file's schema: one property a key, with the sentence its documentation is made of. */
+import { type Static, type TSchema, type TSchemaOptions, Type } from 'typebox'
+
+/**
+ * What holds when the file is silent. The schema repeats these as `default`, so the page and the code cannot differ.
+ */
+export const defaults = {
+  port: 18_789,
+  handshakeTimeoutMs: 10_000,
+  tickIntervalMs: 30_000,
+  limits: {
+    requestsPerSecond: 100,
+    burst: 200,
+    preauthPerIp: 32,
+    preauthTotal: 512,
+    maxConnections: 20_000,
+    socketsPerPrincipal: 256,
+    sessions: 10_000,
+    liveKeys: 100_000,
+  },
+  bootstrapMaxChars: 20_000,
+  maxConcurrent: 64,
+  timeoutSeconds: 600,
+  recovery: 'interrupt',
+  mainKey: 'main',
+  scope: 'per-sender',
+  queueLimit: 32,
+  level: 'info',
+  contextWindow: 200_000,
+  maxTokens: 8_192,
+} as const
+
+const text = (description: string, more: TSchemaOptions = {}) => Type.Optional(Type.String({ description, ...more }))
+const flag = (description: string, value?: boolean) =>
+  Type.Optional(Type.Boolean(value === undefined ? { description } : { description, default: value }))
+const whole = (description: string, minimum: number, maximum: number, value?: number) =>
+  Type.Optional(Type.Integer({ description, minimum, maximum, ...(value === undefined ? {} : { default: value }) }))
+const price = (description: string) => Type.Optional(Type.Number({ description, minimum: 0, default: 0 }))
+const texts = (description: string) => Type.Optional(Type.Array(Type.String(), { description }))
+/** A key that is read by others, or by nobody: any value. */
+const untyped = (description: string) => Type.Optional(Type.Unknown({ description }))
+/** A section another program serves. It is accepted as it is and named once in a warning. */
+const elsewhere = (description: string) =>
+  Type.Optional(Type.Unknown({ description: `Not served here. ${description}`, served: false }))
+
+/** Whether this gateway leaves the section to others. */
+export const isServed = (schema: TSchema): boolean => !('served' in schema && schema.served === false)
+
+/** More than this many milliseconds would overflow a timer and fire at once. */
+const longestSeconds = 2_147_483
+const counts = Number.MAX_SAFE_INTEGER
+
+const Level = (description: string) =>
+  Type.Optional(
+    Type.Enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], { description, default: defaults.level }),
+  )
+
+const Thinking = (description: string) =>
+  Type.Optional(Type.Enum(['off', 'minimal', 'low', 'medium', 'high', 'xhigh'], { description }))
+
+const ModelChoice = (description: string) =>
+  Type.Optional(
+    Type.Union(
+      [
+        Type.String({ minLength: 1 }),
+        Type.Object({
+          primary: text('The model that is tried first, `provider/id`.', { minLength: 1 }),
+          fallbacks: Type.Optional(
+            Type.Array(Type.String({ minLength: 1 }), {
+              description:
+                'Tried in order on 429, 5xx, time-out and auth failure, before the first piece of an answer only.',
+            }),
+          ),
+        }),
+      ],
+      { description },
+    ),
+  )
+
+const Heartbeat = Type.Optional(
+  Type.Object(
+    {
+      every: text('Accepted, without effect here: a duration such as `30m`.'),
+      target: text('Accepted, without effect here.'),
+      prompt: text('Accepted, without effect here.'),
+      model: text('Accepted, without effect here.'),
+    },
+    { description: 'Heartbeats are not sent by this gateway.' },
+  ),
+)
+
+const Gateway = Type.Object(
+  {
+    port: whole('TCP port for health, page, HTTP and WebSocket; 0 = any free one.', 0, 65_535, defaults.port),
+    bind: text(
+      'Where to listen: `loopback`, `lan` (every IPv4 address), `auto` (the same as loopback), `custom` (see `customBindHost`), `localhost`, or a literal address.',
+      { default: 'loopback' },
+    ),
+    customBindHost: text('The literal address for `bind: "custom"`.'),
+    mode: Type.Optional(
+      Type.Enum(['local', 'remote'], { description: 'Accepted; this program is always the local gateway.' }),
+    ),
+    auth: Type.Optional(
+      Type.Object(
+        {
+          mode: Type.Optional(
+            Type.Enum(['token', 'password', 'none'], {
+              description: 'The shared credential clients show; `none` is for loopback only.',
+              default: 'token',
+            }),
+          ),
+          token: text('The shared token. Beyond loopback at least 24 characters.'),
+          password: text('The shared password, for `mode: "password"`.'),
+        },
+        { description: 'Who may connect.' },
+      ),
+    ),
+    controlUi: Type.Optional(
+      Type.Object(
+        {
+          enabled: flag('Serve the page.', true),
+          allowInsecureAuth: flag(
+            'Let browser clients in with the shared credential over plain HTTP, without pairing.',
+            false,
+          ),
+          dangerouslyDisableDeviceAuth: flag('Ask no device identity of browser clients.', false),
+          allowedOrigins: texts('Further origins a browser may come from, written `https://name[:port]`.'),
+          dangerouslyAllowHostHeaderOriginFallback: flag(
+            'Accepted; the request’s own host is an allowed origin already, through listed proxies.',
+          ),
+        },
+        { description: 'The page and the browser clients.' },
+      ),
+    ),
+    trustedProxies: texts('Peers whose forwarded headers are believed: addresses, CIDR ranges, or `*`.'),
+    limits: Type.Optional(
+      Type.Object(
+        {
+          requestsPerSecond: whole('Requests a second per socket.', 0, counts, defaults.limits.requestsPerSecond),
+          burst: whole('Requests at once per socket.', 0, counts, defaults.limits.burst),
+          preauthPerIp: whole('Sockets of one address before `connect`.', 0, counts, defaults.limits.preauthPerIp),
+          preauthTotal: whole('Sockets before `connect`, in all.', 0, counts, defaults.limits.preauthTotal),
+          maxConnections: whole('Sockets in all.', 0, counts, defaults.limits.maxConnections),
+          socketsPerPrincipal: whole(
+            'Sockets of one device or named token.',
+            0,
+            counts,
+            defaults.limits.socketsPerPrincipal,
+          ),
+          sessions: whole('Sessions of one device or named token.', 0, counts, defaults.limits.sessions),
+          liveKeys: whole('Live idempotency keys of one device or named token.', 0, counts, defaults.limits.liveKeys),
+        },
+        { description: 'Limits; 0 = off.' },
+      ),
+    ),
+    compat: Type.Optional(
+      Type.Object(
+        { kurultai: flag('Speak the dialect of the Kurultai clients to connections that match it.', false) },
+        { description: 'Dialects.' },
+      ),
+    ),
+    handshakeTimeoutMs: whole(
+      'From accept to a `connect` frame, in milliseconds.',
+      100,
+      600_000,
+      defaults.handshakeTimeoutMs,
+    ),
+    tickIntervalMs: whole('Between two `tick` events, in milliseconds.', 1_000, 30_000, defaults.tickIntervalMs),
+    remote: untyped('For clients: the gateway they connect to. Accepted, unused by the gateway itself.'),
+  },
+  { description: 'The listener, its credential and its limits.' },
+)
+
+const Agent = Type.Object({
+  id: text('Names the agent in session keys: letters, digits, `_` and `-`; the case does not count.'),
+  name: text('What people call it. Default: the id.'),
+  workspace: text('The folder whose files make the system prompt.'),
+  model: ModelChoice('A model of its own; a text replaces the primary only.'),
+  default: flag('Whether it answers for a session that names no agent.'),
+  thinkingDefault: Thinking('A thinking level of its own.'),
+  agentDir: text('Accepted, without effect here.'),
+  failoverFor: texts('The ids of the agents it stands in for.'),
+  failoverTriggers: untyped('Accepted, without effect here.'),
+  heartbeat: Heartbeat,
+})
+
+const Agents = Type.Object(
+  {
+    defaults: Type.Optional(
+      Type.Object(
+        {
+          model: ModelChoice('The models of an agent that names none.'),
+          models: untyped('A catalogue with aliases. Accepted, without effect here.'),
+          workspace: text('The workspace of an agent that names none.'),
+          bootstrapMaxChars: whole(
+            'Characters of each workspace file that go into the prompt.',
+            0,
+            1_000_000,
+            defaults.bootstrapMaxChars,
+          ),
+          skipBootstrap: flag('Accepted; this gateway never makes workspace files.'),
+          thinkingDefault: Thinking('The thinking level. Default: `low` for models that reason, else `off`.'),
+          timeoutSeconds: whole('Deadline of a run in seconds; 0 = none.', 0, longestSeconds, defaults.timeoutSeconds),
+          maxConcurrent: whole('Runs at the same time, over all sessions.', 1, counts, defaults.maxConcurrent),
+          recovery: Type.Optional(
+            Type.Enum(['interrupt', 'resume'], {
+              description: 'What becomes of a run that had started when the process died.',
+              default: defaults.recovery,
+            }),
+          ),
+          sandbox: untyped('Accepted, without effect here.'),
+          compaction: untyped('Accepted, without effect here.'),
+          heartbeat: Heartbeat,
+        },
+        { description: 'What holds for every agent that does not say otherwise.' },
+      ),
+    ),
+    list: Type.Optional(Type.Array(Agent, { description: 'The agents. Empty = one agent `main`.' })),
+  },
+  { description: 'Who answers.' },
+)
+
+const ProviderModel = Type.Object({
+  id: text('The id the provider knows it by.'),
+  name: text('What people call it. Default: the id.'),
+  api: text('Overrides the provider’s `api`.', { minLength: 1 }),
+  reasoning: flag('Whether it thinks before it answers.', false),
+  input: Type.Optional(Type.Array(Type.Enum(['text', 'image']), { description: 'What it takes.', default: ['text'] })),
+  cost: Type.Optional(
+    Type.Object(
+      {
+        input: price('Of the prompt.'),
+        output: price('Of the answer.'),
+        cacheRead: price('Of a prompt read from the cache.'),
+        cacheWrite: price('Of a prompt written to the cache.'),
+      },
+      { description: 'Price per million tokens.' },
+    ),
+  ),
+  contextWindow: whole('Tokens.', 1, counts, defaults.contextWindow),
+  maxTokens: whole('Tokens an answer may have.', 1, counts, defaults.maxTokens),
+})
+
+const Provider = Type.Object({
+  baseUrl: text('An http or https address; `/chat/completions` or `/v1/messages` is added to it.'),
+  apiKey: text('The key. Default: the variable `<PROVIDER>_API_KEY`.'),
+  api: text('`openai-completions`, `anthropic-messages` or `echo`.', { minLength: 1, default: 'openai-completions' }),
+  headers: Type.Optional(Type.Record(Type.String(), Type.String(), { description: 'Sent with every request.' })),
+  models: Type.Optional(Type.Array(ProviderModel, { description: 'Its models. Absent = any id is passed on.' })),
+})
+
+export const FileSchema = Type.Object(
+  {
+    gateway: Type.Optional(Gateway),
+    agents: Type.Optional(Agents),
+    models: Type.Optional(
+      Type.Object(
+        {
+          mode: Type.Optional(
+            Type.Enum(['merge', 'replace'], {
+              description: '`replace` drops the built-in models, except `echo/echo`.',
+              default: 'merge',
+            }),
+          ),
+          providers: Type.Optional(
+            Type.Record(Type.String(), Provider, {
+              description: 'By provider id, the part of a reference before the slash.',
+            }),
+          ),
+        },
+        { description: 'What the agents think with.' },
+      ),
+    ),
+    session: Type.Optional(
+      Type.Object(
+        {
+          mainKey: text('The last part of an agent’s main session key.', {
+            pattern: '^[^\\s:]+$',
+            default: defaults.mainKey,
+          }),
+          scope: Type.Optional(
+            Type.Enum(['per-sender', 'global'], {
+              description: 'Reported to clients; every session key is its own session here.',
+              default: defaults.scope,
+            }),
+          ),
+          projectFiles: flag(
+            'Write the session list and transcripts to `agents/<id>/sessions/`, read by nobody here.',
+            false,
+          ),
+          reset: untyped('Accepted, without effect here.'),
+          signalRouting: untyped('Accepted, without effect here.'),
+        },
+        { description: 'Conversations.' },
+      ),
+    ),
+    messages: Type.Optional(
+      Type.Object(
+        {
+          queue: Type.Optional(
+            Type.Object(
+              {
+                mode: Type.Optional(
+                  Type.Enum(['followup', 'collect', 'steer', 'steer-backlog', 'interrupt', 'queue'], {
+                    description: 'Accepted; turns of a session run one after the other, in the order they came.',
+                  }),
+                ),
+                limit: whole('Turns that may wait in one session.', 1, 10_000, defaults.queueLimit),
+              },
+              { description: 'Turns that wait for a busy session.' },
+            ),
+          ),
+        },
+        { description: 'What happens to a message before it is a turn.' },
+      ),
+    ),
+    commands: Type.Optional(
+      Type.Object(
+        {
+          config: flag('Let clients write this file.', false),
+          restart: flag('Let clients restart the gateway.', false),
+          native: untyped('Accepted, without effect here.'),
+          nativeSkills: untyped('Accepted, without effect here.'),
+          ownerDisplay: untyped('Accepted, without effect here.'),
+        },
+        { description: 'What clients may do to the gateway itself.' },
+      ),
+    ),
+    tools: Type.Optional(
+      Type.Object(
+        {
+          deny: texts('Tools no agent may use.'),
+          profile: text('Accepted, without effect here.'),
+          agentToAgent: Type.Optional(
+            Type.Object(
+              {
+                enabled: flag('Whether agents may send to each other.', false),
+                allow: texts('The agents that may, by id; `*` = all.'),
+              },
+              { description: 'Delegation.' },
+            ),
+          ),
+        },
+        { description: 'What agents may do.' },
+      ),
+    ),
+    logging: Type.Optional(
+      Type.Object(
+        {
+          level: Level('How much goes to the file.'),
+          consoleLevel: Level('How much goes to the console.'),
+          file: text('Where to. Default: `logs/gateway.log` in the state folder.', { minLength: 1 }),
+          consoleStyle: untyped('Accepted, without effect here.'),
+          redactSensitive: untyped('Accepted; secrets are never logged, whatever it says.'),
+          redactPatterns: untyped('Accepted, without effect here.'),
+        },
+        { description: 'The log.' },
+      ),
+    ),
+    env: Type.Optional(
+      Type.Object(
+        {
+          shellEnv: Type.Optional(
+            Type.Object(
+              {
+                enabled: flag('Accepted; the login shell is never asked for variables.'),
+                timeoutMs: untyped('Accepted, without effect here.'),
+              },
+              { description: 'Variables of the login shell.' },
+            ),
+          ),
+        },
+        { description: 'Where variables come from.' },
+      ),
+    ),
+    meta: untyped('Notes that other programs leave about the file.'),
+    acp: elsewhere('Agent client protocol.'),
+    approvals: elsewhere('Forwarding of approvals to channels.'),
+    audio: elsewhere('Audio.'),
+    auth: elsewhere('Provider log-ins and their order.'),
+    bindings: elsewhere('Routes from channels to agents.'),
+    broadcast: elsewhere('Groups of agents that hear one channel.'),
+    browser: elsewhere('A browser for agents.'),
+    canvasHost: elsewhere('The canvas.'),
+    channels: elsewhere('Messengers.'),
+    cron: elsewhere('Scheduled turns.'),
+    diagnostics: elsewhere('Tracing.'),
+    discovery: elsewhere('Announcement in the local network.'),
+    hooks: elsewhere('HTTP hooks.'),
+    media: elsewhere('Media files.'),
+    memory: elsewhere('Long-term memory.'),
+    nodeHost: elsewhere('The node host.'),
+    plugins: elsewhere('Plugins.'),
+    skills: elsewhere('Skills.'),
+    talk: elsewhere('Speech.'),
+    tts: elsewhere('Speech.'),
+    ui: elsewhere('The look of the reference’s page.'),
+    update: elsewhere('Self-update.'),
+    web: elsewhere('WhatsApp Web.'),
+    wizard: elsewhere('What the set-up wizard did last.'),
+  },
+  { description: 'The gateway’s configuration.' },
+)
+
+/** The file after `${VAR}` was replaced and everything unknown was left out. */
+export type ConfigFile = Static<typeof FileSchema>
