@@ -1,0 +1,340 @@
+/** The peers that are connected: each an actor, its socket, and the lane its requests take. */
+import { randomUUID } from 'node:crypto'
+import { connectionMachine, type Verdict } from '../../machines/connection.ts'
+import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
+import { type Close, type CloseName, Closes, refusal } from '../contract/closes.ts'
+import { type ClientInfo, ConnectParams, GENERIC_CLIENT, LIMITS, negotiate } from '../contract/connect.ts'
+import { type ErrorShape, GatewayError, type Protocol } from '../contract/errors.ts'
+import { decode, type Incoming, type RequestFrame } from '../contract/frames.ts'
+import { FEATURES } from '../contract/index.ts'
+import { validator } from '../contract/validate.ts'
+import { type Caller, type Dispatch, encode } from './dispatch.ts'
+import { createHost, work } from './host.ts'
+import type { Hub, Peer, Wire } from './hub.ts'
+import type { Log } from './log.ts'
+import type { Presence } from './presence.ts'
+
+/** The broker's side of a socket. */
+export interface Connection {
+  readonly connId: string
+  /** A text frame came in. */
+  receive(text: string): void
+  /** The socket is gone. */
+  gone(): void
+  /** Ends the connection for a reason of the transport. */
+  close(close: Close): void
+}
+
+export interface Connections {
+  accept(wire: Wire, facts: PeerFacts): Connection
+  close(connId: string, close: CloseName): void
+  /** Closes every connection, a batch at a time so that not all come back at once. Resolves when all are gone. */
+  closeAll(close: CloseName, batch: { size: number; everyMs: number }): Promise<void>
+  /** The state of each connection's chart, for listings. */
+  states(): { connId: string; state: unknown; client: ClientInfo | undefined }[]
+  readonly size: number
+}
+
+export interface ConnectionsNeeds {
+  authenticator: Authenticator
+  dispatch: Dispatch
+  hub: Hub
+  presence: Presence
+  log: Log
+  now(): number
+  handshakeTimeoutMs: number
+  tickIntervalMs: number
+  version: string
+  /** What `hello-ok.snapshot` says. */
+  snapshot(): object
+  /** Somebody listed came or went. */
+  onPresence(left: boolean): void
+}
+
+interface Port {
+  connId: string
+  wire: Wire
+  facts: PeerFacts
+  nonce: string
+  held: Incoming[]
+  lane: ((incoming: Incoming) => void) | undefined
+  /** Set by `authenticate`, used by `welcome`. */
+  admitted:
+    | { request: RequestFrame; protocol: Protocol; client: ClientInfo; caps: readonly string[]; outcome: Admitted }
+    | undefined
+  presenceKey: string | undefined
+}
+
+const connectParams = validator(ConnectParams)
+
+export function createConnections(needs: ConnectionsNeeds): Connections {
+  const { authenticator, dispatch, hub, presence, log, now } = needs
+  const ports = new Map<string, Port>()
+  const waiters: (() => void)[] = []
+
+  /** A connection that an effect is about is there by construction: it is forgotten only after its actor is done. */
+  const get = (connId: string): Port => {
+    const port = ports.get(connId)
+    if (!port) throw new Error(`connection ${connId} is not there`)
+    return port
+  }
+
+  function forget(connId: string): void {
+    ports.delete(connId)
+    if (ports.size === 0) for (const wake of waiters.splice(0)) wake()
+  }
+
+  const host = createHost({
+    machine: connectionMachine.provide({
+      actions: {
+        challenge: (_, { connId }) => {
+          const { wire, nonce } = get(connId)
+          wire.send(`{"type":"event","event":"connect.challenge","payload":{"nonce":"${nonce}","ts":${now()}}}`)
+        },
+        refuseFirst: (_, { connId, request }) =>
+          answerError(get(connId), request.id, {
+            code: 'INVALID_REQUEST',
+            message: Closes.notConnect.reason,
+            details: { code: 'CONNECT_FIRST' },
+          }),
+        hold: (_, { connId, incoming }) => void get(connId).held.push(incoming),
+        welcome: (_, { connId }) => welcome(get(connId)),
+        openLane: (_, { connId }) => openLane(get(connId)),
+        closeLane: (_, { connId }) => leave(get(connId)),
+        closeSocket: (_, { connId, close }) => {
+          const why = typeof close === 'string' ? Closes[close] : close
+          log.debug({ connId, code: why.code, reason: why.reason }, 'connection closed by the gateway')
+          get(connId).wire.close(why)
+        },
+        terminate: (_, { connId }) => get(connId).wire.terminate(),
+        unexpected: (_, { connId, event }) =>
+          log.debug({ connId, event }, 'connection: an event that means nothing now'),
+      },
+      actors: { authenticate: work(({ connId, request }) => authenticate(get(connId), request)) },
+    }),
+    onDone: forget,
+    onCrash(connId, error) {
+      log.error({ connId, err: error }, 'a connection crashed; its socket is closed')
+      const port = ports.get(connId)
+      if (!port) return
+      leave(port)
+      port.wire.close(Closes.internal)
+      forget(connId)
+    },
+  })
+
+  const answerError = (port: Port, id: unknown, error: ErrorShape) =>
+    port.wire.send(encode({ type: 'res', id, ok: false, error }))
+
+  /** Checks a `connect` from its parameters to its credentials. Every refusal is answered before the socket closes. */
+  async function authenticate(port: Port, request: RequestFrame): Promise<Verdict> {
+    const refuse = (error: ErrorShape, close: Close | CloseName): Verdict => {
+      answerError(port, request.id, error)
+      return { admitted: false, close }
+    }
+    const problem = connectParams.problem(request.params ?? {})
+    if (problem !== undefined) {
+      const message = `invalid connect params: ${problem}`
+      return refuse({ code: 'INVALID_REQUEST', message, details: { code: 'INVALID_PARAMS' } }, refusal(message))
+    }
+    const params = (request.params ?? {}) as ConnectParams
+    const protocol = negotiate(params.minProtocol, params.maxProtocol)
+    if (protocol === undefined) {
+      const details = {
+        code: 'PROTOCOL_MISMATCH',
+        clientMinProtocol: params.minProtocol,
+        clientMaxProtocol: params.maxProtocol,
+        expectedProtocol: (params.minProtocol ?? 3) > 4 ? 4 : 3,
+      }
+      return refuse({ code: 'INVALID_REQUEST', message: Closes.protocolMismatch.reason, details }, 'protocolMismatch')
+    }
+    const client = params.client ?? GENERIC_CLIENT
+    const outcome = await authenticator.authenticate(params, port.facts, port.nonce)
+    const { decision } = outcome
+    if (!decision.admitted) {
+      const { code, message, details, rule } = decision
+      log.warn(
+        { connId: port.connId, rule, reason: message, client: client.id, address: port.facts.clientAddress },
+        'connection refused',
+      )
+      return refuse({ code, message, details }, refusal(message))
+    }
+    if (decision.denied.length > 0)
+      log.info(
+        { connId: port.connId, client: client.id, denied: decision.denied },
+        'scopes were asked for and not granted',
+      )
+    port.admitted = { request, protocol, client, caps: params.caps ?? [], outcome: outcome as Admitted }
+    return { admitted: true }
+  }
+
+  function welcome(port: Port): void {
+    const { request, protocol, client, outcome } = port.admitted!
+    const { decision, deviceToken, deviceId } = outcome
+    // By the device where it is known, else by the instance: a peer that comes back replaces its former entry. `cli` comes and
+    // goes with every command, and is not listed.
+    if (client.id !== 'cli') {
+      port.presenceKey = deviceId ?? client.instanceId ?? port.connId
+      presence.join(port.presenceKey, client, { role: decision.role, scopes: decision.granted, deviceId })
+      needs.onPresence(false)
+    }
+    const auth = { role: decision.role, scopes: decision.granted, ...deviceToken }
+    port.wire.send(
+      encode({
+        type: 'res',
+        id: request.id,
+        ok: true,
+        payload: {
+          type: 'hello-ok',
+          protocol,
+          server: {
+            version: needs.version,
+            ...(protocol === 3 && { host: presence.list()[0]!['host'] }),
+            connId: port.connId,
+          },
+          features: FEATURES,
+          snapshot: needs.snapshot(),
+          // Protocol 3 has a device token in `auth` or no `auth` at all; protocol 4 always has it.
+          ...((protocol >= 4 || deviceToken) && { auth }),
+          policy: {
+            maxPayload: LIMITS.maxPayload[protocol],
+            maxBufferedBytes: LIMITS.maxBufferedBytes,
+            tickIntervalMs: needs.tickIntervalMs,
+          },
+        },
+      }),
+    )
+    log.debug(
+      { connId: port.connId, client: client.id, protocol, rule: decision.rule, principal: outcome.principal },
+      'connected',
+    )
+  }
+
+  function openLane(port: Port): void {
+    const { protocol, client, caps, outcome } = port.admitted!
+    port.admitted = undefined
+    const scopes = new Set(outcome.decision.granted)
+    const { connId, wire } = port
+    const peer: Peer = {
+      connId,
+      protocol,
+      role: outcome.decision.role,
+      principal: outcome.principal,
+      scopes,
+      caps: new Set(caps),
+      wire,
+      spellings: new Map(),
+    }
+    const caller: Caller = {
+      connId,
+      principal: outcome.principal,
+      role: peer.role,
+      scopes,
+      protocol,
+      client,
+      addressed(sessionKey, spelling) {
+        // Clients of protocol 3 drop events whose key differs from their own by one character.
+        if (protocol === 3 && spelling !== sessionKey) peer.spellings.set(sessionKey, spelling)
+        else peer.spellings.delete(sessionKey)
+      },
+    }
+    const send = (text: string) => wire.send(text)
+    const lane = (incoming: Incoming) => {
+      switch (incoming.kind) {
+        case 'request':
+          return dispatch.dispatch(incoming.request, caller, send)
+        case 'invalid':
+          return answerError(
+            port,
+            incoming.id,
+            new GatewayError('INVALID_FRAME', `invalid request frame: ${incoming.problem}`).shape(protocol),
+          )
+        case 'notJson':
+          return answerError(
+            port,
+            'invalid',
+            new GatewayError('INVALID_FRAME', 'invalid request frame: not JSON').shape(protocol),
+          )
+      }
+    }
+    hub.join(peer)
+    port.lane = lane
+    maxPayload.set(connId, LIMITS.maxPayload[protocol])
+    for (const incoming of port.held.splice(0)) lane(incoming)
+  }
+
+  /** Characters a frame may have, by connection: bytes are at least as many, and `ws` itself stops at the largest of them. */
+  const maxPayload = new Map<string, number>()
+
+  function leave(port: Port): void {
+    port.lane = undefined
+    maxPayload.delete(port.connId)
+    hub.leave(port.connId)
+    const { presenceKey } = port
+    port.presenceKey = undefined
+    if (presenceKey !== undefined && presence.leave(presenceKey)) needs.onPresence(true)
+  }
+
+  return {
+    accept(wire, facts) {
+      const connId = randomUUID()
+      const port: Port = {
+        connId,
+        wire,
+        facts,
+        nonce: randomUUID(),
+        held: [],
+        lane: undefined,
+        admitted: undefined,
+        presenceKey: undefined,
+      }
+      ports.set(connId, port)
+      const actor = host.open(connId, { connId, handshakeTimeoutMs: needs.handshakeTimeoutMs })
+      return {
+        connId,
+        receive(text) {
+          const limit = maxPayload.get(connId)
+          if (text.length > (limit ?? LIMITS.preauthPayload))
+            return actor.send({ type: 'close', close: limit === undefined ? 'preauthTooLarge' : 'tooLarge' })
+          const incoming = decode(text)
+          if (port.lane) return port.lane(incoming)
+          // Frames are told at once, not by a microtask: what comes after must find the lane open or be held in order.
+          switch (incoming.kind) {
+            case 'request': {
+              const { request } = incoming
+              return actor.send({
+                type: request.method === 'connect' ? 'frame.connect' : 'frame.request',
+                request,
+                incoming,
+              })
+            }
+            case 'invalid':
+              return actor.send({ type: 'frame.invalid', incoming })
+            case 'notJson':
+              return actor.send({ type: 'frame.notJson', incoming })
+          }
+        },
+        gone: () => actor.send({ type: 'socket.closed' }),
+        close: (close) => actor.send({ type: 'close', close }),
+      }
+    },
+    close: (connId, close) => void host.tell(connId, { type: 'close', close }),
+    async closeAll(close, { size, everyMs }) {
+      const ids = host.ids()
+      for (let at = 0; at < ids.length; at += size) {
+        if (at > 0) await new Promise((resolve) => setTimeout(resolve, everyMs * (0.5 + Math.random())))
+        for (const connId of ids.slice(at, at + size)) host.tell(connId, { type: 'close', close })
+      }
+      if (ports.size > 0) await new Promise<void>((resolve) => waiters.push(resolve))
+    },
+    states: () =>
+      [...ports.values()].map(({ connId, admitted }) => ({
+        connId,
+        state: host.get(connId)?.getSnapshot().value,
+        client: admitted?.client,
+      })),
+    get size() {
+      return ports.size
+    },
+  }
+}

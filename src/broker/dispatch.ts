@@ -1,0 +1,175 @@
+/** From a request to its answer: finds the method, checks the scope and the parameters, calls, answers. */
+import { nanoid } from 'nanoid'
+import type { MethodBlock, ParamsOf, ResultOf, Role, Scope } from '../contract/block.ts'
+import type { ClientInfo } from '../contract/connect.ts'
+import { GatewayError, type Protocol } from '../contract/errors.ts'
+import type { RequestFrame, ResponseFrame } from '../contract/frames.ts'
+import { type METHODS, methodBlock } from '../contract/index.ts'
+import { type Validator, validator } from '../contract/validate.ts'
+import { StoreError } from '../stores/store.ts'
+import { holds } from './hub.ts'
+import type { Log } from './log.ts'
+
+/** Who asks. */
+export interface Caller {
+  readonly connId: string
+  readonly principal: string
+  readonly role: Role
+  readonly scopes: ReadonlySet<Scope>
+  readonly protocol: Protocol
+  readonly client: ClientInfo
+  /** Remembers how this caller spells a session, so that its events say the same. */
+  addressed(sessionKey: string, spelling: string): void
+}
+
+const REPLY = Symbol('reply')
+
+/** An answer with something to follow it. */
+export interface Reply<R> {
+  [REPLY]: true
+  result: R
+  /** Done once the answer is on its way: what must not happen before it. */
+  next?: () => void
+  /** A second answer under the same id. */
+  later?: Promise<R | Failure>
+}
+
+/** An answer with `ok: false` that has a payload, too. */
+export class Failure {
+  readonly error: GatewayError
+  readonly payload: unknown
+
+  constructor(error: GatewayError, payload: unknown) {
+    this.error = error
+    this.payload = payload
+  }
+}
+
+/** Answers first, then does the rest: keep, answer, start. */
+export const after = <R>(result: R, next: () => void): Reply<R> => ({ [REPLY]: true, result, next })
+
+/** Answers now, and once more under the same id. */
+export const twice = <R>(result: R, later: Promise<R | Failure>, next?: () => void): Reply<R> => ({
+  [REPLY]: true,
+  result,
+  later,
+  ...(next && { next }),
+})
+
+export type Handler<B> = (
+  params: ParamsOf<B>,
+  caller: Caller,
+) => MaybePromise<ResultOf<B> | Reply<ResultOf<B>> | Failure>
+type MaybePromise<T> = T | Promise<T>
+/** One function for each method of a table: a missing or mistyped one does not compile. */
+export type Handlers<T> = { [M in keyof T]: Handler<T[M]> }
+
+export interface Dispatch {
+  /** Answers a request, once or twice. Never throws, never rejects. */
+  dispatch(request: RequestFrame, caller: Caller, send: (text: string) => void): void
+}
+
+/** Characters of a client's text that go into a message or the log. */
+const QUOTED = 64
+
+export function createDispatch({ handlers, log }: { handlers: Handlers<typeof METHODS>; log: Log }): Dispatch {
+  const checks = new Map<string, Validator>()
+
+  /** Drops what means nothing here, then says what does not fit. */
+  function checked(name: string, block: MethodBlock, given: unknown): unknown {
+    let params = given ?? {}
+    if (block.unknown === 'refused' && block.meaningless && typeof params === 'object' && !Array.isArray(params)) {
+      const rest: Record<string, unknown> = { ...params }
+      for (const member of block.meaningless) delete rest[member]
+      params = rest
+    }
+    let check = checks.get(name)
+    if (!check) {
+      check = validator(block.unknown === 'refused' ? { ...block.params, additionalProperties: false } : block.params)
+      checks.set(name, check)
+    }
+    const problem = check.problem(params)
+    if (problem !== undefined) throw new GatewayError('INVALID_PARAMS', `invalid ${name} params: ${problem}`)
+    return params
+  }
+
+  function find(name: string, caller: Caller): MethodBlock {
+    if (name === 'connect') throw new GatewayError('CONNECT_TWICE', 'connect is only valid as the first request')
+    if (caller.role === 'node') throw new GatewayError('UNAUTHORIZED_ROLE', 'unauthorized role: node')
+    const block = methodBlock(name)
+    // What there is and what there is not looks the same to those who may not know.
+    const scope = block?.scope ?? 'operator.admin'
+    if (!holds(caller.scopes, scope))
+      throw new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
+        details: { missingScope: scope, requiredScopes: [scope] },
+      })
+    if (!block) throw new GatewayError('UNKNOWN_METHOD', `unknown method: ${name.slice(0, QUOTED)}`)
+    return block
+  }
+
+  async function call(request: RequestFrame, caller: Caller, send: (text: string) => void): Promise<void> {
+    const { id, method } = request
+    const answer = (result: unknown) => send(encode({ type: 'res', id, ok: true, payload: result }))
+    const fail = ({ error, payload }: Failure) =>
+      send(
+        encode({
+          type: 'res',
+          id,
+          ok: false,
+          ...(payload !== undefined && { payload }),
+          error: error.shape(caller.protocol),
+        }),
+      )
+    try {
+      const block = find(method, caller)
+      const params = checked(method, block, request.params)
+      // The table of handlers has the type of each; which one this is, only the name knows.
+      const handler = handlers[method as keyof typeof METHODS] as unknown as Handler<MethodBlock>
+      const reply = await handler(params as never, caller)
+      if (reply instanceof Failure) return fail(reply)
+      if (!isReply(reply)) return answer(reply)
+      answer(reply.result)
+      reply.next?.()
+      if (!reply.later) return
+      const later = await reply.later
+      if (later instanceof Failure) fail(later)
+      else answer(later)
+    } catch (error) {
+      fail(new Failure(told(error, method, caller), undefined))
+    }
+  }
+
+  /** What a client is told of a failure: the listed ones as they are, all others as an incident that stands in the log. */
+  function told(error: unknown, method: string, caller: Caller): GatewayError {
+    if (error instanceof GatewayError) {
+      log.debug(
+        { method: method.slice(0, QUOTED), connId: caller.connId, kind: error.kind, reason: error.message },
+        'request refused',
+      )
+      return error
+    }
+    const incident = nanoid(10)
+    log.error({ incident, method, connId: caller.connId, err: error }, 'request failed')
+    if (error instanceof StoreError)
+      return error.code === 'FULL'
+        ? new GatewayError(
+            'STORAGE_FULL',
+            `the disk is full: nothing was kept; free space and try again (incident ${incident})`,
+            { retryAfterMs: 5_000 },
+          )
+        : new GatewayError('STORAGE_FAILED', `the store failed: nothing was kept (incident ${incident})`, {
+            retryAfterMs: 1_000,
+          })
+    return new GatewayError('INTERNAL', `internal error (incident ${incident})`, { details: { incident } })
+  }
+
+  return {
+    dispatch: (request, caller, send) => void call(request, caller, send),
+  }
+}
+
+const isReply = (value: unknown): value is Reply<unknown> =>
+  typeof value === 'object' && value !== null && REPLY in value
+
+/** The text of a response frame. */
+export const encode = (frame: ResponseFrame): string => JSON.stringify(frame)

@@ -1,0 +1,85 @@
+/** Who is here, and who was in the last five minutes: what `system-presence` and `hello-ok` show. */
+import { hostname, networkInterfaces, release } from 'node:os'
+import type { ClientInfo } from '../contract/connect.ts'
+
+/** How long somebody who left stays listed, in milliseconds. */
+const REMEMBERED_MS = 5 * 60_000
+const MOST = 200
+
+export type PresenceEntry = { ts: number; [member: string]: unknown }
+
+export interface Presence {
+  /** The gateway first, then the others, newest first. */
+  list(): PresenceEntry[]
+  join(
+    key: string,
+    client: ClientInfo,
+    access: { role: string; scopes: readonly string[]; deviceId: string | undefined },
+  ): void
+  /** Whether somebody was listed under that key. */
+  leave(key: string): boolean
+  readonly version: number
+}
+
+export function createPresence({ now, version }: { now(): number; version: string }): Presence {
+  const entries = new Map<string, PresenceEntry>()
+  let count = 1
+  const host = hostname()
+  const ip = Object.values(networkInterfaces())
+    .flat()
+    .find((address) => address && !address.internal && address.family === 'IPv4')?.address
+  const where = `${host}${ip ? ` (${ip})` : ''}`
+
+  function self(): PresenceEntry {
+    return {
+      host,
+      ...(ip && { ip }),
+      version,
+      platform: `${process.platform} ${release()}`,
+      deviceFamily: process.platform === 'darwin' ? 'Mac' : process.platform === 'win32' ? 'Windows' : 'Linux',
+      modelIdentifier: process.arch,
+      mode: 'gateway',
+      reason: 'self',
+      text: `Gateway: ${where} · app ${version} · mode gateway · reason self`,
+      ts: now(),
+    }
+  }
+
+  return {
+    list() {
+      const oldest = now() - REMEMBERED_MS
+      for (const [key, entry] of entries) if (entry['reason'] === 'disconnect' && entry.ts < oldest) entries.delete(key)
+      return [self(), ...[...entries.values()].sort((a, b) => b.ts - a.ts)]
+    },
+    join(key, client, { role, scopes, deviceId }) {
+      count += 1
+      entries.delete(key)
+      entries.set(key, {
+        host: client.displayName ?? client.id,
+        version: client.version,
+        platform: client.platform,
+        ...(client.deviceFamily && { deviceFamily: client.deviceFamily }),
+        ...(client.modelIdentifier && { modelIdentifier: client.modelIdentifier }),
+        mode: client.mode,
+        ...(deviceId && { deviceId }),
+        ...(client.instanceId && { instanceId: client.instanceId }),
+        roles: [role],
+        scopes: [...scopes],
+        reason: 'connect',
+        ts: now(),
+        text: `Node: ${client.displayName ?? client.id} · mode ${client.mode}`,
+      })
+      if (entries.size > MOST) entries.delete(entries.keys().next().value!)
+    },
+    leave(key) {
+      const entry = entries.get(key)
+      if (!entry) return false
+      count += 1
+      entries.set(key, { ...entry, reason: 'disconnect', ts: now() })
+      return true
+    },
+    get version() {
+      return count
+    },
+  }
+}

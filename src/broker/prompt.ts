@@ -1,0 +1,110 @@
+/** What a model is asked for a turn: who it is, what was said before, what is said now. */
+import type { Config } from '../config/config.ts'
+import type { ContextMessage, Model, ModelCall, ThinkingLevel } from '../runtimes/runtime.ts'
+import type { RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import type { Agents } from './agents.ts'
+
+export interface Prompt {
+  /** The models to try, in order, and the call. */
+  for(record: RunRecord): Promise<{ candidates: Model[]; call: ModelCall }>
+  /** The model that would answer first. */
+  modelOf(agentId: string, sessionModel: string | undefined): Model | undefined
+}
+
+export interface PromptNeeds {
+  agents: Agents
+  models: Config['models']
+  store: Pick<Store, 'history' | 'session' | 'attachment'>
+  /** The instructions of an agent, from its workspace. */
+  instructions(agentId: string): string
+}
+
+/** Bytes of text that surely fit in a token of the context: English has about four, code about three. */
+const BYTES_PER_TOKEN = 3
+const MOST_ENTRIES = 1000
+const LEVELS: readonly string[] = ['off', 'minimal', 'low', 'medium', 'high'] satisfies ThinkingLevel[]
+
+export function createPrompt({ agents, models, store, instructions }: PromptNeeds): Prompt {
+  function refsOf(agentId: string, sessionModel: string | undefined): string[] {
+    const configured = agents.get(agentId)?.models ?? []
+    return sessionModel ? [sessionModel, ...configured.filter((ref) => ref !== sessionModel)] : configured
+  }
+
+  /** A model that is not configured keeps its place in the row: the run's error then names it. */
+  const find = (ref: string): Model => {
+    const [provider = ref, ...id] = ref.split('/')
+    return models.find(ref) ?? unconfigured(ref, provider, id.join('/'))
+  }
+
+  return {
+    async for(record) {
+      const { runId, sessionKey, agentId, meta } = record
+      const session = await store.session(sessionKey)
+      const sessionModel = session?.settings['model']
+      const candidates = refsOf(agentId, typeof sessionModel === 'string' ? sessionModel : undefined).map(find)
+      const smallest = Math.min(...candidates.map(({ contextWindow }) => contextWindow))
+      const { messages } = await store.history(sessionKey, {
+        limit: MOST_ENTRIES,
+        maxBytes: smallest * BYTES_PER_TOKEN,
+      })
+      const extra = meta['extraSystemPrompt']
+      const thinking = [meta['thinking'], session?.settings['thinkingLevel'], agents.get(agentId)?.thinking].find(
+        (level): level is ThinkingLevel => typeof level === 'string' && LEVELS.includes(level),
+      )
+      return {
+        candidates,
+        call: {
+          runId,
+          sessionKey,
+          agentId,
+          system: [instructions(agentId), typeof extra === 'string' ? extra : ''].filter(Boolean).join('\n\n'),
+          messages: await contextOf(messages, store),
+          thinking: thinking ?? 'off',
+        },
+      }
+    },
+    modelOf(agentId, sessionModel) {
+      const [ref] = refsOf(agentId, sessionModel)
+      return ref === undefined ? undefined : find(ref)
+    },
+  }
+}
+
+const unconfigured = (ref: string, provider: string, id: string): Model => ({
+  ref,
+  provider,
+  id,
+  name: ref,
+  api: 'openai-completions',
+  reasoning: false,
+  input: ['text'],
+  contextWindow: 128_000,
+  maxTokens: 8_192,
+  cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
+})
+
+/** A transcript as a model takes it: text and pictures, from the first thing the user said. */
+async function contextOf(messages: TranscriptMessage[], store: Pick<Store, 'attachment'>): Promise<ContextMessage[]> {
+  const context: ContextMessage[] = []
+  for (const { role, content } of messages) {
+    if (role === 'toolResult') continue
+    let text = ''
+    const images: NonNullable<ContextMessage['images']> = []
+    for (const part of content) {
+      if (part.type === 'text' && typeof part['text'] === 'string') text += part['text']
+      if (part.type === 'image' && typeof part['sha256'] === 'string') {
+        const bytes = await store.attachment(part['sha256'])
+        if (bytes) images.push({ mimeType: String(part['mimeType']), bytes })
+      }
+    }
+    // An answer that failed before its first word says nothing to a model.
+    if (text === '' && images.length === 0) continue
+    context.push({ role, text, ...(images.length > 0 && { images }) })
+  }
+  return context.slice(
+    Math.max(
+      0,
+      context.findIndex(({ role }) => role === 'user'),
+    ),
+  )
+}

@@ -1,0 +1,301 @@
+/** The runs that are under way: each an actor, its stream, and what the model is asked. */
+import type { SnapshotFrom } from 'xstate'
+import { type AbortReason, type RunOutcome, runMachine } from '../../machines/run.ts'
+import type { Answer, Sink } from '../runtimes/runtime.ts'
+import type { Ending, Json, RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import { createHost, work } from './host.ts'
+import type { Hub } from './hub.ts'
+import type { Log } from './log.ts'
+import { createStream, type Stream } from './stream.ts'
+
+/** How a run ended, for those who waited for it. */
+export interface Ended {
+  runId: string
+  outcome: RunOutcome
+  startedAt: number | undefined
+  endedAt: number
+  text: string
+  answer: Answer | undefined
+  /** The transcript the turn is in. */
+  sessionId: string
+}
+
+export interface Runs {
+  /** Takes a turn that is on disk. It waits for `begin`; one that a former process had started is ended as interrupted. */
+  admit(record: RunRecord): void
+  begin(runId: string): void
+  abort(runId: string, reason: AbortReason): void
+  /** The ending of a live run, once it is on disk and announced; undefined if no such run is live. */
+  ending(runId: string): Promise<Ended> | undefined
+  /** The next ending of a run of that id, also of one that is yet to be admitted; undefined when the time is up. */
+  wait(runId: string, timeoutMs: number): Promise<Ended | undefined>
+  /** The turn of a live run. */
+  record(runId: string): RunRecord | undefined
+  ids(): string[]
+  /** Resolves when none is live. */
+  idle(): Promise<void>
+  /** Leaves every live run to the next process. */
+  dropAll(): void
+  /** The state of a live run as its chart has it, for listings. */
+  state(runId: string): unknown
+  readonly size: number
+}
+
+export interface RunsNeeds {
+  store: Pick<Store, 'start' | 'progress' | 'settle' | 'run'>
+  hub: Pick<Hub, 'publish'>
+  log: Log
+  now(): number
+  /** Asks the agent's model, or whatever stands in for one. */
+  answer(record: RunRecord, sink: Sink, signal: AbortSignal): Promise<Answer>
+  /** A run has ended, in whatever way; it is on disk and announced. */
+  onEnded(record: RunRecord, ended: Ended): void
+  /** Milliseconds between tries to write an ending that the disk refused. */
+  retryMs?: number
+}
+
+interface Live {
+  record: RunRecord
+  stream: Stream
+  answer: Answer | undefined
+  endedAt: number
+  message: TranscriptMessage | undefined
+  ended: PromiseWithResolvers<Ended>
+}
+
+const DEFAULT_DEADLINE_MS = 600_000
+
+/** The deadline of a turn in milliseconds; 0 = none. */
+export function deadlineOf(record: Pick<RunRecord, 'meta'>): number {
+  const { timeoutMs } = record.meta
+  return typeof timeoutMs === 'number' ? timeoutMs : DEFAULT_DEADLINE_MS
+}
+
+export function createRuns(needs: RunsNeeds): Runs {
+  const { store, hub, log, now, onEnded, retryMs = 1_000 } = needs
+  const live = new Map<string, Live>()
+  const idleWaiters: (() => void)[] = []
+  const waiting = new Map<string, Set<(ended: Ended) => void>>()
+
+  /** A run that an effect is about is live by construction: only its own actor names it. */
+  const get = (runId: string): Live => {
+    const run = live.get(runId)
+    if (!run) throw new Error(`run ${runId} is not live`)
+    return run
+  }
+
+  /** The run is over: nobody finds it here any more, and those who waited are told. */
+  function finish(run: Live, outcome: RunOutcome): void {
+    const { record } = run
+    live.delete(record.runId)
+    const ended: Ended = {
+      runId: record.runId,
+      outcome,
+      startedAt: record.startedAt,
+      endedAt: run.endedAt,
+      text: run.stream.text,
+      answer: run.answer,
+      sessionId: record.sessionId,
+    }
+    run.ended.resolve(ended)
+    for (const wake of waiting.get(record.runId) ?? []) wake(ended)
+    onEnded(record, ended)
+    if (live.size === 0) for (const wake of idleWaiters.splice(0)) wake()
+  }
+
+  const host = createHost({
+    machine: runMachine.provide({
+      actions: {
+        openStream: (_, { runId }) => {
+          const { stream, record } = get(runId)
+          stream.open(record.startedAt ?? now())
+        },
+        closeStream: (_, { runId }) => get(runId).stream.close(),
+        announceEnd: (_, { runId, outcome }) => {
+          const run = get(runId)
+          run.stream.end(outcome, run.endedAt, run.message)
+        },
+        storageFailed: (_, { runId, error }) =>
+          log.error({ runId, error }, 'the ending of a run could not be kept; trying again'),
+        unexpected: (_, { runId, event }) => log.debug({ runId, event }, 'run: an event that means nothing now'),
+      },
+      actors: {
+        journalStart: work(async ({ runId }) => {
+          const { record } = get(runId)
+          const startedAt = now()
+          await store.start(runId, startedAt)
+          record.startedAt = startedAt
+          record.state = 'started'
+        }),
+        model: work(async ({ runId }, signal) => {
+          const run = get(runId)
+          run.answer = await needs.answer(run.record, run.stream, signal)
+          return { stopReason: run.answer.stopReason }
+        }),
+        journalEnd: work(async ({ runId, outcome }) => {
+          const run = get(runId)
+          run.endedAt ||= now()
+          run.message = entry(run, outcome)
+          await store.settle(runId, ending(run, outcome))
+        }),
+      },
+    }),
+    onDone: (id, snapshot: SnapshotFrom<typeof runMachine>) => finish(get(id), snapshot.context.outcome!),
+    onCrash: (id, error) => {
+      log.error({ runId: id, err: error }, 'a run crashed')
+      const run = live.get(id)
+      if (run) void settleCrashed(run)
+    },
+  })
+
+  /** A crash is one run's: it still ends exactly once, in words that say so. */
+  async function settleCrashed(run: Live): Promise<void> {
+    const outcome: RunOutcome = { state: 'failed', stopReason: 'error', error: 'internal error: the run crashed' }
+    run.stream.close()
+    run.endedAt ||= now()
+    run.message = entry(run, outcome)
+    try {
+      await store.settle(run.record.runId, ending(run, outcome))
+    } catch (error) {
+      log.error(
+        { runId: run.record.runId, err: error },
+        'the ending of a crashed run could not be kept; the next start settles it',
+      )
+    }
+    try {
+      run.stream.end(outcome, run.endedAt, run.message)
+    } catch (error) {
+      log.error({ runId: run.record.runId, err: error }, 'the ending of a crashed run could not be announced')
+    }
+    finish(run, outcome)
+  }
+
+  return {
+    admit(record) {
+      const { runId, sessionKey, agentId } = record
+      const run: Live = {
+        record,
+        answer: undefined,
+        endedAt: 0,
+        message: undefined,
+        ended: Promise.withResolvers<Ended>(),
+        stream: createStream({
+          runId,
+          sessionKey,
+          agentId,
+          hub,
+          now,
+          onFirst: () => host.tell(runId, { type: 'firstToken' }),
+          keep: (text) => {
+            store
+              .progress(runId, text)
+              .catch((error) => log.warn({ runId, err: error }, 'streamed text could not be kept'))
+          },
+        }),
+      }
+      live.set(runId, run)
+      host.open(runId, {
+        runId,
+        timeoutMs: deadlineOf(record),
+        retryMs,
+        ...(record.state === 'started' && { interrupted: true }),
+      })
+    },
+    begin: (runId) => void host.tell(runId, { type: 'begin' }),
+    abort: (runId, reason) => void host.tell(runId, { type: 'abort', reason }),
+    ending: (runId) => live.get(runId)?.ended.promise,
+    wait(runId, timeoutMs) {
+      const { promise, resolve } = Promise.withResolvers<Ended | undefined>()
+      const here = waiting.get(runId) ?? new Set()
+      waiting.set(runId, here.add(resolve))
+      const timer = setTimeout(() => resolve(undefined), timeoutMs)
+      return promise.finally(() => {
+        clearTimeout(timer)
+        here.delete(resolve)
+        if (here.size === 0) waiting.delete(runId)
+      })
+    },
+    record: (runId) => live.get(runId)?.record,
+    ids: () => [...live.keys()],
+    idle: () => (live.size === 0 ? Promise.resolve() : new Promise((resolve) => idleWaiters.push(resolve))),
+    dropAll() {
+      for (const runId of host.ids()) host.drop(runId)
+      live.clear()
+      for (const wake of idleWaiters.splice(0)) wake()
+    },
+    state: (runId) => host.get(runId)?.getSnapshot().value,
+    get size() {
+      return live.size
+    },
+  }
+}
+
+/** The text of a run, also of one that a former process was streaming. */
+const textOf = ({ stream, record }: Live): string => stream.text || record.text
+
+/** The assistant's entry for the transcript; undefined when there is neither text nor a failure to keep. */
+function entry(run: Live, { state, stopReason, error }: RunOutcome): TranscriptMessage | undefined {
+  const text = textOf(run)
+  const failed = state === 'failed' || state === 'interrupted'
+  if (text === '' && !failed) return undefined
+  const { answer } = run
+  return {
+    role: 'assistant',
+    content: text === '' ? [] : [{ type: 'text', text }],
+    ...(answer && {
+      api: answer.model.api,
+      provider: answer.model.provider,
+      model: answer.model.id,
+      usage: { ...answer.usage, cost: costOf(answer) },
+    }),
+    ...(failed
+      ? { stopReason: 'error', errorMessage: error ?? 'unknown error' }
+      : { stopReason: stopReason ?? 'stop' }),
+    timestamp: run.endedAt,
+  }
+}
+
+function ending(run: Live, outcome: RunOutcome): Ending {
+  const { answer, message, endedAt } = run
+  return {
+    ...outcome,
+    endedAt,
+    ...(message && { message }),
+    ...(answer && {
+      usage: { input: answer.usage.input, output: answer.usage.output, totalTokens: answer.usage.totalTokens },
+      modelProvider: answer.model.provider,
+      model: answer.model.id,
+    }),
+    result: resultOf(run, outcome) as Json,
+  }
+}
+
+/** What `agent` answers when the run is over, kept for repeats of its key. */
+function resultOf(run: Live, { state }: RunOutcome) {
+  const { answer, record, endedAt } = run
+  const usage = answer?.usage ?? { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
+  const { totalTokens: total, ...tokens } = usage
+  const text = textOf(run)
+  return {
+    payloads: text === '' ? [] : [{ text, mediaUrl: null }],
+    meta: {
+      durationMs: endedAt - (record.startedAt ?? endedAt),
+      agentMeta: {
+        sessionId: record.sessionId,
+        ...(answer && { provider: answer.model.provider, model: answer.model.id }),
+        usage: { ...tokens, total },
+      },
+      aborted: state === 'aborted' || state === 'timedOut',
+    },
+  }
+}
+
+/** The price of an answer, by the prices in the configuration. */
+function costOf({ usage, model }: Answer) {
+  const price = (tokens: number, perMillion: number) => (tokens * perMillion) / 1_000_000
+  const input = price(usage.input, model.cost.input)
+  const output = price(usage.output, model.cost.output)
+  const cacheRead = price(usage.cacheRead, model.cost.cacheRead)
+  const cacheWrite = price(usage.cacheWrite, model.cost.cacheWrite)
+  return { input, output, cacheRead, cacheWrite, total: input + output + cacheRead + cacheWrite }
+}

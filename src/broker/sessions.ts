@@ -1,0 +1,106 @@
+/** The sessions that are awake: each an actor that says whose turn it is. */
+import type { AbortReason } from '../../machines/run.ts'
+import { sessionMachine } from '../../machines/session.ts'
+import { createHost } from './host.ts'
+import type { Log } from './log.ts'
+import type { Runs } from './runs.ts'
+
+export interface Sessions {
+  /** Hands a session a run that is on disk and live. */
+  turn(sessionKey: string, runId: string): void
+  /** A run of the session has ended. */
+  ended(sessionKey: string, runId: string): void
+  /** Stops one run of a session, or all. Resolves to the ids stopped, after their endings are on disk and announced. */
+  abort(sessionKey: string, runId: string | null, reason: AbortReason): Promise<string[]>
+  /** The running run and the waiting ones, in order. */
+  queue(sessionKey: string): { running: string | null; waiting: string[] }
+  /** Begins a crashed session anew from its live runs. */
+  restart(sessionKey: string): void
+  /** Lets sessions go that have been idle for a whole period between two calls. */
+  sweep(): void
+  dropAll(): void
+  ids(): string[]
+  readonly size: number
+}
+
+export interface SessionsNeeds {
+  runs: Pick<Runs, 'begin' | 'abort' | 'ending' | 'record' | 'ids' | 'state'>
+  log: Log
+  /** A session's actor threw. Its runs live on; the supervisor decides when `restart` is called. */
+  onCrash(sessionKey: string): void
+}
+
+export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions {
+  /** Sessions that were idle at the last sweep. */
+  let drowsy = new Set<string>()
+  /** Crashed sessions, with what came for them meanwhile. */
+  const down = new Map<string, { ended: string[] }>()
+
+  const host = createHost({
+    machine: sessionMachine.provide({
+      actions: {
+        begin: (_, { runId }) => runs.begin(runId),
+        abortRun: (_, { runId, reason }) => runs.abort(runId, reason),
+        unexpected: (_, { key, event }) =>
+          log.debug({ sessionKey: key, event }, 'session: an event that means nothing now'),
+      },
+    }),
+    onCrash(key, error) {
+      log.error({ sessionKey: key, err: error }, 'a session crashed; it is begun again from its runs')
+      down.set(key, { ended: [] })
+      onCrash(key)
+    },
+  })
+
+  const queue = (key: string) => {
+    const context = host.get(key)?.getSnapshot().context
+    return { running: context?.running ?? null, waiting: context?.queue ?? [] }
+  }
+
+  return {
+    turn(key, runId) {
+      // While a crashed session rests, its turns stay with the runs: `restart` finds them there.
+      if (down.has(key)) return
+      drowsy.delete(key)
+      if (!host.get(key)) host.open(key, { key })
+      host.tell(key, { type: 'turn', runId })
+    },
+    ended(key, runId) {
+      host.tell(key, { type: 'ended', runId })
+    },
+    async abort(key, runId, reason) {
+      // A turn that was admitted in this very tick is in the mailbox, not yet in the queue: look after it.
+      await Promise.resolve()
+      const { running, waiting } = queue(key)
+      const stopped = [...(running ? [running] : []), ...waiting].filter((id) => runId === null || id === runId)
+      if (stopped.length === 0) return []
+      const endings = stopped.map((id) => runs.ending(id))
+      host.tell(key, { type: 'abort', runId, reason })
+      const ended = await Promise.all(endings)
+      // One that was just ending by itself was not stopped by us.
+      return stopped.filter((_, index) => ended[index]?.outcome.state === 'aborted')
+    },
+    queue,
+    restart(key) {
+      if (!down.delete(key) || host.get(key)) return
+      const mine = runs.ids().filter((id) => runs.record(id)?.sessionKey === key)
+      if (mine.length === 0) return
+      host.open(key, { key })
+      // In the order of admission, which is the order of the table of runs. One that has begun begins no second time: its chart
+      // takes `begin` only while it waits.
+      for (const runId of mine) host.tell(key, { type: 'turn', runId })
+    },
+    sweep() {
+      const idle = new Set(host.ids().filter((key) => host.get(key)?.getSnapshot().matches('idle')))
+      for (const key of idle) if (drowsy.has(key)) host.tell(key, { type: 'retire' })
+      drowsy = idle
+    },
+    dropAll() {
+      for (const key of host.ids()) host.drop(key)
+    },
+    ids: host.ids,
+    get size() {
+      return host.size
+    },
+  }
+}

@@ -1,0 +1,183 @@
+/**
+ * What a run says while it runs: numbers its events, gathers its deltas, and puts them on the hub. Text goes through here and
+ * past the run's chart; the chart opens and closes it.
+ */
+import type { RunOutcome } from '../../machines/run.ts'
+import type { Sink } from '../runtimes/runtime.ts'
+import type { TranscriptMessage } from '../stores/store.ts'
+import type { Hub, Variant } from './hub.ts'
+
+/** A waiting delta leaves at the latest after this many milliseconds. */
+export const LONGEST_WAIT_MS = 50
+/** Between two `chat` deltas of a run, in milliseconds, as in the reference gateway. */
+const CHAT_GAP_MS = 150
+/** Since each event repeats the whole text, a long text is sent less often: 2 KiB of it cost a millisecond of waiting. */
+const BYTES_PER_WAITING_MS = 2048
+/** Streamed text is kept at least this often: milliseconds, and characters. */
+const KEEP_EVERY_MS = 250
+const KEEP_EVERY_CHARS = 4096
+
+export interface Stream extends Sink {
+  /** Says that the run has started; deltas pass from now on. */
+  open(startedAt: number): void
+  /** From now on deltas are dropped; the ones that wait are sent. */
+  close(): void
+  /** The one terminal pair of events. */
+  end(outcome: RunOutcome, endedAt: number, message: TranscriptMessage | undefined): void
+  readonly text: string
+}
+
+export interface StreamNeeds {
+  runId: string
+  sessionKey: string
+  agentId: string
+  hub: Pick<Hub, 'publish'>
+  now(): number
+  /** Told of the first piece of text. */
+  onFirst(): void
+  /** Keeps what has been streamed. */
+  keep(text: string): void
+}
+
+/** JSON text of a string without its quotes, to be joined with other pieces: pieces are escaped once, not once an event. */
+const escaped = (text: string): string => JSON.stringify(text).slice(1, -1)
+
+export function createStream({ runId, sessionKey, agentId, hub, now, onFirst, keep }: StreamNeeds): Stream {
+  const id = JSON.stringify(runId)
+  const agent = JSON.stringify(agentId)
+  let isOpen = false
+  let seq = 0
+  let text = ''
+  let escapedText = ''
+  /** What has come since the last `assistant` event. */
+  let waiting = ''
+  /** What has come since the last `chat` delta, escaped. */
+  let waitingChat = ''
+  let timer: NodeJS.Timeout | NodeJS.Immediate | undefined
+  let sentAt = 0
+  let chatAt = 0
+  let keptAt = 0
+  let keptChars = 0
+
+  /** The members that every event of the run has. Protocol 4 also names the agent. */
+  const head = (variant: Variant): string =>
+    `{"runId":${id},"sessionKey":${JSON.stringify(variant.sessionKey)}${variant.protocol >= 4 ? `,"agentId":${agent}` : ''}`
+
+  function agentEvent(stream: string, data: string | ((variant: Variant) => string)): void {
+    const number = ++seq
+    const ts = now()
+    hub.publish(
+      'agent',
+      (variant) =>
+        `${head(variant)},"stream":"${stream}","data":${typeof data === 'string' ? data : data(variant)},"seq":${number},"ts":${ts}}`,
+      { sessionKey },
+    )
+  }
+
+  function chatEvent(rest: (variant: Variant) => string, onlyProtocol4 = false): void {
+    const number = seq
+    hub.publish('chat', (variant) => `${head(variant)},"seq":${number},${rest(variant)}}`, {
+      sessionKey,
+      ...(onlyProtocol4 && { only: (peer) => peer.protocol >= 4 }),
+    })
+  }
+
+  const message = (escapedContent: string, timestamp: number): string =>
+    `{"role":"assistant","content":[{"type":"text","text":"${escapedContent}"}],"timestamp":${timestamp}}`
+
+  function chatDelta(at: number, onlyProtocol4 = false): void {
+    const added = waitingChat
+    const whole = escapedText
+    chatEvent(
+      ({ protocol, deltaOnly }) =>
+        `"state":"delta"${protocol >= 4 ? `,"deltaText":"${added}"` : ''}${deltaOnly ? '' : `,"message":${message(whole, at)}`}`,
+      onlyProtocol4,
+    )
+    waitingChat = ''
+    chatAt = at
+  }
+
+  function flush(): void {
+    if (timer !== undefined) {
+      // Either kind may be pending; clearing the other kind's handle does nothing.
+      clearTimeout(timer as NodeJS.Timeout)
+      clearImmediate(timer as NodeJS.Immediate)
+      timer = undefined
+    }
+    if (waiting === '') return
+    const delta = escaped(waiting)
+    text += waiting
+    waiting = ''
+    // A character cut in two by the provider (a lone half of a surrogate pair) is escaped as \udXXX in both halves; joined, they
+    // read as the one character again.
+    escapedText += delta
+    waitingChat += delta
+    const whole = escapedText
+    agentEvent('assistant', ({ deltaOnly }) =>
+      deltaOnly ? `{"delta":"${delta}"}` : `{"text":"${whole}","delta":"${delta}"}`,
+    )
+    const at = now()
+    sentAt = at
+    if (at - chatAt >= CHAT_GAP_MS) chatDelta(at)
+    if (at - keptAt >= KEEP_EVERY_MS || text.length - keptChars >= KEEP_EVERY_CHARS) {
+      keptAt = at
+      keptChars = text.length
+      keep(text)
+    }
+  }
+
+  return {
+    get text() {
+      return text + waiting
+    },
+    open(startedAt) {
+      isOpen = true
+      keptAt = startedAt
+      agentEvent('lifecycle', `{"phase":"start","startedAt":${startedAt}}`)
+    },
+    delta(piece) {
+      if (!isOpen || piece === '') return
+      const first = text === '' && waiting === ''
+      waiting += piece
+      if (first) {
+        flush()
+        onFirst()
+      } else if (timer === undefined) {
+        const gap = Math.min(LONGEST_WAIT_MS, Math.floor(escapedText.length / BYTES_PER_WAITING_MS))
+        const wait = gap - (now() - sentAt)
+        // All pieces of one read leave together, even when there is no need to wait.
+        timer = wait > 0 ? setTimeout(flush, wait) : setImmediate(flush)
+      }
+    },
+    reasoning(piece) {
+      if (!isOpen || piece === '') return
+      agentEvent('reasoning', JSON.stringify({ delta: piece }))
+    },
+    close() {
+      if (!isOpen) return
+      flush()
+      isOpen = false
+    },
+    end(outcome, endedAt, entry) {
+      const { state, stopReason, error } = outcome
+      const failed = state === 'failed' || state === 'interrupted'
+      const cutShort = state === 'aborted' || state === 'timedOut'
+      if (waitingChat !== '') chatDelta(now(), true)
+      agentEvent(
+        'lifecycle',
+        JSON.stringify(
+          failed
+            ? { phase: 'error', error, endedAt }
+            : { phase: 'end', ...(cutShort && { aborted: true, stopReason }), endedAt },
+        ),
+      )
+      const shown = entry && JSON.stringify({ role: entry.role, content: entry.content, timestamp: entry.timestamp })
+      chatEvent(({ protocol }) => {
+        if (failed) return `"state":"error","errorMessage":${JSON.stringify(error ?? 'unknown error')}`
+        if (cutShort)
+          return `"state":"aborted","stopReason":${JSON.stringify(stopReason)}${protocol >= 4 && shown ? `,"message":${shown}` : ''}`
+        return `"state":"final"${protocol >= 4 && stopReason ? `,"stopReason":${JSON.stringify(stopReason)}` : ''}${shown ? `,"message":${shown}` : ''}`
+      })
+    },
+  }
+}

@@ -1,0 +1,202 @@
+/** Admits each request once, and begins crashed sessions again: the hands of `machines/supervisor.ts`. */
+import { createActor } from 'xstate'
+import type { RunOutcome } from '../../machines/run.ts'
+import { supervisorMachine } from '../../machines/supervisor.ts'
+import { GatewayError } from '../contract/errors.ts'
+import type { NewTurn, RunRecord, RunState, Store } from '../stores/store.ts'
+import type { Log } from './log.ts'
+
+/** What became of a request to run something. */
+export type Admission =
+  /** It is new, on disk, and yours to start. */
+  | { kind: 'new'; record: RunRecord }
+  | { kind: 'running'; runId: string; acceptedAt: number }
+  | { kind: 'ended'; runId: string; state: RunState; error?: string }
+
+export interface Supervisor {
+  /**
+   * Asks for a turn to be admitted: once per (principal, method, session, key). Resolves when it is on disk, or was.
+   * @throws GatewayError IDEMPOTENCY_KEY_REUSED, SESSION_BUSY, SESSION_QUARANTINED, DRAINING
+   * @throws StoreError when it could not be kept
+   */
+  admit(turn: NewTurn): Promise<Admission>
+  /** Remembers a run that a former process admitted. */
+  restore(record: RunRecord): void
+  /** A run has ended: repeats of its key are answered with this. */
+  ended(record: RunRecord, outcome: RunOutcome): void
+  crashed(sessionKey: string): void
+  drain(): void
+  stop(): void
+}
+
+export interface SupervisorNeeds {
+  store: Pick<Store, 'accept'>
+  log: Log
+  /** Whether the session keeps no more waiting turns; `admitted` of them are on their way to it. */
+  isFull(sessionKey: string, admitted: number): boolean
+  restartSession(sessionKey: string): void
+  /** Monotonic milliseconds. */
+  monotonic(): number
+  random(): number
+  policy?: { restarts: number; windowMs: number; backoffMs: number; restMs: number }
+}
+
+interface Entry {
+  fingerprint: string
+  /** Settles when the turn is on disk (or is found to have been); rejects when it could not be kept. */
+  durable: Promise<Admission>
+  runId: string
+  acceptedAt: number
+  ended: { state: RunState; error?: string } | undefined
+}
+
+/** Ended runs whose answer is kept at hand; older ones are asked of the store. */
+const RECENT = 10_000
+/** How long a client that was refused for lack of room should wait, in milliseconds. */
+const BUSY_RETRY_MS = 1_000
+
+const ticketOf = ({
+  principal,
+  method,
+  sessionKey,
+  key,
+}: Pick<RunRecord, 'principal' | 'method' | 'sessionKey' | 'key'>): string =>
+  JSON.stringify([principal, method, sessionKey, key])
+
+export function createSupervisor(needs: SupervisorNeeds): Supervisor {
+  const { store, log, isFull, restartSession, monotonic, random } = needs
+  const policy = needs.policy ?? { restarts: 5, windowMs: 30_000, backoffMs: 100, restMs: 60_000 }
+  const entries = new Map<string, Entry>()
+  /** Tickets of ended runs, oldest first. */
+  const recent = new Set<string>()
+  /** Turns on their way to the disk, by session. */
+  const onTheirWay = new Map<string, number>()
+  /** The request being decided: the actor handles `admit` before `send` returns. */
+  let asking: { turn: NewTurn; decide: (answer: Promise<Admission>) => void } | undefined
+
+  const decide = (answer: Promise<Admission>) => asking!.decide(answer)
+  const refuse = (...error: ConstructorParameters<typeof GatewayError>) =>
+    decide(Promise.reject(new GatewayError(...error)))
+
+  const actor = createActor(
+    supervisorMachine.provide({
+      guards: {
+        isReused: (_, { ticket }) => {
+          const entry = entries.get(ticket)
+          return entry !== undefined && entry.fingerprint !== asking!.turn.fingerprint
+        },
+        isLive: (_, { ticket }) => entries.has(ticket),
+        isFull: () => isFull(asking!.turn.sessionKey, onTheirWay.get(asking!.turn.sessionKey) ?? 0),
+      },
+      actions: {
+        journal: (_, { ticket }) => {
+          const { turn } = asking!
+          const { fingerprint, runId, acceptedAt } = turn
+          const entry: Entry = { fingerprint, durable: NOTHING, runId, acceptedAt, ended: undefined }
+          // From here on, in the same tick as the question, every copy finds this entry.
+          entries.set(ticket, entry)
+          entry.durable = journal(ticket, entry, turn)
+          decide(entry.durable)
+        },
+        attach: (_, { ticket }) => decide(attach(entries.get(ticket)!)),
+        refuseReused: () => refuse('IDEMPOTENCY_KEY_REUSED', REUSED),
+        refuseBusy: () =>
+          refuse('SESSION_BUSY', 'the session has too many turns waiting; try again later', {
+            retryAfterMs: BUSY_RETRY_MS,
+          }),
+        refuseResting: () =>
+          refuse('SESSION_QUARANTINED', 'the session failed too often and rests for a while', {
+            retryAfterMs: policy.restMs,
+          }),
+        refuseDraining: () =>
+          refuse('DRAINING', 'the gateway is stopping; reconnect and send this again', { retryAfterMs: 2_000 }),
+        restart: (_, { id }) => restartSession(id),
+        quarantine: (_, { id, restMs }) =>
+          log.error({ sessionKey: id, restMs }, 'a session failed too often; it rests'),
+        unexpected: (_, { event }) => log.warn({ event }, 'supervisor: an event that means nothing now'),
+      },
+    }),
+    { input: policy },
+  )
+  actor.subscribe({
+    // A throw here is a bug in the policy, not in a session: without a supervisor nothing may be admitted.
+    error: (error) => log.error({ err: error }, 'the supervisor crashed; no further turn is admitted'),
+  })
+  actor.start()
+
+  async function journal(ticket: string, entry: Entry, turn: NewTurn): Promise<Admission> {
+    const { sessionKey } = turn
+    onTheirWay.set(sessionKey, (onTheirWay.get(sessionKey) ?? 0) + 1)
+    try {
+      const acceptance = await store.accept(turn)
+      if (acceptance.kind === 'reused') throw new GatewayError('IDEMPOTENCY_KEY_REUSED', REUSED)
+      if (acceptance.kind === 'known') {
+        const { run } = acceptance
+        entry.runId = run.runId
+        entry.acceptedAt = run.acceptedAt
+        if (run.endedAt !== undefined) remember(ticket, entry, run)
+        return answerFor(entry)
+      }
+      entry.runId = acceptance.runId
+      const { spareRunId: _spare, ...kept } = turn
+      const { runId, sessionId } = acceptance
+      return { kind: 'new', record: { ...kept, runId, sessionId, state: 'admitted', text: '' } }
+    } catch (error) {
+      // A request that was refused does not use up its key.
+      entries.delete(ticket)
+      throw error
+    } finally {
+      const left = onTheirWay.get(sessionKey)! - 1
+      if (left === 0) onTheirWay.delete(sessionKey)
+      else onTheirWay.set(sessionKey, left)
+    }
+  }
+
+  /** A copy is answered only after the first is on disk; if that fails, the copy fails the same way. */
+  async function attach(entry: Entry): Promise<Admission> {
+    await entry.durable
+    return answerFor(entry)
+  }
+
+  const answerFor = ({ runId, acceptedAt, ended }: Entry): Admission =>
+    ended ? { kind: 'ended', runId, ...ended } : { kind: 'running', runId, acceptedAt }
+
+  function remember(ticket: string, entry: Entry, { state, error }: Pick<RunRecord, 'state' | 'error'>): void {
+    entry.ended = { state, ...(error !== undefined && { error }) }
+    recent.add(ticket)
+    if (recent.size > RECENT) {
+      const [oldest] = recent
+      recent.delete(oldest!)
+      entries.delete(oldest!)
+    }
+  }
+
+  return {
+    admit(turn) {
+      return new Promise<Admission>((resolve, reject) => {
+        asking = { turn, decide: (answer) => answer.then(resolve, reject) }
+        actor.send({ type: 'admit', ticket: ticketOf(turn), sessionKey: turn.sessionKey })
+        if (actor.getSnapshot().status !== 'active')
+          reject(new GatewayError('DRAINING', 'the gateway takes no new turns', { retryAfterMs: 2_000 }))
+        asking = undefined
+      })
+    },
+    restore(record) {
+      const { fingerprint, runId, acceptedAt } = record
+      entries.set(ticketOf(record), { fingerprint, durable: NOTHING, runId, acceptedAt, ended: undefined })
+    },
+    ended(record, outcome) {
+      const ticket = ticketOf(record)
+      const entry = entries.get(ticket)
+      if (entry) remember(ticket, entry, outcome)
+    },
+    crashed: (sessionKey) =>
+      actor.send({ type: 'crashed', id: sessionKey, at: monotonic(), jitter: Math.floor(random() * policy.backoffMs) }),
+    drain: () => actor.send({ type: 'drain' }),
+    stop: () => void actor.stop(),
+  }
+}
+
+/** Stands where nobody waits for the disk: the turn was there before. */
+const NOTHING: Promise<Admission> = Promise.resolve({ kind: 'running', runId: '', acceptedAt: 0 })
+const REUSED = 'this idempotency key was used for another request; use a new key'

@@ -1,0 +1,111 @@
+/** From a request for a turn to a run under way: the order of keep, answer, start, wherever the request came from. */
+import { createHash, randomUUID } from 'node:crypto'
+import { nanoid } from 'nanoid'
+import type { RunOutcome } from '../../machines/run.ts'
+import type { Json, NewTurn, RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import type { Runs } from './runs.ts'
+import type { Sessions } from './sessions.ts'
+import type { Admission, Supervisor } from './supervisor.ts'
+
+export interface TurnRequest {
+  principal: string
+  method: string
+  sessionKey: string
+  agentId: string
+  /** The client's idempotency key; also the id it wants for the run. */
+  key: string
+  message: string
+  attachments: NewTurn['attachments']
+  meta: { [name: string]: Json }
+  /** What makes two requests the same, beyond message, attachments and meta: for commands, the text that was typed. */
+  typed?: string
+}
+
+export interface Turns {
+  /** Keeps a turn: resolves once it is on disk, or was. */
+  admit(request: TurnRequest): Promise<Admission>
+  /** Starts a turn that is on disk and acknowledged. */
+  start(record: RunRecord): void
+  /** Ends a turn that needed no run: a command. Durable when it resolves. */
+  end(record: RunRecord, outcome: RunOutcome, message: TranscriptMessage): Promise<void>
+  /** Begins a new transcript. Stops what runs in the session first. */
+  reset(sessionKey: string, agentId: string): ReturnType<Store['resetSession']>
+  /** Starts, ends or remembers what a former process left. Resolves to how many of each. */
+  recover(): Promise<{ started: number; interrupted: number }>
+}
+
+export interface TurnsNeeds {
+  store: Pick<Store, 'unsettled' | 'resetSession' | 'settle'>
+  supervisor: Pick<Supervisor, 'admit' | 'restore' | 'ended'>
+  runs: Pick<Runs, 'admit'>
+  sessions: Pick<Sessions, 'turn' | 'abort'>
+  now(): number
+}
+
+export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNeeds): Turns {
+  const turns: Turns = {
+    admit({ typed, ...request }) {
+      const { key, message, attachments, meta } = request
+      return supervisor.admit({
+        ...request,
+        runId: key,
+        spareRunId: nanoid(),
+        sessionId: randomUUID(),
+        fingerprint: fingerprint({
+          message: typed ?? message,
+          attachments: attachments.map(({ sha256 }) => sha256),
+          meta,
+        }),
+        acceptedAt: now(),
+      })
+    },
+    start(record) {
+      runs.admit(record)
+      sessions.turn(record.sessionKey, record.runId)
+    },
+    async end(record, outcome, message) {
+      await store.settle(record.runId, { ...outcome, endedAt: now(), message })
+      supervisor.ended(record, outcome)
+    },
+    async reset(key, agentId) {
+      await sessions.abort(key, null, 'reset')
+      return store.resetSession({ key, agentId, sessionId: randomUUID() }, now())
+    },
+    async recover() {
+      const left = await store.unsettled()
+      let interrupted = 0
+      for (const record of left) {
+        supervisor.restore(record)
+        if (record.state === 'started') {
+          interrupted += 1
+          runs.admit(record)
+          continue
+        }
+        // A turn that was to begin a new transcript: the process may have died between its admission and the reset. Doing it
+        // again is harmless, since nothing of the turn is in the transcript yet.
+        if (record.meta['reset'] === true) await turns.reset(record.sessionKey, record.agentId)
+        turns.start(record)
+      }
+      return { started: left.length - interrupted, interrupted }
+    },
+  }
+  return turns
+}
+
+/** SHA-256 over a value whose members are put in order first: the same request gives the same digest, however it was spelled. */
+export function fingerprint(value: unknown): string {
+  return createHash('sha256')
+    .update(JSON.stringify(ordered(value)))
+    .digest('hex')
+}
+
+function ordered(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(ordered)
+  if (value === null || typeof value !== 'object') return value
+  const members = Object.entries(value).filter(([, member]) => member !== undefined)
+  // Null-prototype: a member called `__proto__` stays a member.
+  return Object.assign(
+    Object.create(null),
+    Object.fromEntries(members.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, member]) => [name, ordered(member)])),
+  )
+}

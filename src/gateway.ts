@@ -1,0 +1,384 @@
+/** The whole gateway, put together: picks the store and the runtimes, and hands the rooms to each other. */
+import { randomBytes, randomUUID } from 'node:crypto'
+import { chmodSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { createActor, toPromise } from 'xstate'
+import { gatewayMachine } from '../machines/gateway.ts'
+import { createAuthenticator } from './auth/authenticate.ts'
+import { openDevices } from './auth/devices.ts'
+import { type Agents, createAgents } from './broker/agents.ts'
+import { type Connections, createConnections } from './broker/connections.ts'
+import { createDispatch } from './broker/dispatch.ts'
+import { createHealth, type Health } from './broker/health.ts'
+import { work } from './broker/host.ts'
+import { createHub, type Hub } from './broker/hub.ts'
+import { createPresence, type Presence } from './broker/presence.ts'
+import { createPrompt } from './broker/prompt.ts'
+import { createRuns, type Runs } from './broker/runs.ts'
+import { createSessions, type Sessions } from './broker/sessions.ts'
+import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
+import { createTurns, type Turns } from './broker/turns.ts'
+import { parseRange, type Range } from './config/address.ts'
+import type { Config } from './config/config.ts'
+import { redactConfig, redactRaw } from './config/redact.ts'
+import { identity, systemPrompt } from './config/workspace.ts'
+import type { Logger } from './logging.ts'
+import { methodHandlers } from './methods/index.ts'
+import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
+import { openStore } from './stores/index.ts'
+import type { Store } from './stores/store.ts'
+import { createListener, type Listener } from './transport/http.ts'
+import { version } from './version.ts'
+
+export interface Gateway {
+  /** Starts it. Rejects with the reason when it could not be started; everything is closed again then. */
+  start(): Promise<void>
+  /** Stops it: the first time it lets runs end, within the budget; the second time it does not wait. */
+  stop(reason: string): void
+  /** Resolves when it has stopped, with the failure that made it stop, if one did. */
+  readonly stopped: Promise<{ failure: string | undefined }>
+  readonly addresses: { host: string; port: number }[]
+}
+
+export interface GatewayOptions {
+  config: Config
+  log: Logger
+  /** Default: SQLite in the state folder. */
+  store?: () => Promise<Store>
+  runtimes?: Runtimes
+  /** How long runs may go on after a stop, in ms. */
+  drainMs?: number
+}
+
+/** How long a key is remembered, in ms. */
+const KEY_LIFETIME_MS = 24 * 3_600_000
+const HEALTH_EVERY_MS = 60_000
+const SWEEP_EVERY_MS = 60_000
+const DRAIN_MS = 60_000
+
+/** What is there once the store is open. */
+interface Rooms {
+  store: Store
+  runs: Runs
+  sessions: Sessions
+  supervisor: Supervisor
+  turns: Turns
+  connections: Connections
+  hub: Hub
+  health: Health
+  presence: Presence
+  listener: Listener
+}
+
+export function createGateway(options: GatewayOptions): Gateway {
+  const { config, log, runtimes = createRuntimes(), drainMs = DRAIN_MS } = options
+  const startedAt = Date.now()
+  const agents = createAgents(config)
+  const databasePath = join(config.stateDir, 'kurultai.sqlite')
+  const openConfiguredStore =
+    options.store ??
+    (async () => {
+      mkdirSync(config.stateDir, { recursive: true, mode: 0o700 })
+      return openStore('sqlite', { path: databasePath, warn: (message) => log.warn(message) })
+    })
+  let rooms: Rooms | undefined
+  let timers: NodeJS.Timeout[] = []
+
+  const actor = createActor(
+    gatewayMachine.provide({
+      actions: {
+        refuseNewTurns: () => {
+          rooms?.supervisor.drain()
+          rooms?.listener.refuse()
+        },
+        announceShutdown: (_, { reason }) => {
+          log.info({ reason, runs: rooms?.runs.size ?? 0 }, 'stopping')
+          // Protocol 3 says null where it is not known, protocol 4 leaves it out.
+          rooms?.hub.publish('shutdown', ({ protocol }) =>
+            JSON.stringify({ reason, ...(protocol === 3 && { restartExpectedMs: null }) }),
+          )
+        },
+        checkpoint: () => {
+          const left = rooms?.runs.size ?? 0
+          if (left > 0) log.warn({ runs: left }, 'runs were cut off; the next start ends them as interrupted')
+          rooms?.sessions.dropAll()
+          rooms?.runs.dropAll()
+        },
+        unexpected: (_, { event }) => log.debug({ event }, 'gateway: an event that means nothing now'),
+      },
+      actors: {
+        openStorage: work(async () => {
+          const store = await openConfiguredStore()
+          try {
+            rooms = await furnish(store)
+          } catch (error) {
+            await store.close()
+            throw error
+          }
+        }),
+        listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
+        recover: work(async () => {
+          const { turns, store, health } = rooms!
+          const { started, interrupted } = await turns.recover()
+          if (started + interrupted > 0) log.info({ started, interrupted }, 'settled what the last process left')
+          await store.forgetRuns(Date.now() - KEY_LIFETIME_MS)
+          await health.refresh()
+          timers = housekeeping(rooms!)
+        }),
+        runsEnded: work(() => rooms!.runs.idle()),
+        hangUp: work(async () => {
+          for (const timer of timers) clearInterval(timer)
+          if (!rooms) return
+          rooms.listener.refuse()
+          await rooms.connections.closeAll('serviceRestart', { size: 500, everyMs: 20 })
+          await rooms.listener.close()
+        }),
+        closeStorage: work(async () => {
+          rooms?.supervisor.stop()
+          await rooms?.store.close()
+        }),
+      },
+    }),
+    { input: { drainMs } },
+  )
+
+  /** Makes every room. Nothing runs yet, and nobody can come in. */
+  async function furnish(store: Store): Promise<Rooms> {
+    const now = () => Date.now()
+    const hub = createHub({
+      onSlow: ({ connId }, event) => {
+        log.warn({ connId, event }, 'a reader is too slow; it is disconnected')
+        connections.close(connId, 'slowConsumer')
+      },
+    })
+    const presence = createPresence({ now, version })
+    const prompt = createPrompt({ agents, models: config.models, store, instructions: instructionsOf(agents) })
+    const runs = createRuns({
+      store,
+      hub,
+      log,
+      now,
+      async answer(record, sink, signal) {
+        const { candidates, call } = await prompt.for(record)
+        return answerWithFallbacks({
+          runtimes,
+          candidates,
+          call,
+          sink,
+          signal,
+          onAttempt: (model, attempt) =>
+            log.debug({ runId: record.runId, model: model.ref, attempt }, 'asking a model'),
+        })
+      },
+      onEnded: (record, { outcome, endedAt, startedAt }) => {
+        supervisor.ended(record, outcome)
+        sessions.ended(record.sessionKey, record.runId)
+        const { runId, sessionKey } = record
+        const details = { runId, sessionKey, state: outcome.state, ms: endedAt - (startedAt ?? endedAt) }
+        if (outcome.error) log.warn({ ...details, error: outcome.error }, 'run ended')
+        else log.debug(details, 'run ended')
+      },
+    })
+    const sessions = createSessions({ runs, log, onCrash: (key) => supervisor.crashed(key) })
+    const supervisor = createSupervisor({
+      store,
+      log,
+      isFull: (key, admitted) => sessions.queue(key).waiting.length + admitted >= config.messages.queueLimit,
+      restartSession: (key) => sessions.restart(key),
+      monotonic: () => performance.now(),
+      random: Math.random,
+    })
+    const turns = createTurns({ store, supervisor, runs, sessions, now })
+    const health = createHealth({
+      agents,
+      store,
+      path: databasePath,
+      now,
+      modelOf: (id) => prompt.modelOf(id, undefined),
+    })
+    const knowsModel = (ref: string) => config.models.find(ref) !== undefined
+    const dispatch = createDispatch({
+      log,
+      handlers: methodHandlers({
+        agents,
+        store,
+        turns,
+        sessions,
+        runs,
+        hub,
+        presence,
+        health,
+        config,
+        now,
+        newId: randomUUID,
+        path: databasePath,
+        models: config.models,
+        scope: config.session.scope,
+        modelOf: prompt.modelOf,
+        knowsModel,
+        takesImages: (agentId, model) => prompt.modelOf(agentId, model)?.input.includes('image') ?? false,
+        identity,
+        redact: ({ parsed, raw }) => ({
+          parsed: redactConfig(parsed ?? {}),
+          raw: raw === undefined ? null : redactRaw(raw, parsed),
+        }),
+        describe: async (sessionKey, agentId) => {
+          const record = await store.session(sessionKey)
+          const model = prompt.modelOf(agentId, record?.settings['model'] as string | undefined)
+          const { running, waiting } = sessions.queue(sessionKey)
+          return [
+            `Kurultai gateway ${version}`,
+            `Agent: ${agents.get(agentId)?.name ?? agentId} (${agentId})`,
+            `Model: ${model?.ref ?? 'none'}`,
+            `Session: ${sessionKey}, ${record?.messageCount ?? 0} entries`,
+            `Tokens: ${record?.totalTokens ?? 0} of ${model?.contextWindow ?? 0} in the last answer's context`,
+            `Runs: ${running ? 'one under way' : 'none under way'}, ${waiting.length} waiting`,
+          ].join('\n')
+        },
+      }),
+    })
+    const { auth, controlUi } = config.gateway
+    const connections = createConnections({
+      authenticator: createAuthenticator({
+        auth,
+        pagesNeedNoDevice: controlUi.allowInsecureAuth || controlUi.dangerouslyDisableDeviceAuth,
+        devices: await openDevices(store, await deviceSecret(store)),
+        now,
+      }),
+      dispatch,
+      hub,
+      presence,
+      log,
+      now,
+      handshakeTimeoutMs: config.gateway.handshakeTimeoutMs,
+      tickIntervalMs: config.gateway.tickIntervalMs,
+      version,
+      snapshot: () => ({
+        presence: presence.list(),
+        health: health.current(),
+        stateVersion: { presence: presence.version, health: health.version },
+        uptimeMs: now() - startedAt,
+        ...(config.path && { configPath: config.path }),
+        stateDir: config.stateDir,
+        sessionDefaults: {
+          defaultAgentId: agents.defaultId,
+          mainKey: agents.mainKey,
+          mainSessionKey: `agent:${agents.defaultId}:${agents.mainKey}`,
+          scope: config.session.scope,
+        },
+      }),
+      onPresence: (left) => {
+        if (left)
+          hub.tellAll(
+            'presence',
+            { presence: presence.list() },
+            { stateVersion: { presence: presence.version, health: health.version } },
+          )
+      },
+    })
+    const listener = await createListener({
+      connections,
+      log,
+      policy: {
+        allowedOrigins: controlUi.allowedOrigins,
+        trustedProxies: config.gateway.trustedProxies
+          .map(parseRange)
+          .filter((range): range is Range => range !== undefined),
+      },
+      probe,
+      startedAt,
+      now,
+      maxConnections: config.gateway.limits.maxConnections,
+      servePage: controlUi.enabled,
+      heartbeatMs: 20_000,
+    })
+    return { store, runs, sessions, supervisor, turns, connections, hub, health, presence, listener }
+  }
+
+  function instructionsOf(directory: Agents) {
+    return (agentId: string) => {
+      const agent = directory.get(agentId)
+      return agent === undefined
+        ? ''
+        : systemPrompt(agent, config.agents.bootstrapMaxChars, (file, why) =>
+            log.warn({ agentId, file, why }, 'a workspace file is not used'),
+          )
+    }
+  }
+
+  function housekeeping({ hub, health, sessions, store, presence }: Rooms): NodeJS.Timeout[] {
+    const owned = (what: string, promise: Promise<unknown>) =>
+      void promise.catch((error: unknown) => log.error({ err: error }, `${what} failed`))
+    const every = (ms: number, what: () => void) => setInterval(what, ms)
+    return [
+      every(config.gateway.tickIntervalMs, () => hub.tellAll('tick', { ts: Date.now() })),
+      every(HEALTH_EVERY_MS, () =>
+        owned(
+          'the health refresh',
+          health.refresh().then((snapshot) =>
+            hub.tellAll('health', snapshot, {
+              stateVersion: { presence: presence.version, health: health.version },
+            }),
+          ),
+        ),
+      ),
+      every(SWEEP_EVERY_MS, () => {
+        sessions.sweep()
+        owned('forgetting old keys', store.forgetRuns(Date.now() - KEY_LIFETIME_MS))
+      }),
+    ]
+  }
+
+  function probe() {
+    const snapshot = actor.getSnapshot()
+    const ready = snapshot.matches('serving')
+    const status = ready ? 'ok' : snapshot.matches('starting') ? 'starting' : 'draining'
+    return { ready, status } as const
+  }
+
+  const stopped = toPromise(actor).then(
+    () => ({ failure: actor.getSnapshot().context.failure ?? undefined }),
+    (error: unknown) => ({ failure: error instanceof Error ? error.message : String(error) }),
+  )
+
+  return {
+    async start() {
+      const serving = new Promise<void>((resolve) => {
+        actor.subscribe((snapshot) => {
+          if (snapshot.matches('serving')) resolve()
+        })
+      })
+      actor.start()
+      const failed = stopped.then(({ failure }) => {
+        throw new Error(failure ?? 'the gateway was stopped while it started')
+      })
+      await Promise.race([serving, failed])
+      failed.catch(() => {})
+      chmodState()
+    },
+    stop: (reason) => actor.send({ type: 'stop', reason }),
+    stopped,
+    get addresses() {
+      return rooms?.listener.addresses ?? []
+    },
+  }
+
+  /** Others may not read what agents were told. */
+  function chmodState(): void {
+    if (options.store) return
+    try {
+      chmodSync(config.stateDir, 0o700)
+    } catch {
+      // A folder that belongs to somebody else (a mounted volume) is theirs to protect.
+    }
+  }
+}
+
+/** The secret that device tokens are derived from: made once, kept with the records it protects. */
+async function deviceSecret(store: Store): Promise<Uint8Array> {
+  const kept = await store.get('secret', 'device-tokens')
+  if (typeof kept === 'string') return Buffer.from(kept, 'base64url')
+  const secret = randomBytes(32)
+  await store.put('secret', 'device-tokens', secret.toString('base64url'))
+  return secret
+}

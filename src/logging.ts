@@ -1,0 +1,75 @@
+/** The log: JSON lines in a file, readable lines on the console. */
+import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { type Logger, multistream, pino, type StreamEntry } from 'pino'
+import type { Config } from './config/config.ts'
+
+export type { Logger } from 'pino'
+
+const NAMES: Record<number, string> = { 10: 'trace', 20: 'debug', 30: 'info', 40: 'WARN', 50: 'ERROR', 60: 'FATAL' }
+const HIDDEN = new Set(['level', 'time', 'msg', 'pid', 'hostname'])
+
+/** Makes control characters and direction marks visible: a log line is one line, whoever's text is in it. */
+const visible = (text: string): string =>
+  text.replace(
+    /[\p{Cc}\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )
+
+/** One line for a person: time, level, message, details. */
+export function readable(line: string): string {
+  const { level, time, msg, err, ...rest } = JSON.parse(line) as { [name: string]: unknown }
+  const details = Object.entries(rest)
+    .filter(([name]) => !HIDDEN.has(name))
+    .map(([name, value]) => `${name}=${typeof value === 'string' ? visible(value) : JSON.stringify(value)}`)
+  const stack = (err as { stack?: string } | undefined)?.stack
+  const at = new Date(Number(time)).toISOString().slice(11, 23)
+  return `${at} ${(NAMES[Number(level)] ?? String(level)).padEnd(5)} ${visible(String(msg))}${details.length > 0 ? ` (${details.join(' ')})` : ''}${stack ? `\n${stack}` : ''}\n`
+}
+
+export interface Logs {
+  log: Logger
+  /** Closes the file. */
+  close(): void
+  /** Why there is no file, if there is none. */
+  problem: string | undefined
+}
+
+/** Opens the log. A file that cannot be written is a warning, not a reason not to start. */
+export function openLog({ level, consoleLevel, file }: Config['logging']): Logs {
+  const streams: StreamEntry[] = []
+  let fd: number | undefined
+  let problem: string | undefined
+  if (level !== 'silent') {
+    try {
+      mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+      const opened = openSync(file, 'a', 0o600)
+      fd = opened
+      streams.push({
+        level,
+        stream: {
+          write: (line) => {
+            try {
+              writeSync(opened, line)
+            } catch {
+              // A full disk must not end the gateway; the console still says what happens.
+            }
+          },
+        },
+      })
+    } catch (error) {
+      problem = `the log file cannot be written: ${(error as Error).message}`
+    }
+  }
+  if (consoleLevel !== 'silent')
+    streams.push({ level: consoleLevel, stream: { write: (line) => void process.stderr.write(readable(line)) } })
+  const lowest = [level, consoleLevel].map((name) =>
+    name === 'silent' ? Number.POSITIVE_INFINITY : pino.levels.values[name]!,
+  )
+  const least = Math.min(...lowest)
+  const log = pino(
+    { level: least === Number.POSITIVE_INFINITY ? 'silent' : pino.levels.labels[least]!, base: null },
+    multistream(streams),
+  )
+  return { log, problem, close: () => void (fd !== undefined && closeSync(fd)) }
+}

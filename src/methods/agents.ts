@@ -1,0 +1,190 @@
+/** The agents and their models; turns addressed to an agent. */
+import type { Agents } from '../broker/agents.ts'
+import { Failure, type Handlers, twice } from '../broker/dispatch.ts'
+import type { Ended, Runs } from '../broker/runs.ts'
+import type { Turns } from '../broker/turns.ts'
+import type { AgentConfig, Config } from '../config/config.ts'
+import type { agents as contract } from '../contract/agents.ts'
+import { LIMITS } from '../contract/connect.ts'
+import { GatewayError } from '../contract/errors.ts'
+import { canonical, unknownAgent } from '../contract/session-key.ts'
+import type { Json, RunRecord, Store } from '../stores/store.ts'
+import { readAttachments } from './attachments.ts'
+import { session } from './door.ts'
+import { setting } from './settings.ts'
+
+export interface AgentsNeeds {
+  agents: Agents
+  store: Pick<Store, 'run' | 'session' | 'sessions'>
+  turns: Turns
+  runs: Pick<Runs, 'ending' | 'wait'>
+  models: Config['models']
+  scope: string
+  takesImages(agentId: string, sessionModel: string | undefined): boolean
+  identity(agent: AgentConfig): { name: string; avatar?: string | undefined }
+}
+
+const WAIT_MS = 30_000
+
+export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
+  const { agents, store, turns, runs } = needs
+
+  /** What `agent` answers, the second time, for a run that has ended. */
+  async function result(runId: string) {
+    const run = await store.run(runId)
+    if (!run)
+      return new Failure(new GatewayError('RUN_FAILED', 'the run is no longer known'), { runId, status: 'error' })
+    switch (run.state) {
+      case 'completed':
+        return { runId, status: 'ok', summary: 'completed', result: run.result }
+      case 'aborted':
+        return { runId, status: 'ok', summary: 'aborted', result: run.result }
+      case 'timedOut':
+        return failure(runId, new GatewayError('RUN_TIMED_OUT', 'the run reached its deadline'), 'timeout')
+      default:
+        return failure(runId, new GatewayError('RUN_FAILED', run.error ?? 'the run failed'), 'error')
+    }
+  }
+
+  const failure = (runId: string, error: GatewayError, status: string) =>
+    new Failure(error, { runId, status, summary: error.message })
+
+  /** The key of the session that a request is for: by key, by transcript, or the agent's main one. */
+  async function sessionFor(params: { sessionKey?: string; sessionId?: string; agentId?: string }): Promise<string> {
+    const agentId = params.agentId === undefined ? undefined : agents.resolve(params.agentId)
+    if (params.agentId !== undefined && agentId === undefined) {
+      const { message, details } = unknownAgent(params.agentId, agents)
+      throw new GatewayError('UNKNOWN_AGENT', `invalid agent params: ${message}`, { details: details! })
+    }
+    if (params.sessionKey) {
+      const named = /^agent:([^:]+)/i.exec(params.sessionKey)?.[1]
+      if (agentId && named && agents.resolve(named) !== agentId)
+        throw new GatewayError(
+          'INVALID_PARAMS',
+          `invalid agent params: agent "${agentId}" does not match session key agent "${named.slice(0, 64)}"`,
+        )
+      return agentId && !named ? `agent:${agentId}:${params.sessionKey}` : params.sessionKey
+    }
+    if (params.sessionId) {
+      const found = (await store.sessions({})).find(({ sessionId }) => sessionId === params.sessionId)
+      if (!found) throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${params.sessionId.slice(0, 200)}`)
+      return found.key
+    }
+    if (agentId) return `agent:${agentId}:${agents.mainKey}`
+    throw new GatewayError(
+      'INVALID_PARAMS',
+      'invalid agent params: give sessionKey, sessionId or agentId to choose a session',
+    )
+  }
+
+  return {
+    async agent(params, caller) {
+      const { key: sessionKey, agentId } = session(await sessionFor(params), undefined, agents, caller)
+      if (Buffer.byteLength(params.message) > LIMITS.message)
+        throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
+      const record = await store.session(sessionKey)
+      if (setting(record, 'sendPolicy') === 'deny')
+        throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
+      const attachments = readAttachments(params.attachments)
+      if (attachments.length > 0 && !needs.takesImages(agentId, setting(record, 'model')))
+        throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
+      const { timeout, thinking, extraSystemPrompt, label, spawnedBy, deliver, to, channel } = params
+      const meta: RunRecord['meta'] = {}
+      if (timeout !== undefined) meta['timeoutMs'] = timeout * 1000
+      for (const [name, value] of Object.entries({
+        thinking,
+        extraSystemPrompt,
+        label,
+        spawnedBy,
+        deliver,
+        to,
+        channel,
+      }))
+        if (value !== undefined) meta[name] = value as Json
+      const admission = await turns.admit({
+        principal: caller.principal,
+        method: 'agent',
+        sessionKey,
+        agentId,
+        key: params.idempotencyKey,
+        message: params.message,
+        attachments,
+        meta,
+      })
+      switch (admission.kind) {
+        case 'new': {
+          const { runId, acceptedAt } = admission.record
+          // The run is live before it is asked for its ending, and begins after the first answer is on its way.
+          const { promise, resolve } = Promise.withResolvers<void>()
+          return twice(
+            { runId, status: 'accepted', acceptedAt },
+            promise.then(() => runs.ending(runId)).then(() => result(runId)),
+            () => {
+              turns.start(admission.record)
+              resolve()
+            },
+          )
+        }
+        case 'running':
+          return twice(
+            { runId: admission.runId, status: 'accepted', acceptedAt: admission.acceptedAt },
+            Promise.resolve(runs.ending(admission.runId)).then(() => result(admission.runId)),
+          )
+        case 'ended':
+          return result(admission.runId)
+      }
+    },
+
+    async 'agent.wait'({ runId, timeoutMs = WAIT_MS }) {
+      const answer = ({
+        state,
+        startedAt,
+        endedAt,
+        error,
+      }: Pick<RunRecord, 'state' | 'startedAt' | 'endedAt' | 'error'>) => ({
+        runId,
+        status: state === 'completed' || state === 'aborted' ? ('ok' as const) : ('error' as const),
+        ...(startedAt !== undefined && { startedAt }),
+        ...(endedAt !== undefined && { endedAt }),
+        ...(state === 'timedOut' ? { error: 'the run reached its deadline' } : error !== undefined && { error }),
+      })
+      // Listen first, look second: a run that ends in between is not missed.
+      const next = runs.wait(runId, timeoutMs)
+      const kept = await store.run(runId)
+      if (kept?.endedAt !== undefined) return answer(kept)
+      const ended: Ended | undefined = await next
+      if (!ended) return { runId, status: 'timeout' }
+      const { outcome, startedAt, endedAt } = ended
+      return answer({ ...outcome, ...(startedAt !== undefined && { startedAt }), endedAt })
+    },
+
+    'agent.identity.get'(params) {
+      let agentId = agents.defaultId
+      if (params.agentId) {
+        const found = agents.resolve(params.agentId)
+        if (found === undefined) throw unknownAgent(params.agentId, agents)
+        agentId = found
+      } else if (params.sessionKey) agentId = canonical(params.sessionKey, agents).agentId
+      const { name, avatar } = needs.identity(agents.get(agentId)!)
+      return { agentId, name, avatar: avatar ?? name.slice(0, 1).toUpperCase() }
+    },
+
+    'agents.list': () => ({
+      defaultId: agents.defaultId,
+      mainKey: agents.mainKey,
+      scope: needs.scope,
+      agents: agents.list().map(({ id, name }) => ({ id, name })),
+    }),
+
+    'models.list': () => ({
+      models: needs.models.list.map(({ id, name, provider, contextWindow, reasoning, input }) => ({
+        id,
+        name,
+        provider,
+        contextWindow,
+        reasoning,
+        input,
+      })),
+    }),
+  }
+}

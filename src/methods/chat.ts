@@ -1,0 +1,235 @@
+/** `chat.*`: what a turn means, from typed text to a run under way. */
+import { after, type Caller, Failure, type Handlers } from '../broker/dispatch.ts'
+import { type Hub, holds } from '../broker/hub.ts'
+import type { Runs } from '../broker/runs.ts'
+import type { Sessions } from '../broker/sessions.ts'
+import type { TurnRequest, Turns } from '../broker/turns.ts'
+import type { chat } from '../contract/chat.ts'
+import { LIMITS } from '../contract/connect.ts'
+import { GatewayError } from '../contract/errors.ts'
+import { type AgentNames, canonical } from '../contract/session-key.ts'
+import type { Json, RunState, Store, TranscriptMessage } from '../stores/store.ts'
+import { readAttachments } from './attachments.ts'
+import { COMMAND_SCOPES, type Command, GREETING, readCommand } from './commands.ts'
+import { session } from './door.ts'
+import { checkSettings, isThinkingLevel, setting } from './settings.ts'
+
+export interface ChatNeeds {
+  agents: AgentNames
+  store: Pick<Store, 'session' | 'history' | 'append' | 'settle' | 'patchSession'>
+  turns: Turns
+  sessions: Pick<Sessions, 'abort' | 'queue'>
+  runs: Pick<Runs, 'record'>
+  hub: Pick<Hub, 'publish'>
+  now(): number
+  newId(): string
+  /** Whether an agent's first model takes images. */
+  takesImages(agentId: string, sessionModel: string | undefined): boolean
+  knowsModel(ref: string): boolean
+  /** What `/status` says. */
+  describe(sessionKey: string, agentId: string): Promise<string>
+}
+
+const HISTORY_DEFAULT = 200
+
+export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
+  const { agents, store, turns, sessions, hub, now } = needs
+
+  /** Stops runs and says which, as the answer to `chat.abort` and to stop words. */
+  async function abort(sessionKey: string, runId: string | null, reason: 'rpc' | 'stop') {
+    const runIds = await sessions.abort(sessionKey, runId, reason)
+    return { ok: true as const, aborted: runIds.length > 0, runIds }
+  }
+
+  function mayCommand(command: Command, caller: Caller): void {
+    const scope = COMMAND_SCOPES[command.kind]
+    if (!holds(caller.scopes, scope))
+      throw new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
+        details: { missingScope: scope, requiredScopes: [scope] },
+      })
+    if (command.kind === 'refused')
+      throw new GatewayError(
+        'NOT_SERVED',
+        `/${command.name} is not served in chat; use the gateway's own methods or its configuration`,
+      )
+  }
+
+  /** Does what a command says, and answers in a sentence. */
+  async function obey(command: Command, key: string, agentId: string): Promise<string> {
+    const patch = (settings: { [name: string]: Json }) =>
+      store.patchSession({ key, agentId, sessionId: needs.newId() }, settings, now())
+    switch (command.kind) {
+      case 'status':
+        return needs.describe(key, agentId)
+      case 'help':
+        return [
+          '/status: how this session is',
+          '/new [message]: begin a new conversation',
+          '/stop: stop what is running (also: stop, esc, abort, wait, exit, interrupt)',
+          '/think off|minimal|low|medium|high: how much to think before answering',
+          '/model provider/model: answer with another model',
+          '/queue: what happens to messages that come while a run is under way',
+        ].join('\n')
+      case 'queue': {
+        const { waiting } = sessions.queue(key)
+        if (command.mode === '' || command.mode === 'followup')
+          return `Queue mode is followup: messages wait their turn and each gets its own answer (${waiting.length} waiting).`
+        return `Queue mode "${command.mode.slice(0, 32)}" is not served; messages wait their turn (followup).`
+      }
+      case 'think':
+        if (!isThinkingLevel(command.level)) return 'Say /think off, minimal, low, medium or high.'
+        await patch({ thinkingLevel: command.level })
+        return `Thinking is set to ${command.level}.`
+      case 'model':
+        if (command.ref === '') return 'Say /model provider/model, or /model default.'
+        if (command.ref === 'default') {
+          await patch({ model: null })
+          return 'The model is the one of the agent again.'
+        }
+        checkSettings({ model: command.ref }, needs.knowsModel)
+        await patch({ model: command.ref })
+        return `The model is set to ${command.ref}.`
+      default:
+        throw new Error(`the command ${command.kind} is not obeyed here`)
+    }
+  }
+
+  /** A final answer without a run: said, and put in the transcript. */
+  function announce(runId: string, sessionKey: string, agentId: string, seq: number, message: TranscriptMessage): void {
+    hub.publish(
+      'chat',
+      (variant) =>
+        JSON.stringify({
+          runId,
+          sessionKey: variant.sessionKey,
+          ...(variant.protocol >= 4 && { agentId }),
+          seq,
+          state: 'final',
+          message,
+        }),
+      { sessionKey },
+    )
+  }
+
+  const injected = (text: string): TranscriptMessage => ({
+    role: 'assistant',
+    content: [{ type: 'text', text }],
+    timestamp: now(),
+    stopReason: 'injected',
+    usage: { input: 0, output: 0, totalTokens: 0 },
+  })
+
+  return {
+    async 'chat.send'(params, caller) {
+      const { key: sessionKey, agentId } = session(params.sessionKey, params.agentId, agents, caller)
+      const attachments = readAttachments(params.attachments)
+      const text = params.message
+      if (text.trim() === '' && attachments.length === 0)
+        throw new GatewayError('MESSAGE_REQUIRED', 'message or attachment required')
+      if (Buffer.byteLength(text) > LIMITS.message)
+        throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
+
+      const command = attachments.length === 0 ? readCommand(text) : undefined
+      if (command) mayCommand(command, caller)
+      if (command?.kind === 'stop') return abort(sessionKey, null, 'stop')
+
+      const record = await store.session(sessionKey)
+      if (setting(record, 'sendPolicy') === 'deny')
+        throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
+      if (attachments.length > 0 && !needs.takesImages(agentId, setting(record, 'model')))
+        throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
+
+      const request: TurnRequest = {
+        principal: caller.principal,
+        method: 'chat.send',
+        sessionKey,
+        agentId,
+        key: params.idempotencyKey,
+        message: text,
+        attachments,
+        typed: text,
+        meta: {
+          ...(params.timeoutMs !== undefined && { timeoutMs: params.timeoutMs }),
+          ...(params.thinking && { thinking: params.thinking }),
+          ...(params.deliver !== undefined && { deliver: params.deliver }),
+          ...(params.context !== undefined && { context: params.context as Json }),
+        },
+      }
+      if (command?.kind === 'new') {
+        request.message = command.rest || GREETING
+        request.meta['reset'] = true
+      } else if (command) {
+        // A command leaves no entry of its own in the transcript, only its answer.
+        request.message = ''
+      }
+
+      const admission = await turns.admit(request)
+      switch (admission.kind) {
+        case 'running':
+          return { runId: admission.runId, status: 'in_flight' }
+        case 'ended':
+          return endedAnswer(admission)
+        case 'new': {
+          const { record } = admission
+          const started = { runId: record.runId, status: 'started' as const }
+          if (command?.kind === 'new') {
+            await turns.reset(sessionKey, agentId)
+            return after(started, () => turns.start(record))
+          }
+          if (!command) return after(started, () => turns.start(record))
+          const message = injected(await obey(command, sessionKey, agentId))
+          await turns.end(record, { state: 'completed', stopReason: 'injected' }, message)
+          return after(started, () => announce(record.runId, sessionKey, agentId, 1, message))
+        }
+      }
+    },
+
+    async 'chat.abort'(params, caller) {
+      const { key } = session(params.sessionKey, params.agentId, agents, caller)
+      const { runId } = params
+      if (runId !== undefined) {
+        const run = needs.runs.record(runId)
+        if (run && run.sessionKey !== key)
+          throw new GatewayError('RUN_NOT_IN_SESSION', 'runId does not match sessionKey')
+      }
+      return abort(key, runId ?? null, 'rpc')
+    },
+
+    async 'chat.history'(params, caller) {
+      const { key } = session(params.sessionKey, params.agentId, agents, caller)
+      const [record, { sessionId, messages }] = await Promise.all([
+        store.session(key),
+        store.history(key, { limit: params.limit ?? HISTORY_DEFAULT, maxBytes: LIMITS.history }),
+      ])
+      const verboseLevel = setting(record, 'verboseLevel')
+      return {
+        sessionKey: params.sessionKey,
+        ...(sessionId !== undefined && { sessionId }),
+        messages,
+        thinkingLevel: setting(record, 'thinkingLevel') ?? 'off',
+        ...(verboseLevel && { verboseLevel }),
+      }
+    },
+
+    async 'chat.inject'(params) {
+      const { key, agentId } = canonical(
+        params.agentId && !/^agent:/i.test(params.sessionKey)
+          ? `agent:${params.agentId}:${params.sessionKey}`
+          : params.sessionKey,
+        agents,
+      )
+      const message = injected(params.label ? `[${params.label}]\n\n${params.message}` : params.message)
+      if (!(await store.append(key, message))) throw new GatewayError('SESSION_NOT_FOUND', 'session not found')
+      const messageId = needs.newId().slice(0, 8)
+      announce(`inject-${messageId}`, key, agentId, 0, message)
+      return { ok: true, messageId }
+    },
+  }
+}
+
+/** The answer to a repeat of a key whose run has ended: `ok`, or the error it ended in. */
+function endedAnswer({ runId, state, error }: { runId: string; state: RunState; error?: string }) {
+  if (state !== 'failed' && state !== 'interrupted') return { runId, status: 'ok' as const }
+  const message = error ?? 'the run failed'
+  return new Failure(new GatewayError('RUN_FAILED', message), { runId, status: 'error', summary: message })
+}

@@ -1,0 +1,82 @@
+/** What a message can be besides a message: a stop word, or a command. Each has a scope of its own. */
+import type { Scope } from '../contract/block.ts'
+
+export type Command =
+  | { kind: 'stop' }
+  | { kind: 'new'; rest: string }
+  | { kind: 'status' }
+  | { kind: 'help' }
+  | { kind: 'queue'; mode: string }
+  | { kind: 'think'; level: string }
+  | { kind: 'model'; ref: string }
+  /** A command of the reference gateway that is not for chat text here. */
+  | { kind: 'refused'; name: string }
+
+/** What a caller needs for a command: the same as for the method that does the same. */
+export const COMMAND_SCOPES: Record<Command['kind'], Scope> = {
+  stop: 'operator.write',
+  status: 'operator.read',
+  help: 'operator.read',
+  new: 'operator.admin',
+  queue: 'operator.admin',
+  think: 'operator.admin',
+  model: 'operator.admin',
+  refused: 'operator.admin',
+}
+
+const STOP_WORDS = new Set(['stop', 'esc', 'abort', 'wait', 'exit', 'interrupt'])
+/** They change the gateway or run things: never from text that a run, or whoever may only write, can send. */
+const REFUSED = new Set([
+  'config',
+  'restart',
+  'approve',
+  'allowlist',
+  'elevated',
+  'exec',
+  'bash',
+  'debug',
+  'send',
+  'activation',
+  'plugins',
+  'mcp',
+])
+
+/** The command in a text, or undefined for an ordinary message. Text that only looks like a path or a name is a message. */
+export function readCommand(text: string): Command | undefined {
+  // Compatibility forms and invisible characters must not hide a command from the check of its scope.
+  const plain = text
+    .normalize('NFKC')
+    .replace(/[\p{Cf}\p{Cc}]/gu, (character) => (/\s/.test(character) ? ' ' : ''))
+    .trim()
+  if (STOP_WORDS.has(plain.toLowerCase())) return { kind: 'stop' }
+  const match = /^\/([a-z][a-z_-]*)(?::|\s+|$)(.*)$/is.exec(plain)
+  if (!match) return undefined
+  const name = match[1]!.toLowerCase()
+  const rest = match[2]!.trim()
+  switch (name) {
+    case 'stop':
+    case 'abort':
+      return { kind: 'stop' }
+    case 'new':
+    case 'reset':
+      return { kind: 'new', rest }
+    case 'status':
+      return { kind: 'status' }
+    case 'help':
+    case 'commands':
+      return { kind: 'help' }
+    case 'queue':
+      return { kind: 'queue', mode: rest.toLowerCase() }
+    case 'think':
+    case 'thinking':
+      return { kind: 'think', level: rest.toLowerCase() }
+    case 'model':
+      return { kind: 'model', ref: rest }
+    default:
+      return REFUSED.has(name) ? { kind: 'refused', name } : undefined
+  }
+}
+
+/** The first turn of a conversation that was begun with a bare `/new`. */
+export const GREETING =
+  'A new conversation begins here. Say hello in your own voice, in a sentence or two, and ask what is to be done.'

@@ -1,0 +1,179 @@
+/** `sessions.*`: list, look into, set, begin anew, remove. */
+import { randomUUID } from 'node:crypto'
+import type { Handlers } from '../broker/dispatch.ts'
+import type { Sessions } from '../broker/sessions.ts'
+import type { Turns } from '../broker/turns.ts'
+import { LIMITS } from '../contract/connect.ts'
+import { GatewayError } from '../contract/errors.ts'
+import { type AgentNames, canonical } from '../contract/session-key.ts'
+import type { sessions as contract } from '../contract/sessions.ts'
+import type { Model } from '../runtimes/runtime.ts'
+import type { Json, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import { session } from './door.ts'
+import { checkSettings, setting } from './settings.ts'
+
+export interface SessionsNeeds {
+  agents: AgentNames
+  store: Pick<Store, 'session' | 'sessions' | 'patchSession' | 'deleteSession' | 'history'>
+  turns: Pick<Turns, 'reset'>
+  sessions: Pick<Sessions, 'abort'>
+  now(): number
+  /** Where the sessions are kept, as clients are told. */
+  path: string
+  /** The model that answers in a session of this agent. */
+  modelOf(agentId: string, sessionModel: string | undefined): Model | undefined
+  knowsModel(ref: string): boolean
+}
+
+const PREVIEW_LIMIT = 12
+const PREVIEW_CHARS = 240
+const TITLE_CHARS = 60
+
+/** The text of an entry, its other parts left out. */
+export function textOf({ content }: Pick<TranscriptMessage, 'content'>): string {
+  return content.map((part) => (part.type === 'text' && typeof part['text'] === 'string' ? part['text'] : '')).join('')
+}
+
+/** A text on one line, cut at a number of characters. */
+function cut(text: string, most: number): string {
+  const line = text.replace(/\s+/g, ' ').trim()
+  return line.length <= most ? line : `${line.slice(0, most - 1)}…`
+}
+
+export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> {
+  const { agents, store, turns, sessions, now } = needs
+
+  /** A session as `sessions.patch` and `sessions.reset` answer it. */
+  function entryOf(record: SessionRecord) {
+    const { sessionId, updatedAt, systemSent, abortedLastRun, inputTokens, outputTokens, totalTokens, settings } =
+      record
+    const { modelProvider, model } = record
+    return {
+      sessionId,
+      updatedAt,
+      systemSent,
+      abortedLastRun,
+      chatType: 'direct',
+      inputTokens,
+      outputTokens,
+      totalTokens,
+      ...(modelProvider && { modelProvider }),
+      ...(model && { model }),
+      ...settings,
+    }
+  }
+
+  async function rowOf(record: SessionRecord, derive: { title: boolean; lastMessage: boolean }) {
+    const model = needs.modelOf(record.agentId, setting(record, 'model'))
+    const row: { [name: string]: unknown } = {
+      key: record.key,
+      kind: 'direct',
+      origin: { provider: 'webchat', surface: 'webchat', chatType: 'direct' },
+      ...entryOf(record),
+      modelProvider: record.modelProvider ?? model?.provider,
+      model: record.model ?? model?.id,
+      contextTokens: model?.contextWindow,
+      deliveryContext: { channel: 'webchat' },
+      lastChannel: 'webchat',
+    }
+    if (derive.title || derive.lastMessage) {
+      const { messages } = await store.history(record.key, { limit: 50, maxBytes: 64 * 1024 })
+      const first = messages.find(({ role }) => role === 'user')
+      const last = messages.at(-1)
+      if (derive.title && first) row['derivedTitle'] = cut(textOf(first), TITLE_CHARS)
+      if (derive.lastMessage && last) row['lastMessagePreview'] = cut(textOf(last), 160)
+    }
+    return row
+  }
+
+  return {
+    async 'sessions.list'(params) {
+      const agentId = params.agentId === undefined ? undefined : (agents.resolve(params.agentId) ?? params.agentId)
+      const all = await store.sessions({
+        ...(agentId !== undefined && { agentId }),
+        ...(params.activeMinutes && { updatedSince: now() - params.activeMinutes * 60_000 }),
+        ...(params.search && { search: params.search }),
+      })
+      const found = all.filter(
+        (record) =>
+          (params.label === undefined || setting(record, 'label') === params.label) &&
+          (params.spawnedBy === undefined || setting(record, 'spawnedBy') === params.spawnedBy),
+      )
+      const shown = found.slice(0, params.limit ?? found.length)
+      const derive = { title: params.includeDerivedTitles === true, lastMessage: params.includeLastMessage === true }
+      const model = needs.modelOf(agents.defaultId, undefined)
+      return {
+        ts: now(),
+        path: needs.path,
+        count: shown.length,
+        defaults: { modelProvider: model?.provider, model: model?.id, contextTokens: model?.contextWindow },
+        sessions: await Promise.all(shown.map((record) => rowOf(record, derive))),
+      }
+    },
+
+    async 'sessions.preview'(params) {
+      const limit = params.limit ?? PREVIEW_LIMIT
+      const chars = params.maxChars ?? PREVIEW_CHARS
+      const previews = params.keys.map(async (spelling) => {
+        const { key } = canonical(spelling, agents)
+        const { sessionId, messages } = await store.history(key, { limit, maxBytes: LIMITS.history })
+        const items = messages.map((message) => ({ role: message.role, text: cut(textOf(message), chars) }))
+        return {
+          key: spelling,
+          status: sessionId === undefined ? 'missing' : items.length === 0 ? 'empty' : 'ok',
+          items,
+        }
+      })
+      return { ts: now(), previews: await Promise.all(previews) }
+    },
+
+    async 'sessions.resolve'({ key, sessionId, label, agentId }) {
+      if (key !== undefined) {
+        const found = canonical(key, agents).key
+        if (!(await store.session(found)))
+          throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${key.slice(0, 200)}`)
+        return { ok: true, key: found }
+      }
+      if (sessionId === undefined && label === undefined)
+        throw new GatewayError('INVALID_PARAMS', 'invalid sessions.resolve params: give key, sessionId or label')
+      const agent = agentId === undefined ? undefined : agents.resolve(agentId)
+      const found = (await store.sessions(agent === undefined ? {} : { agentId: agent })).find(
+        (record) => record.sessionId === sessionId || (label !== undefined && setting(record, 'label') === label),
+      )
+      if (!found)
+        throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${(sessionId ?? label)!.slice(0, 200)}`)
+      return { ok: true, key: found.key }
+    },
+
+    async 'sessions.patch'({ key: spelling, agentId: addressed, ...settings }, caller) {
+      const { key, agentId } = session(spelling, addressed, agents, caller)
+      checkSettings(settings, needs.knowsModel)
+      const record = await store.patchSession(
+        { key, agentId, sessionId: randomUUID() },
+        settings as { [name: string]: Json },
+        now(),
+      )
+      const model = needs.modelOf(agentId, setting(record, 'model'))
+      return {
+        ok: true,
+        path: needs.path,
+        key,
+        entry: entryOf(record),
+        resolved: { modelProvider: model?.provider, model: model?.id },
+      }
+    },
+
+    async 'sessions.reset'(params, caller) {
+      const { key, agentId } = session(params.key, params.agentId, agents, caller)
+      return { ok: true, key, entry: entryOf(await turns.reset(key, agentId)) }
+    },
+
+    async 'sessions.delete'(params, caller) {
+      const { key, agentId } = session(params.key, params.agentId, agents, caller)
+      if (key === `agent:${agentId}:${agents.mainKey}`)
+        throw new GatewayError('MAIN_SESSION', `Cannot delete the main session (${key}).`)
+      await sessions.abort(key, null, 'reset')
+      return { ok: true, key, deleted: await store.deleteSession(key), archived: [] }
+    },
+  }
+}

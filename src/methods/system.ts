@@ -1,0 +1,75 @@
+/** The gateway itself: how it is, who is there, what it logs, how it is set. */
+import { createHash } from 'node:crypto'
+import { open, stat } from 'node:fs/promises'
+import type { Handlers } from '../broker/dispatch.ts'
+import type { Health } from '../broker/health.ts'
+import type { Presence } from '../broker/presence.ts'
+import type { Config } from '../config/config.ts'
+import type { system } from '../contract/system.ts'
+
+export interface SystemNeeds {
+  health: Health
+  presence: Presence
+  config: Config
+  redact(config: Config): { parsed: unknown; raw: string | null }
+}
+
+const TAIL_LINES = 500
+const TAIL_BYTES = 250_000
+
+export function systemMethods({ health, presence, config, redact }: SystemNeeds): Handlers<typeof system> {
+  return {
+    health: async ({ probe }) => (probe ? await health.refresh() : health.current()),
+    status: () => health.status(),
+    'system-presence': () => presence.list(),
+    'last-heartbeat': () => null,
+    'logs.tail': ({ cursor, limit = TAIL_LINES, maxBytes = TAIL_BYTES }) =>
+      tail(config.logging.file, cursor, limit, maxBytes),
+    'config.get': () => {
+      const { parsed, raw } = redact(config)
+      return {
+        path: config.path ?? null,
+        exists: config.raw !== undefined,
+        raw,
+        parsed,
+        valid: true,
+        config: parsed,
+        hash: createHash('sha256')
+          .update(config.raw ?? '')
+          .digest('hex'),
+        issues: [],
+        warnings: config.warnings.map((message) => ({ path: '', message })),
+        legacyIssues: [],
+      }
+    },
+  }
+}
+
+/** The newest whole lines of a file, or those after a byte offset. A file that shrank is read from its start (`reset`). */
+async function tail(file: string, cursor: number | undefined, limit: number, maxBytes: number) {
+  const size = (await stat(file).catch(() => undefined))?.size ?? 0
+  const reset = cursor !== undefined && cursor > size
+  const from = reset ? 0 : Math.max(cursor ?? 0, size - maxBytes)
+  const truncated = from > (reset ? 0 : (cursor ?? 0))
+  if (size === 0 || from >= size) return { file, cursor: size, size, lines: [], truncated: false, reset }
+  const handle = await open(file)
+  try {
+    const buffer = Buffer.alloc(size - from)
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, from)
+    const text = buffer.subarray(0, bytesRead)
+    // A line that is still being written is left for the next call; one that was cut at the front is left out.
+    const end = text.lastIndexOf(0x0a) + 1
+    const start = truncated ? text.indexOf(0x0a) + 1 : 0
+    const lines = text.subarray(Math.min(start, end), end).toString('utf8').split('\n').slice(0, -1)
+    return {
+      file,
+      cursor: from + end,
+      size,
+      lines: lines.slice(-limit),
+      truncated: truncated || lines.length > limit,
+      reset,
+    }
+  } finally {
+    await handle.close()
+  }
+}

@@ -1,0 +1,80 @@
+/** What can be known of a peer from its request alone: where it comes from, through whom, and on whose page. */
+import type { IncomingMessage } from 'node:http'
+import type { PeerFacts } from '../auth/authenticate.ts'
+import { hostKnown, isLocalName, type OriginPolicy, originAllowed } from '../auth/origin.ts'
+import { canonical, contains, isLoopback, type Range } from '../config/address.ts'
+
+/** Headers that proxies add. One of them from a peer that is no trusted proxy is somebody's claim. */
+const FORWARDING = ['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-real-ip'] as const
+
+export interface DoorPolicy extends OriginPolicy {
+  trustedProxies: readonly Range[]
+}
+
+export type Knock =
+  | { admitted: true; facts: PeerFacts }
+  /** 400 malformed, 403 a page from elsewhere, 421 a name that is not ours. */
+  | { admitted: false; status: 400 | 403 | 421; message: string }
+
+/** Decides whether a request may come as far as the handshake (or an HTTP route). */
+export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
+  const hosts = request.headersDistinct['host'] ?? []
+  if (hosts.length > 1) return { admitted: false, status: 400, message: 'more than one Host header' }
+  const host = hosts[0]
+  const address = canonical(request.socket.remoteAddress ?? '') ?? ''
+  const trusted = (candidate: string) => policy.trustedProxies.some((range) => contains(range, candidate))
+  const forwarded = FORWARDING.some((name) => request.headers[name] !== undefined)
+  const viaProxy = forwarded && trusted(address)
+  const origin = request.headers.origin
+  const browser = origin !== undefined || request.headers['sec-fetch-mode'] !== undefined
+
+  if (browser && !viaProxy && host !== undefined && !hostKnown(host, policy))
+    return {
+      admitted: false,
+      status: 421,
+      message: 'this name is not served here; add it to gateway.controlUi.allowedOrigins',
+    }
+  const originHost = viaProxy ? (header(request, 'x-forwarded-host') ?? host) : host
+  if (origin !== undefined && !originAllowed(origin, originHost, viaProxy, policy))
+    return {
+      admitted: false,
+      status: 403,
+      message:
+        'origin not allowed; add it to gateway.controlUi.allowedOrigins, or open the page from the gateway itself',
+    }
+  return {
+    admitted: true,
+    facts: {
+      address,
+      clientAddress: viaProxy ? clientBehind(request, address, trusted) : address,
+      local: isLoopback(address) && !forwarded && (host === undefined || isLocalName(host)),
+      origin: origin === undefined ? 'absent' : 'allowed',
+      forwardedByStranger: forwarded && !viaProxy,
+      path: pathOf(request),
+    },
+  }
+}
+
+/** The path a request names, without its query; `/` for what is no path. */
+export function pathOf(request: IncomingMessage): string {
+  const path = (request.url ?? '/').split('?', 1)[0]!
+  return path.startsWith('/') ? path : '/'
+}
+
+const header = (request: IncomingMessage, name: string): string | undefined => {
+  const value = request.headers[name]
+  return (Array.isArray(value) ? value[0] : value)?.split(',')[0]?.trim()
+}
+
+/** The nearest address in the chain that is no trusted proxy: what stands further left, anybody could have written. */
+function clientBehind(request: IncomingMessage, address: string, trusted: (candidate: string) => boolean): string {
+  const chain = [request.headers['x-forwarded-for']].flat().join(',').split(',')
+  let nearest = address
+  for (const entry of chain.reverse()) {
+    const candidate = canonical(entry.trim())
+    if (candidate === undefined) break
+    nearest = candidate
+    if (!trusted(candidate)) break
+  }
+  return nearest
+}

@@ -1,0 +1,230 @@
+/** The one port: health, the page, and the upgrade to a WebSocket. Everything else does not exist. */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { WebSocket, WebSocketServer } from 'ws'
+import type { Connection, Connections } from '../broker/connections.ts'
+import type { Log } from '../broker/log.ts'
+import { LIMITS } from '../contract/connect.ts'
+import { type DoorPolicy, knock, pathOf } from './door.ts'
+import { page } from './page.ts'
+import { createWire } from './socket.ts'
+
+export interface Listener {
+  /** The addresses it listens on, once it does. */
+  readonly addresses: { host: string; port: number }[]
+  /** Takes the port on every host. @throws the first host's error; then none is taken */
+  listen(hosts: string[], port: number): Promise<void>
+  /** Takes no new connections; those there are stay. */
+  refuse(): void
+  close(): Promise<void>
+}
+
+export interface Probe {
+  /** 503 unless it is ready. */
+  ready: boolean
+  /** Why not, in a word that tells a stranger nothing. */
+  status: 'ok' | 'starting' | 'draining' | 'degraded'
+}
+
+export interface ListenerNeeds {
+  connections: Pick<Connections, 'accept' | 'size'>
+  log: Log
+  policy: DoorPolicy
+  probe(): Probe
+  startedAt: number
+  now(): number
+  maxConnections: number
+  /** The page at `/`, unless the configuration turns it off. */
+  servePage: boolean
+  /** Ping and reap interval in ms: a peer that did not answer the last ping is gone. */
+  heartbeatMs: number
+}
+
+/** Upgrades are taken here, with any query; proxies strip `/ws` or do not. */
+const UPGRADE_PATHS = new Set(['/', '/ws', '/ws/', '/gateway', '/gateway/'])
+
+/** Loaded by `require`: an ESM import of `node:http` also loads the whole of undici, 25 to 45 ms of every start. */
+const http = process.getBuiltinModule('node:http')
+
+export async function createListener(needs: ListenerNeeds): Promise<Listener> {
+  const { connections, log, policy, probe, now, startedAt } = needs
+  const { WebSocketServer } = await import('ws')
+  const upgrades: WebSocketServer = new WebSocketServer({
+    noServer: true,
+    // The larger of the two protocols'; the connection checks its own. Never compressed (a few bytes could become gigabytes).
+    maxPayload: LIMITS.maxPayload[4],
+    perMessageDeflate: false,
+    skipUTF8Validation: false,
+  })
+  const alive = new Map<WebSocket, boolean>()
+  let refusing = false
+  const servers: ReturnType<typeof http.createServer>[] = []
+  const addresses: Listener['addresses'] = []
+
+  function onRequest(request: IncomingMessage, response: ServerResponse): void {
+    const reply = (status: number, body: object, headers: Record<string, string> = {}) => {
+      const text = JSON.stringify(body)
+      response.writeHead(status, {
+        'content-type': 'application/json; charset=utf-8',
+        'content-length': Buffer.byteLength(text),
+        'cache-control': 'no-store',
+        'x-content-type-options': 'nosniff',
+        'referrer-policy': 'no-referrer',
+        ...headers,
+      })
+      response.end(request.method === 'HEAD' ? undefined : text)
+    }
+    const refuse = (status: number, code: string, message: string, headers = {}) =>
+      reply(status, { ok: false, error: { code, message } }, headers)
+
+    const path = pathOf(request)
+    const known = ROUTES.has(path)
+    if (known && request.method !== 'GET' && request.method !== 'HEAD')
+      return refuse(405, 'METHOD_NOT_ALLOWED', 'use GET', { allow: 'GET, HEAD' })
+    switch (path) {
+      case '/health':
+      case '/healthz': {
+        const { status } = probe()
+        return reply(200, { ok: status === 'ok', status, service: 'kurultai-gateway', uptimeMs: now() - startedAt })
+      }
+      case '/readyz':
+      case '/startupz': {
+        const { ready, status } = probe()
+        return reply(
+          ready ? 200 : 503,
+          { ok: ready, status, service: 'kurultai-gateway' },
+          ready ? {} : { 'retry-after': '2' },
+        )
+      }
+      case '/':
+        if (!needs.servePage) break
+        {
+          const knocked = knock(request, policy)
+          if (!knocked.admitted) return refuse(knocked.status, 'NOT_ADMITTED', knocked.message)
+          response.writeHead(200, page.headers)
+          response.end(request.method === 'HEAD' ? undefined : page.body)
+          return
+        }
+      default:
+    }
+    refuse(404, 'NOT_FOUND', 'there is nothing here; see /health, or open a WebSocket on /')
+  }
+
+  /** Answers an upgrade that is not taken, and ends the socket. */
+  function turnAway(socket: Duplex, status: number, message: string, headers: string[] = []): void {
+    const body = JSON.stringify({ ok: false, error: { message } })
+    socket.on('error', () => socket.destroy())
+    socket.end(
+      [
+        `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`,
+        'Connection: close',
+        'Content-Type: application/json; charset=utf-8',
+        `Content-Length: ${Buffer.byteLength(body)}`,
+        ...headers,
+        '',
+        body,
+      ].join('\r\n'),
+    )
+  }
+
+  function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    if (!UPGRADE_PATHS.has(pathOf(request))) return turnAway(socket, 404, 'WebSockets are served on / and /ws')
+    if (refusing) return turnAway(socket, 503, 'the gateway is stopping', ['Retry-After: 2'])
+    if (needs.maxConnections > 0 && connections.size >= needs.maxConnections)
+      return turnAway(socket, 503, 'the gateway has as many connections as it takes', ['Retry-After: 5'])
+    const knocked = knock(request, policy)
+    if (!knocked.admitted) {
+      log.warn(
+        { status: knocked.status, reason: knocked.message, address: request.socket.remoteAddress },
+        'upgrade refused',
+      )
+      return turnAway(socket, knocked.status, knocked.message)
+    }
+    upgrades.handleUpgrade(request, socket, head, (ws) => {
+      const raw = socket as Socket
+      raw.setNoDelay(true)
+      const connection: Connection = connections.accept(createWire(ws, raw), knocked.facts)
+      alive.set(ws, true)
+      // Binary frames are read as the text they hold.
+      ws.on('message', (data) => connection.receive(data.toString()))
+      ws.on('pong', () => alive.set(ws, true))
+      // `ws` closes by itself on a frame that breaks the protocol; the error only says which.
+      ws.on('error', (error) => log.debug({ connId: connection.connId, reason: error.message }, 'socket error'))
+      ws.on('close', () => {
+        alive.delete(ws)
+        connection.gone()
+      })
+    })
+  }
+
+  const heartbeat = setInterval(() => {
+    for (const [ws, answered] of alive) {
+      if (!answered) {
+        ws.terminate()
+        continue
+      }
+      alive.set(ws, false)
+      ws.ping()
+    }
+  }, needs.heartbeatMs)
+  heartbeat.unref()
+
+  const listenOn = (host: string, port: number) =>
+    new Promise<void>((resolve, reject) => {
+      const server = http.createServer(
+        { maxHeaderSize: 16 * 1024, headersTimeout: 5_000, requestTimeout: 30_000, requireHostHeader: true },
+        onRequest,
+      )
+      server.on('upgrade', onUpgrade)
+      server.on('clientError', (_, socket) => socket.destroy())
+      server.once('error', reject)
+      server.listen({ host, port, exclusive: true }, () => {
+        server.off('error', reject)
+        server.on('error', (error) => log.error({ err: error }, 'the listener failed'))
+        servers.push(server)
+        const bound = server.address()
+        addresses.push({ host, port: typeof bound === 'object' && bound ? bound.port : port })
+        resolve()
+      })
+    })
+
+  async function close(): Promise<void> {
+    clearInterval(heartbeat)
+    await Promise.all(
+      servers.splice(0).map(
+        (server) =>
+          new Promise<void>((resolve) => {
+            server.close(() => resolve())
+            server.closeAllConnections()
+          }),
+      ),
+    )
+  }
+
+  return {
+    addresses,
+    async listen([first, ...others], port) {
+      await listenOn(first!, port)
+      // A free port chosen for the first host is the port of all.
+      const chosen = addresses[0]!.port
+      for (const host of others) {
+        try {
+          await listenOn(host, chosen)
+        } catch (error) {
+          // A machine without IPv6 has no ::1; the other loopback address is enough.
+          const { code } = error as NodeJS.ErrnoException
+          if (code === 'EADDRNOTAVAIL' || code === 'EAFNOSUPPORT') continue
+          await close()
+          throw error
+        }
+      }
+    },
+    refuse: () => {
+      refusing = true
+    },
+    close,
+  }
+}
+
+const ROUTES = new Set(['/', '/health', '/healthz', '/readyz', '/startupz'])
