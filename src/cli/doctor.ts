@@ -1,0 +1,160 @@
+/** `doctor`: checks what a gateway needs, and says how to mend what is wrong. */
+import { accessSync, constants, existsSync, statSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import { readToken } from '../auth/token-file.ts'
+import type { Config } from '../config/config.ts'
+import { ConfigError } from '../config/load.ts'
+import { openStore } from '../stores/index.ts'
+import { configFrom, type StartFlags } from './gateway.ts'
+import { EXIT } from './program.ts'
+
+interface Finding {
+  what: string
+  state: 'ok' | 'warning' | 'problem'
+  detail: string
+  /** What to do. */
+  mend?: string
+}
+
+/** Prints the findings. Resolves to 0 when there is no problem, 78 when the configuration is one, else 1. */
+export async function doctor(flags: StartFlags & { json?: boolean }): Promise<number> {
+  const findings: Finding[] = []
+  let config: Config | undefined
+  try {
+    config = configFrom(flags)
+    findings.push({ what: 'configuration', state: 'ok', detail: config.path ?? 'none; defaults are used' })
+    for (const warning of config.warnings) findings.push({ what: 'configuration', state: 'warning', detail: warning })
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    for (const problem of error.problems)
+      findings.push({
+        what: 'configuration',
+        state: 'problem',
+        detail: problem,
+        mend: 'correct it in the file or the environment',
+      })
+  }
+  if (config) {
+    findings.push(
+      checkNode(),
+      checkToken(config),
+      checkState(config),
+      await checkStore(config),
+      await checkPort(config),
+      ...checkModels(config),
+    )
+  }
+  if (flags.json)
+    console.log(JSON.stringify({ ok: findings.every(({ state }) => state !== 'problem'), findings }, null, 2))
+  else
+    for (const { what, state, detail, mend } of findings) {
+      console.log(`${{ ok: '  ok     ', warning: '  warning', problem: '  PROBLEM' }[state]}  ${what}: ${detail}`)
+      if (mend) console.log(`             ${mend}`)
+    }
+  if (!config) return EXIT.config
+  return findings.some(({ state }) => state === 'problem') ? 1 : 0
+}
+
+const checkNode = (): Finding => ({ what: 'Node.js', state: 'ok', detail: process.version })
+
+function checkToken({ gateway, stateDir }: Config): Finding {
+  if (gateway.auth.mode !== 'token') return { what: 'credentials', state: 'ok', detail: `mode ${gateway.auth.mode}` }
+  if (gateway.auth.token) return { what: 'credentials', state: 'ok', detail: 'a token is configured' }
+  return readToken(stateDir)
+    ? { what: 'credentials', state: 'ok', detail: 'a token was made and is kept in the state folder' }
+    : { what: 'credentials', state: 'ok', detail: 'none yet; the first start makes a token' }
+}
+
+function checkState({ stateDir }: Config): Finding {
+  if (!existsSync(stateDir))
+    return { what: 'state folder', state: 'ok', detail: `${stateDir}; the first start makes it` }
+  try {
+    accessSync(stateDir, constants.R_OK | constants.W_OK | constants.X_OK)
+  } catch {
+    return {
+      what: 'state folder',
+      state: 'problem',
+      detail: `${stateDir} cannot be written`,
+      mend: `chown it to the user of the gateway, or choose another with --state-dir`,
+    }
+  }
+  const open = (statSync(stateDir).mode & 0o077) !== 0
+  return open
+    ? {
+        what: 'state folder',
+        state: 'warning',
+        detail: `${stateDir} can be read by others`,
+        mend: `chmod 700 ${stateDir}`,
+      }
+    : { what: 'state folder', state: 'ok', detail: stateDir }
+}
+
+async function checkStore({ stateDir }: Config): Promise<Finding> {
+  const path = join(stateDir, 'kurultai.sqlite')
+  if (!existsSync(path)) return { what: 'storage', state: 'ok', detail: 'nothing is stored yet' }
+  try {
+    const store = await openStore('sqlite', { path })
+    try {
+      const problems = await store.verify()
+      return problems.length === 0
+        ? { what: 'storage', state: 'ok', detail: `${path} is sound` }
+        : {
+            what: 'storage',
+            state: 'problem',
+            detail: `${path} is damaged: ${problems[0]}`,
+            mend: 'restore the last backup',
+          }
+    } finally {
+      await store.close()
+    }
+  } catch (error) {
+    const { message } = error as Error
+    return /gateway/i.test(message) && /another|uses|locked/i.test(message)
+      ? { what: 'storage', state: 'ok', detail: `${path} is in use by a running gateway` }
+      : { what: 'storage', state: 'problem', detail: message, mend: 'see the message; nothing was changed' }
+  }
+}
+
+function checkPort({ gateway }: Config): Promise<Finding> {
+  return new Promise((resolve) => {
+    const server = createServer()
+    server.once('error', ({ message, code }: NodeJS.ErrnoException) =>
+      resolve({
+        what: 'port',
+        state: code === 'EADDRINUSE' ? 'warning' : 'problem',
+        detail: code === 'EADDRINUSE' ? `${gateway.port} is taken, perhaps by a running gateway` : message,
+        mend: 'stop what has it, or choose another with --port',
+      }),
+    )
+    server.listen(gateway.port, gateway.hosts[0], () =>
+      server.close(() => resolve({ what: 'port', state: 'ok', detail: `${gateway.hosts[0]}:${gateway.port} is free` })),
+    )
+  })
+}
+
+function checkModels({ agents, models }: Config): Finding[] {
+  return agents.list.flatMap(({ id, models: refs }) =>
+    refs.map((ref): Finding => {
+      const model = models.find(ref)
+      const what = `model ${ref} of ${id}`
+      if (!model)
+        return { what, state: 'problem', detail: 'is not configured', mend: `add its provider to models.providers` }
+      if (model.api === 'echo')
+        return {
+          what,
+          state: 'warning',
+          detail: 'is the built-in echo',
+          mend: 'set MOONSHOT_API_KEY, or configure a model',
+        }
+      if (!model.apiKey)
+        return {
+          what,
+          state: 'problem',
+          detail: 'has no key',
+          mend: `set ${model.apiKeyVariable ?? 'its apiKey in models.providers'}`,
+        }
+      return { what, state: 'ok', detail: 'has a key' }
+    }),
+  )
+}

@@ -1,0 +1,125 @@
+/** What one types: the commands, their options, and what they exit with. */
+import { Command, CommanderError, Option } from 'commander'
+import { version } from '../version.ts'
+
+/** Exit codes beyond 0 and 1, from sysexits(3). */
+export const EXIT = { usage: 64, schema: 65, unavailable: 69, storage: 70, config: 78 } as const
+
+interface GatewayFlags {
+  bind?: string
+  port?: string
+  token?: string
+  stateDir?: string
+  config?: string
+  allowUnconfigured?: boolean
+}
+
+/** The options that say which gateway is meant. */
+const target = (command: Command): Command =>
+  command
+    .addOption(new Option('--url <url>', 'the gateway to talk to (default: the one of this state folder)'))
+    .addOption(
+      new Option(
+        '--token <token>',
+        'its token (default: from the configuration, OPENCLAW_GATEWAY_TOKEN, or the state folder)',
+      ),
+    )
+    .addOption(new Option('--state-dir <folder>', 'the state folder (default: OPENCLAW_STATE_DIR, or ~/.openclaw)'))
+    .addOption(new Option('--timeout <ms>', 'how long to wait for an answer').default('30000'))
+
+/** The options that a gateway is started with. */
+const startFlags = (command: Command): Command =>
+  command
+    .option('--bind <where>', 'loopback, lan, auto, custom, or an address')
+    .option('--port <number>', 'the port (default 18789)')
+    .option('--token <token>', 'the token that clients must show')
+    .option('--state-dir <folder>', 'where everything is kept (default: OPENCLAW_STATE_DIR, or ~/.openclaw)')
+    .option('--config <file>', 'the configuration file')
+    .option('--allow-unconfigured', 'start with defaults when there is no configuration file')
+
+/** Runs a command line. Sets the exit code; the process ends when nothing is left to do. */
+export async function main(argv: string[]): Promise<void> {
+  const program = new Command('kurultai')
+    .description('A gateway for agents: an actor-model message broker.')
+    .version(version)
+    .enablePositionalOptions()
+    .exitOverride()
+    .showHelpAfterError('(--help shows what there is)')
+    .configureHelp({ showGlobalOptions: true })
+
+  const gateway = startFlags(
+    program.command('gateway').description('start the gateway, or talk to one'),
+  ).passThroughOptions(false)
+  gateway.action(async (flags: GatewayFlags) => {
+    const { runGateway } = await import('./gateway.ts')
+    process.exitCode = await runGateway(flags)
+  })
+  startFlags(gateway.command('run').description('start the gateway')).action(async (_, command: Command) => {
+    const { runGateway } = await import('./gateway.ts')
+    process.exitCode = await runGateway(command.optsWithGlobals())
+  })
+  const talk = () => import('./talk.ts')
+  for (const parent of [gateway, program]) {
+    target(
+      parent
+        .command('call')
+        .description('call a method of a running gateway and print its answer')
+        .argument('<method>', 'for example: health')
+        .argument('[params]', 'JSON', '{}')
+        .option('--expect-final', 'wait for the second answer of methods that answer twice')
+        .option('--json', 'as JSON, which it always is'),
+    ).action(async (method: string, params: string, _: object, command: Command) => {
+      process.exitCode = await (await talk()).call(method, params, command.optsWithGlobals())
+    })
+    target(parent.command('status').description('show how a gateway is').option('--json', 'as JSON')).action(
+      async (_: object, command: Command) => {
+        process.exitCode = await (await talk()).status(command.optsWithGlobals())
+      },
+    )
+    target(parent.command('health').description('show whether a gateway is well').option('--json', 'as JSON')).action(
+      async (_: object, command: Command) => {
+        process.exitCode = await (await talk()).health(command.optsWithGlobals())
+      },
+    )
+  }
+  target(
+    program
+      .command('chat')
+      .description('talk to an agent; without text, a conversation')
+      .argument('[text]', 'what to say')
+      .option('--session <key>', 'the session (default: the main session)')
+      .option('--agent <name>', 'the agent, by id or name')
+      .option('--json', 'print each event as a line of JSON'),
+  ).action(async (text: string | undefined, _: object, command: Command) => {
+    process.exitCode = await (await import('./chat.ts')).chat(text, command.optsWithGlobals())
+  })
+  target(
+    program
+      .command('agent')
+      .description('give an agent a turn and print its answer')
+      .requiredOption('--message <text>', 'what to say')
+      .option('--agent <name>', 'the agent, by id or name')
+      .option('--session-id <id>', 'a session by its id')
+      .option('--session-key <key>', 'a session by its key')
+      .option('--thinking <level>', 'off, minimal, low, medium or high')
+      .option('--json', 'as JSON'),
+  ).action(async (_: object, command: Command) => {
+    process.exitCode = await (await talk()).agent(command.optsWithGlobals())
+  })
+  startFlags(
+    program
+      .command('doctor')
+      .description('check configuration, port, storage and model keys; say how to mend each')
+      .option('--json', 'as JSON'),
+  ).action(async (_: object, command: Command) => {
+    process.exitCode = await (await import('./doctor.ts')).doctor(command.optsWithGlobals())
+  })
+
+  try {
+    await program.parseAsync(argv)
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error
+    // Help and version were printed as asked; everything else was used wrongly, and said so.
+    process.exitCode = error.exitCode === 0 ? 0 : EXIT.usage
+  }
+}

@@ -1,0 +1,99 @@
+/** Commands that ask a running gateway something once. */
+import { randomUUID } from 'node:crypto'
+import type { Client } from '../client/client.ts'
+import { EXIT } from './program.ts'
+import { connectTo, explain, type TargetFlags } from './target.ts'
+
+async function withClient(flags: TargetFlags, what: (client: Client) => Promise<void>): Promise<number> {
+  let client: Client | undefined
+  try {
+    client = await connectTo(flags)
+    await what(client)
+    return 0
+  } catch (error) {
+    return explain(error)
+  } finally {
+    client?.close()
+  }
+}
+
+const print = (value: unknown) => console.log(JSON.stringify(value, null, 2))
+
+export function call(method: string, params: string, flags: TargetFlags & { expectFinal?: boolean }): Promise<number> {
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(params)
+  } catch (error) {
+    console.error(
+      `the parameters are not JSON: ${(error as Error).message}\nFor example: kurultai call chat.history '{"sessionKey":"main"}'`,
+    )
+    return Promise.resolve(EXIT.usage)
+  }
+  return withClient(flags, async (client) =>
+    print(await client.call(method, parsed, { final: flags.expectFinal === true })),
+  )
+}
+
+interface SessionRow {
+  key: string
+  age: number
+  totalTokens: number
+}
+
+export const status = (flags: TargetFlags): Promise<number> =>
+  withClient(flags, async (client) => {
+    const answer = (await client.call('status')) as { sessions: { count: number; recent: SessionRow[] } }
+    if (flags.json) return print(answer)
+    const { server, protocol } = client.hello
+    console.log(`gateway ${server.version}, protocol ${protocol}, ${answer.sessions.count} sessions`)
+    for (const { key, age, totalTokens } of answer.sessions.recent)
+      console.log(`  ${key.padEnd(40)} ${duration(age).padStart(8)} ago  ${totalTokens} tokens`)
+  })
+
+export const health = (flags: TargetFlags): Promise<number> =>
+  withClient(flags, async (client) => {
+    const answer = (await client.call('health', { probe: true })) as {
+      ok: boolean
+      agents: { agentId: string; isDefault: boolean; sessions: { count: number } }[]
+    }
+    if (flags.json) return print(answer)
+    console.log(answer.ok ? 'ok' : 'not ok')
+    for (const { agentId, isDefault, sessions } of answer.agents)
+      console.log(`  ${agentId}${isDefault ? ' (default)' : ''}: ${sessions.count} sessions`)
+  })
+
+interface AgentFlags extends TargetFlags {
+  message: string
+  agent?: string
+  sessionId?: string
+  sessionKey?: string
+  thinking?: string
+}
+
+export const agent = (flags: AgentFlags): Promise<number> =>
+  withClient(flags, async (client) => {
+    const { message, agent: agentId, sessionId, sessionKey, thinking } = flags
+    const answer = (await client.call(
+      'agent',
+      {
+        message,
+        idempotencyKey: randomUUID(),
+        ...(agentId && { agentId }),
+        ...(sessionId && { sessionId }),
+        ...(sessionKey && { sessionKey }),
+        ...(!agentId && !sessionId && !sessionKey && { sessionKey: 'main' }),
+        ...(thinking && { thinking }),
+      },
+      // A turn has its own deadline in the gateway.
+      { final: true, timeoutMs: 0 },
+    )) as { result?: { payloads: { text: string }[] } }
+    if (flags.json) return print(answer)
+    for (const { text } of answer.result?.payloads ?? []) console.log(text)
+  })
+
+function duration(ms: number): string {
+  const seconds = Math.round(ms / 1000)
+  if (seconds < 60) return `${seconds} s`
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min`
+  return `${Math.round(seconds / 3600)} h`
+}

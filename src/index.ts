@@ -1,0 +1,20 @@
+#!/usr/bin/env node
+/** The process: finds a Node.js that is new enough, then runs the command line. Everything else is loaded after that. */
+import { spawn } from 'node:child_process'
+import { constants } from 'node:os'
+import { forwardSignals, pinnedNode, supported, tooOld } from '../tools/node/find-node.mjs'
+
+if (supported()) {
+  const { main } = await import('./cli/program.ts')
+  await main(process.argv)
+} else {
+  const node = pinnedNode(import.meta.url)
+  if (node === undefined) {
+    console.error(tooOld)
+    process.exitCode = 1
+  } else {
+    const child = spawn(node, process.argv.slice(1), { stdio: 'inherit' })
+    forwardSignals(child)
+    child.on('exit', (code, signal) => process.exit(signal ? 128 + constants.signals[signal] : (code ?? 1)))
+  }
+}
