@@ -1,0 +1,166 @@
+/** Writes src/contract/protocol.json and src/contract/PROTOCOL.md from the contract. `npm run contract`. */
+import { writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import type { TSchema } from 'typebox'
+import type { EventBlock, MethodBlock } from '../src/contract/block.ts'
+import { Closes } from '../src/contract/closes.ts'
+import { CAPS, ConnectParams, LIMITS, PROTOCOLS } from '../src/contract/connect.ts'
+import { ERRORS } from '../src/contract/errors.ts'
+import { RequestFrame } from '../src/contract/frames.ts'
+import { EVENTS, METHODS } from '../src/contract/index.ts'
+
+/** The contract as JSON Schema, for clients in other languages. */
+export function protocolJson(): string {
+  const methods = Object.entries<MethodBlock>(METHODS).map(([name, { summary, scope, unknown, unlisted, ...rest }]) => [
+    name,
+    {
+      summary,
+      scope,
+      unknownMembers: unknown,
+      listed: !unlisted,
+      params: unknown === 'refused' ? { ...rest.params, additionalProperties: false } : rest.params,
+      ...(rest.meaningless && { acceptedWithoutMeaning: rest.meaningless }),
+      result: rest.result,
+    },
+  ])
+  const events = Object.entries<EventBlock>(EVENTS).map(([name, block]) => [name, block])
+  const protocol = {
+    $comment: 'Made by "npm run contract" from src/contract. Do not edit.',
+    protocols: PROTOCOLS,
+    frames: { request: RequestFrame },
+    connect: { params: ConnectParams },
+    methods: Object.fromEntries(methods),
+    events: Object.fromEntries(events),
+    errors: ERRORS,
+    closes: Closes,
+    limits: LIMITS,
+    caps: CAPS,
+  }
+  return `${JSON.stringify(protocol, null, 2)}\n`
+}
+
+/** The same for people. */
+export function protocolMarkdown(): string {
+  const lines = [
+    '# The protocol',
+    '',
+    '_Made by `npm run contract` from the blocks in this folder. Do not edit._',
+    '',
+    'One WebSocket, JSON text frames: requests `{type:"req", id, method, params?}`, responses `{type:"res", id, ok, payload?, error?}`,',
+    'events `{type:"event", event, payload, seq?, stateVersion?}`. `seq` counts from 1 on each connection.',
+    '',
+    '## Handshake',
+    '',
+    'The gateway sends the event `connect.challenge` `{nonce, ts}`; the first request must be `connect`:',
+    '',
+    params(ConnectParams),
+    '',
+    `The highest protocol of ${PROTOCOLS.join(' and ')} that lies between \`minProtocol\` and \`maxProtocol\` is spoken; both missing means 3.`,
+    'The answer is `hello-ok` with `protocol`, `server`, `features`, `snapshot`, `auth` and `policy`.',
+    '',
+    'Capabilities (`caps`) that change what a connection is sent: ' +
+      Object.values(CAPS)
+        .map((cap) => `\`${cap}\``)
+        .join(', ') +
+      '.',
+    '',
+    '## Methods',
+    '',
+    ...Object.entries<MethodBlock>(METHODS).flatMap(([name, block]) => [
+      `### \`${name}\``,
+      '',
+      `${block.summary} Needs \`${block.scope}\`. Unknown members are ${block.unknown}.`,
+      '',
+      params(block.params),
+      '',
+      `Answers \`${typeOf(block.result)}\`.`,
+      ...(block.meaningless
+        ? ['', `Accepted without meaning here: ${block.meaningless.map((member) => `\`${member}\``).join(', ')}.`]
+        : []),
+      '',
+    ]),
+    '## Events',
+    '',
+    '| event | who hears it | a slow reader | what |',
+    '|---|---|---|---|',
+    ...Object.entries<EventBlock>(EVENTS).map(
+      ([name, { scope, delivery, summary }]) =>
+        `| \`${name}\` | ${scope === 'everyone' ? 'everyone' : `\`${scope}\``} | ${delivery === 'kept' ? 'is disconnected' : 'misses it'} | ${summary.replaceAll('|', '\\|')} |`,
+    ),
+    '',
+    '## Errors',
+    '',
+    '`code` is one of the few codes that protocol 3 knows; `details.code` is precise. With `retryable`, the same request may be sent',
+    'again, after `retryAfterMs` where it is given.',
+    '',
+    '| details.code | code | retryable | when, and what to do |',
+    '|---|---|---|---|',
+    ...Object.entries<{ code: string; retryable?: true; meaning: string }>(ERRORS).map(
+      ([name, { code, retryable, meaning }]) =>
+        `| \`${name}\` | \`${code}\` | ${retryable ? 'yes' : 'no'} | ${meaning} |`,
+    ),
+    '',
+    '## Close codes',
+    '',
+    '| code | reason |',
+    '|---|---|',
+    ...Object.values(Closes).map(({ code, reason }) => `| ${code} | ${reason || '(none)'} |`),
+    '',
+  ]
+  return lines.join('\n')
+}
+
+/** One line a member: name, type, whether it must be there. */
+function params(schema: TSchema): string {
+  const { properties = {}, required = [] } = schema as { properties?: Record<string, TSchema>; required?: string[] }
+  const members = Object.entries(properties)
+  if (members.length === 0) return 'No parameters.'
+  return [
+    '| member | type | |',
+    '|---|---|---|',
+    ...members.map(
+      ([name, member]) =>
+        `| \`${name}\` | ${typeOf(member).replaceAll('|', '\\|')} | ${required.includes(name) ? 'required' : ''} |`,
+    ),
+  ].join('\n')
+}
+
+interface Shape {
+  type?: string
+  const?: unknown
+  anyOf?: TSchema[]
+  items?: TSchema
+  properties?: Record<string, TSchema>
+  required?: string[]
+  minimum?: number
+  maximum?: number
+  maxLength?: number
+}
+
+function typeOf(schema: TSchema): string {
+  const shape = schema as Shape
+  if (shape.const !== undefined) return JSON.stringify(shape.const)
+  if (shape.anyOf) return shape.anyOf.map(typeOf).join(' | ')
+  if (shape.type === 'array') return `${typeOf(shape.items ?? {})}[]`
+  if (shape.type === 'object' && shape.properties) {
+    const inner = Object.entries(shape.properties).map(
+      ([name, member]) => `${name}${shape.required?.includes(name) ? '' : '?'}: ${typeOf(member)}`,
+    )
+    return `{ ${inner.join(', ')} }`
+  }
+  const bounds = [
+    shape.minimum !== undefined && `≥ ${shape.minimum}`,
+    shape.maximum !== undefined && `≤ ${shape.maximum}`,
+    shape.maxLength !== undefined && `at most ${shape.maxLength} characters`,
+  ].filter(Boolean)
+  return `${shape.type ?? 'any'}${bounds.length > 0 ? ` (${bounds.join(', ')})` : ''}`
+}
+
+/** The generated files: where they are, and what they must hold. */
+export const generated = [
+  { path: 'src/contract/protocol.json', text: protocolJson },
+  { path: 'src/contract/PROTOCOL.md', text: protocolMarkdown },
+]
+
+if (import.meta.filename === process.argv[1])
+  for (const { path, text } of generated) writeFileSync(fileURLToPath(new URL(`../${path}`, import.meta.url)), text())
