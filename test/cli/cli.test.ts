@@ -1,0 +1,260 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { startModelServer } from '../support/model-server.ts'
+
+const entry = fileURLToPath(new URL('../../src/index.ts', import.meta.url))
+const folders: string[] = []
+afterAll(() => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true })
+})
+
+function folder(): string {
+  const made = mkdtempSync(join(tmpdir(), 'kurultai-cli-'))
+  folders.push(made)
+  return made
+}
+
+interface Finished {
+  code: number | null
+  out: string
+  err: string
+}
+
+interface Running {
+  child: ChildProcess
+  finished: Promise<Finished>
+  /** Resolves when the standard output or error has held the text. */
+  says(text: string): Promise<void>
+}
+
+/** Starts the command line as a process of its own, in an empty environment but for what is given. */
+function start(args: string[], env: Record<string, string> = {}): Running {
+  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', entry, ...args], {
+    env: { PATH: process.env['PATH'] ?? '', HOME: folder(), ...env },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  })
+  let out = ''
+  let err = ''
+  const waiting: { text: string; resolve(): void }[] = []
+  const look = () => {
+    for (const wait of [...waiting])
+      if ((out + err).includes(wait.text)) {
+        waiting.splice(waiting.indexOf(wait), 1)
+        wait.resolve()
+      }
+  }
+  child.stdout!.on('data', (data) => {
+    out += data
+    look()
+  })
+  child.stderr!.on('data', (data) => {
+    err += data
+    look()
+  })
+  return {
+    child,
+    finished: new Promise((resolve) => child.on('close', (code) => resolve({ code, out, err }))),
+    says: (text) =>
+      new Promise((resolve, reject) => {
+        waiting.push({ text, resolve })
+        child.on('close', () => reject(new Error(`ended without saying "${text}": ${out}${err}`)))
+        look()
+      }),
+  }
+}
+
+const run = (args: string[], env?: Record<string, string>): Promise<Finished> => {
+  const { child, finished } = start(args, env)
+  child.stdin!.end()
+  return finished
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as { port: number }
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+describe('the command line', () => {
+  it('shows help and ends with 0', async () => {
+    const { code, out } = await run(['--help'])
+    expect(code).toBe(0)
+    for (const command of ['gateway', 'chat', 'call', 'agent', 'status', 'doctor']) expect(out).toContain(command)
+  })
+
+  it('says what was wrong with a command it does not know, and ends with 64', async () => {
+    const { code, err } = await run(['frobnicate'])
+    expect(code).toBe(64)
+    expect(err).toContain("unknown command 'frobnicate'")
+  })
+
+  it('says that nobody answers, and how to start one, and ends with 69', async () => {
+    const { code, err } = await run(['status', '--url', `ws://127.0.0.1:${await freePort()}/`, '--token', 'x'])
+    expect(code).toBe(69)
+    expect(err).toContain('npm start')
+  })
+
+  it('says that parameters are not JSON, with an example, and ends with 64', async () => {
+    const { code, err } = await run(['call', 'health', '{nope'])
+    expect(code).toBe(64)
+    expect(err).toContain('kurultai call chat.history')
+  })
+})
+
+describe('gateway', () => {
+  it('does not start without a configuration, says what to do, and ends with 78', async () => {
+    const { code, err } = await run(['gateway'])
+    expect(code).toBe(78)
+    expect(err).toContain('--allow-unconfigured')
+  })
+
+  it('lists every problem of a configuration at once', async () => {
+    const state = folder()
+    writeFileSync(join(state, 'openclaw.json5'), '{ gateway: { port: "abc", bind: 5 } }')
+    const { code, err } = await run(['gateway', '--state-dir', state])
+    expect(code).toBe(78)
+    expect(err).toContain('gateway.port')
+    expect(err).toContain('gateway.bind')
+  })
+
+  it('does not listen beyond loopback without a token', async () => {
+    const { code, err } = await run(['gateway', '--allow-unconfigured', '--bind', 'lan', '--port', '0'])
+    expect(code).toBe(78)
+    expect(err).toMatch(/token/i)
+  })
+
+  it('says who may have the port when it is taken', async () => {
+    const server = createServer()
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const { port } = server.address() as { port: number }
+    const { code, err } = await run(['gateway', '--allow-unconfigured', '--port', String(port)])
+    server.close()
+    expect(code).toBe(70)
+    expect(err).toContain('--port')
+  })
+})
+
+describe('a running gateway', () => {
+  let state: string
+  let port: number
+  let gateway: Running
+  let models: Awaited<ReturnType<typeof startModelServer>>
+  const at = () => ({ OPENCLAW_STATE_DIR: state, OPENCLAW_GATEWAY_PORT: String(port) })
+
+  beforeAll(async () => {
+    state = folder()
+    port = await freePort()
+    models = await startModelServer()
+    writeFileSync(
+      join(state, 'openclaw.json5'),
+      JSON.stringify({
+        agents: { defaults: { model: 'fake/fake-1' }, list: [{ id: 'main', name: 'Kublai' }] },
+        models: {
+          providers: {
+            fake: {
+              baseUrl: `${models.url}/v1`,
+              apiKey: 'a-key',
+              api: 'openai-completions',
+              models: [{ id: 'fake-1' }],
+            },
+          },
+        },
+      }),
+    )
+    gateway = start(['gateway'], at())
+    await gateway.says('The gateway is running')
+  })
+  afterAll(async () => {
+    gateway.child.kill('SIGKILL')
+    await gateway.finished
+    await models.close()
+  })
+
+  it('made a token that only its owner can read', () => {
+    expect(statSync(join(state, 'gateway-token')).mode & 0o777).toBe(0o600)
+    expect(readFileSync(join(state, 'gateway-token'), 'utf8').trim().length).toBeGreaterThanOrEqual(24)
+  })
+
+  it('streams an answer to the terminal', async () => {
+    const { code, out } = await run(['chat', 'hello [[text=Good day to you.]]'], at())
+    expect(out).toBe('Good day to you.\n')
+    expect(code).toBe(0)
+  })
+
+  it('prints the answer of a command', async () => {
+    const { code, out } = await run(['chat', '/status'], at())
+    expect(code).toBe(0)
+    expect(out).toContain('Kublai')
+  })
+
+  it('stops an answer at Ctrl-C, and says so', async () => {
+    const chat = start(['chat', 'hello [[chunks=1000 gap=20]]'], at())
+    await chat.says('word')
+    chat.child.kill('SIGINT')
+    const { code, err } = await chat.finished
+    expect(code).toBe(130)
+    expect(err).toContain('stopped: rpc')
+  })
+
+  it('goes on with a conversation line by line', async () => {
+    const chat = start(['chat', '--session', 'talk'], at())
+    chat.child.stdin!.end('one [[text=First.]]\ntwo [[text=Second.]]\n')
+    const { code, out } = await chat.finished
+    expect(code).toBe(0)
+    expect(out.indexOf('First.')).toBeGreaterThanOrEqual(0)
+    expect(out.indexOf('Second.')).toBeGreaterThan(out.indexOf('First.'))
+  })
+
+  it('passes on the words of a model that refuses, and ends with 1', async () => {
+    const { code, err } = await run(['chat', 'hello [[fail=400]]'], at())
+    expect(code).toBe(1)
+    expect(err).toContain('fake failure 400')
+  })
+
+  it('answers a whole turn to `agent`', async () => {
+    const { code, out } = await run(['agent', '--agent', 'Kublai', '--message', 'hi [[text=At your service.]]'], at())
+    expect(code).toBe(0)
+    expect(out).toBe('At your service.\n')
+  })
+
+  it('answers any method to `call` and to `gateway call`', async () => {
+    for (const command of [['call'], ['gateway', 'call']]) {
+      const { code, out } = await run([...command, 'health'], at())
+      expect(code).toBe(0)
+      expect(JSON.parse(out)).toMatchObject({ ok: true, defaultAgentId: 'main' })
+    }
+  })
+
+  it('names a wrong token and ends with 1', async () => {
+    const { code, err } = await run(['health', '--token', 'wrong'], at())
+    expect(code).toBe(1)
+    expect(err).toContain('AUTH_TOKEN_MISMATCH')
+  })
+
+  it('is found in order by the doctor, also while it runs', async () => {
+    const { code, out } = await run(['doctor', '--json'], at())
+    expect(JSON.parse(out)).toMatchObject({ ok: true })
+    expect(code).toBe(0)
+  })
+
+  it('refuses a second gateway on the same folder', async () => {
+    const { code, err } = await run(['gateway', '--port', String(await freePort())], at())
+    expect(code).toBe(70)
+    expect(err).toContain('gateway')
+  })
+
+  it('ends with 0 when it is told to stop, and closes what it had open', async () => {
+    gateway.child.kill('SIGTERM')
+    const { code, err } = await gateway.finished
+    expect(code).toBe(0)
+    expect(err).toContain('stopped')
+    expect(existsSync(join(state, 'kurultai.sqlite-wal'))).toBe(false)
+  })
+})

@@ -1,0 +1,33 @@
+import { spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, it } from 'vitest'
+import { startGateway, TOKEN } from '../support/gateway.ts'
+
+const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+
+it('the program in the README works as it stands', async () => {
+  await using gateway = await startGateway()
+  const [, source] = /```js\n([\s\S]*?)```/.exec(readme) ?? []
+  expect(source!.split('\n').length).toBeLessThanOrEqual(20)
+  const folder = mkdtempSync(join(tmpdir(), 'kurultai-readme-'))
+  writeFileSync(join(folder, 'hello.mjs'), source!.replace('127.0.0.1:18789', `127.0.0.1:${gateway.port}`))
+  const child = spawn(process.execPath, [join(folder, 'hello.mjs')], {
+    env: { TOKEN },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let out = ''
+  child.stdout.on('data', (data) => {
+    out += data
+  })
+  const code = await new Promise((resolve) => child.on('close', resolve))
+  rmSync(folder, { recursive: true })
+  expect(out).toContain('You said: hello')
+  expect(code).toBe(0)
+})
+
+it('gives the two commands', () => {
+  expect(readme).toContain('npm ci && npm start')
+  expect(readme).toContain('npm ci && npm test')
+})
