@@ -26,7 +26,7 @@ import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
 import { openStore } from './stores/index.ts'
-import type { Store } from './stores/store.ts'
+import { type Store, StoreError } from './stores/store.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -108,7 +108,10 @@ export function createGateway(options: GatewayOptions): Gateway {
       },
       actors: {
         openStorage: work(async () => {
-          const store = await openConfiguredStore()
+          const store = watched(await openConfiguredStore(), (error) => {
+            log.fatal(`the storage is lost: ${error}`)
+            actor.send({ type: 'storage.lost', error })
+          })
           try {
             rooms = await furnish(store)
           } catch (error) {
@@ -158,6 +161,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       hub,
       log,
       now,
+      deadlineMs: config.agents.timeoutMs,
       async answer(record, sink, signal) {
         const { candidates, call } = await prompt.for(record)
         return answerWithFallbacks({
@@ -372,6 +376,24 @@ export function createGateway(options: GatewayOptions): Gateway {
       // A folder that belongs to somebody else (a mounted volume) is theirs to protect.
     }
   }
+}
+
+/** The same store, with an ear on it: once the disk or the file has failed, nothing it says can be trusted any more. */
+function watched(store: Store, onLost: (error: string) => void): Store {
+  return new Proxy(store, {
+    get(target, name) {
+      const member: unknown = Reflect.get(target, name, target)
+      if (typeof member !== 'function') return member
+      return (...args: unknown[]) => {
+        const result: unknown = member.apply(target, args)
+        if (result instanceof Promise)
+          result.catch((error: unknown) => {
+            if (error instanceof StoreError && error.code === 'BROKEN') onLost(error.message)
+          })
+        return result
+      }
+    },
+  })
 }
 
 /** The secret that device tokens are derived from: made once, kept with the records it protects. */

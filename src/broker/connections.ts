@@ -175,7 +175,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     // goes with every command, and is not listed.
     if (client.id !== 'cli') {
       port.presenceKey = deviceId ?? client.instanceId ?? port.connId
-      presence.join(port.presenceKey, client, { role: decision.role, scopes: decision.granted, deviceId })
+      presence.join(port.presenceKey, port.connId, client, { role: decision.role, scopes: decision.granted, deviceId })
       needs.onPresence(false)
     }
     const auth = { role: decision.role, scopes: decision.granted, ...deviceToken }
@@ -272,7 +272,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     hub.leave(port.connId)
     const { presenceKey } = port
     port.presenceKey = undefined
-    if (presenceKey !== undefined && presence.leave(presenceKey)) needs.onPresence(true)
+    if (presenceKey !== undefined && presence.leave(presenceKey, port.connId)) needs.onPresence(true)
   }
 
   return {

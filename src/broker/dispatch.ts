@@ -129,7 +129,12 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
       if (reply instanceof Failure) return fail(reply)
       if (!isReply(reply)) return answer(reply)
       answer(reply.result)
-      reply.next?.()
+      try {
+        reply.next?.()
+      } catch (error) {
+        // The request was answered: what it started is not its caller's any more, and a second answer would only confuse.
+        log.error({ method, connId: caller.connId, err: error }, 'what follows an answer failed')
+      }
       if (!reply.later) return
       const later = await reply.later
       if (later instanceof Failure) fail(later)

@@ -11,18 +11,22 @@ export type PresenceEntry = { ts: number; [member: string]: unknown }
 export interface Presence {
   /** The gateway first, then the others, newest first. */
   list(): PresenceEntry[]
+  /** @param key who it is: a device, an instance, or just this connection */
   join(
     key: string,
+    connId: string,
     client: ClientInfo,
     access: { role: string; scopes: readonly string[]; deviceId: string | undefined },
   ): void
-  /** Whether somebody was listed under that key. */
-  leave(key: string): boolean
+  /** Whether that was the last connection of somebody who was listed. */
+  leave(key: string, connId: string): boolean
   readonly version: number
 }
 
 export function createPresence({ now, version }: { now(): number; version: string }): Presence {
   const entries = new Map<string, PresenceEntry>()
+  /** The connections of each key: one that leaves is not gone while another is here. */
+  const connected = new Map<string, Set<string>>()
   let count = 1
   const host = hostname()
   const ip = Object.values(networkInterfaces())
@@ -51,8 +55,9 @@ export function createPresence({ now, version }: { now(): number; version: strin
       for (const [key, entry] of entries) if (entry['reason'] === 'disconnect' && entry.ts < oldest) entries.delete(key)
       return [self(), ...[...entries.values()].sort((a, b) => b.ts - a.ts)]
     },
-    join(key, client, { role, scopes, deviceId }) {
+    join(key, connId, client, { role, scopes, deviceId }) {
       count += 1
+      connected.set(key, (connected.get(key) ?? new Set()).add(connId))
       entries.delete(key)
       entries.set(key, {
         host: client.displayName ?? client.id,
@@ -71,7 +76,11 @@ export function createPresence({ now, version }: { now(): number; version: strin
       })
       if (entries.size > MOST) entries.delete(entries.keys().next().value!)
     },
-    leave(key) {
+    leave(key, connId) {
+      const here = connected.get(key)
+      here?.delete(connId)
+      if (here?.size) return false
+      connected.delete(key)
       const entry = entries.get(key)
       if (!entry) return false
       count += 1

@@ -50,6 +50,8 @@ export interface RunsNeeds {
   answer(record: RunRecord, sink: Sink, signal: AbortSignal): Promise<Answer>
   /** A run has ended, in whatever way; it is on disk and announced. */
   onEnded(record: RunRecord, ended: Ended): void
+  /** The deadline of a turn that names none, in ms; 0 = none. */
+  deadlineMs: number
   /** Milliseconds between tries to write an ending that the disk refused. */
   retryMs?: number
 }
@@ -63,12 +65,13 @@ interface Live {
   ended: PromiseWithResolvers<Ended>
 }
 
-const DEFAULT_DEADLINE_MS = 600_000
+/** What a timer can hold, in ms, about 25 days: a longer one would fire at once. */
+export const LONGEST_TIMER_MS = 2 ** 31 - 1
 
-/** The deadline of a turn in milliseconds; 0 = none. */
-export function deadlineOf(record: Pick<RunRecord, 'meta'>): number {
-  const { timeoutMs } = record.meta
-  return typeof timeoutMs === 'number' ? timeoutMs : DEFAULT_DEADLINE_MS
+/** The deadline of a turn in milliseconds, as it asked or by default; 0 = none. */
+function deadlineOf({ meta }: Pick<RunRecord, 'meta'>, defaultMs: number): number {
+  const { timeoutMs } = meta
+  return Math.min(typeof timeoutMs === 'number' ? timeoutMs : defaultMs, LONGEST_TIMER_MS)
 }
 
 export function createRuns(needs: RunsNeeds): Runs {
@@ -196,7 +199,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       live.set(runId, run)
       host.open(runId, {
         runId,
-        timeoutMs: deadlineOf(record),
+        timeoutMs: deadlineOf(record, needs.deadlineMs),
         retryMs,
         ...(record.state === 'started' && { interrupted: true }),
       })
@@ -208,7 +211,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       const { promise, resolve } = Promise.withResolvers<Ended | undefined>()
       const here = waiting.get(runId) ?? new Set()
       waiting.set(runId, here.add(resolve))
-      const timer = setTimeout(() => resolve(undefined), timeoutMs)
+      const timer = setTimeout(() => resolve(undefined), Math.min(timeoutMs, LONGEST_TIMER_MS))
       return promise.finally(() => {
         clearTimeout(timer)
         here.delete(resolve)
