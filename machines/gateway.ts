@@ -28,10 +28,14 @@ export const gatewayMachine = setup({
     hangUp: work<void, undefined>('hangUp'),
     closeStorage: work<void, undefined>('closeStorage'),
   },
+  guards: {
+    /** Stopped, or without storage, before it was ready. */
+    isUnwanted: ({ context }) => context.reason !== '' || context.failure !== null,
+  },
   delays: { drainBudget: ({ context }) => context.drainMs },
 }).createMachine({
   id: 'gateway',
-  description: 'Storage, recovery and listener are started in that order and stopped in reverse.',
+  description: 'Storage, listener and recovery are started in that order, and closed in reverse.',
   options: { maxIterations: MAX_ITERATIONS },
   context: ({ input }) => ({ drainMs: input.drainMs, reason: '', failure: null }),
   initial: 'starting',
@@ -40,23 +44,27 @@ export const gatewayMachine = setup({
     starting: {
       description: 'Not ready yet: /readyz answers 503.',
       initial: 'storage',
-      // A stop during the start waits for no run, since none has begun; what is open is closed.
-      on: { stop: { target: 'stopping', actions: assign({ reason: ({ event }) => event.reason }) } },
+      // A step that has begun is never abandoned: what it opens must be there to be closed. Runs that recovery has begun are left
+      // to the next process.
+      on: {
+        stop: { actions: assign({ reason: ({ event }) => event.reason }) },
+        'storage.lost': { actions: assign({ failure: ({ event }) => event.error }) },
+      },
       states: {
         storage: {
           description: 'Opening the store.',
           invoke: {
             src: 'openStorage',
-            onDone: 'listener',
+            onDone: [{ guard: 'isUnwanted', target: '#gateway.checkpointing' }, { target: 'listener' }],
             onError: { target: '#gateway.stopping', actions: assign({ failure: ({ event }) => words(event.error) }) },
           },
         },
         listener: {
           description:
-            'Taking the port. Before recovery, so that a second gateway fails here and settles nobody’s runs.',
+            'Taking the port. Before recovery: a start that fails here must not have begun a run. Nobody is let in yet.',
           invoke: {
             src: 'listen',
-            onDone: 'recovery',
+            onDone: [{ guard: 'isUnwanted', target: '#gateway.checkpointing' }, { target: 'recovery' }],
             onError: { target: '#gateway.stopping', actions: assign({ failure: ({ event }) => words(event.error) }) },
           },
         },
@@ -64,8 +72,11 @@ export const gatewayMachine = setup({
           description: 'Settling what a former process left without an ending.',
           invoke: {
             src: 'recover',
-            onDone: '#gateway.serving',
-            onError: { target: '#gateway.stopping', actions: assign({ failure: ({ event }) => words(event.error) }) },
+            onDone: [{ guard: 'isUnwanted', target: '#gateway.checkpointing' }, { target: '#gateway.serving' }],
+            onError: {
+              target: '#gateway.checkpointing',
+              actions: assign({ failure: ({ event }) => words(event.error) }),
+            },
           },
         },
       },
@@ -74,7 +85,7 @@ export const gatewayMachine = setup({
       description: 'Ready.',
       on: {
         stop: { target: 'draining', actions: assign({ reason: ({ event }) => event.reason }) },
-        'storage.lost': { target: 'stopping', actions: assign({ failure: ({ event }) => event.error }) },
+        'storage.lost': { target: 'checkpointing', actions: assign({ failure: ({ event }) => event.error }) },
       },
     },
     draining: {
@@ -84,7 +95,7 @@ export const gatewayMachine = setup({
       after: { drainBudget: 'checkpointing' },
       on: {
         stop: 'checkpointing',
-        'storage.lost': { target: 'stopping', actions: assign({ failure: ({ event }) => event.error }) },
+        'storage.lost': { target: 'checkpointing', actions: assign({ failure: ({ event }) => event.error }) },
       },
     },
     checkpointing: {

@@ -122,11 +122,15 @@ export const runMachine = setup({
         },
       },
       after: {
-        deadline: {
-          guard: 'hasDeadline',
-          target: 'settling',
-          actions: assign({ outcome: { state: 'timedOut', stopReason: 'timeout' } }),
-        },
+        deadline: [
+          {
+            guard: 'hasDeadline',
+            target: 'settling',
+            actions: assign({ outcome: { state: 'timedOut', stopReason: 'timeout' } }),
+          },
+          // Without a deadline the timer fires at once, and is not to be taken for an event that nobody expected.
+          {},
+        ],
       },
       on: {
         abort: {

@@ -64,6 +64,8 @@ export const supervisorMachine = setup({
           delete draft[event.id]
         }),
       })
+      // A restart that was promised before would end the rest.
+      enqueue.cancel(`due:${event.id}`)
       enqueue.cancel(`rested:${event.id}`)
       enqueue.raise({ type: 'rested', id: event.id }, { id: `rested:${event.id}`, delay: context.restMs })
       enqueue({ type: 'quarantine', params: { id: event.id, restMs: context.restMs } })

@@ -1,0 +1,133 @@
+/** The life of one run, where it is easy to get wrong. */
+import { describe, expect, test } from 'vitest'
+import { runMachine } from '../../machines/run.ts'
+import { RUN_INPUT } from './plans.ts'
+import { type Rig, rig } from './rig.ts'
+
+const start = (input: object = {}) => rig(runMachine, { input: { ...RUN_INPUT, ...input } })
+
+async function streaming(input: object = {}): Promise<Rig> {
+  const run = start(input)
+  run.send({ type: 'begin' })
+  await run.resolve('journalStart')
+  return run
+}
+
+describe('a run', () => {
+  test('is told, kept, answered, kept and announced, in that order', async () => {
+    const run = await streaming()
+    run.send({ type: 'firstToken' })
+    await run.resolve('model', { stopReason: 'stop' })
+    await run.resolve('journalEnd')
+    expect(run.log.filter(({ kind }) => kind !== 'event').map(({ kind, name }) => `${kind} ${name}`)).toEqual([
+      'begun journalStart',
+      'done journalStart',
+      'effect openStream',
+      'begun model',
+      'done model',
+      'effect closeStream',
+      'begun journalEnd',
+      'done journalEnd',
+      'effect announceEnd',
+    ])
+    expect(run.state()).toBe('completed')
+  })
+
+  test('asks the model nothing when it is stopped while its start is being written', async () => {
+    const run = start()
+    run.send({ type: 'begin' })
+    run.send({ type: 'abort', reason: 'rpc' })
+    expect(run.working).toEqual(['journalEnd'])
+    await run.resolve('journalEnd')
+    expect(run.effects()).toEqual(['announceEnd'])
+    expect(run.state()).toBe('aborted')
+  })
+
+  test('keeps what was decided when it is stopped while the end is being written', async () => {
+    const run = await streaming()
+    await run.resolve('model', { stopReason: 'stop' })
+    run.send({ type: 'abort', reason: 'rpc' })
+    await run.resolve('journalEnd')
+    expect(run.state()).toBe('completed')
+    expect(run.effects()).not.toContain('unexpected')
+  })
+
+  test('is stopped once, for the first reason', async () => {
+    const run = await streaming()
+    run.send({ type: 'abort', reason: 'rpc' })
+    run.send({ type: 'abort', reason: 'shutdown' })
+    await run.resolve('journalEnd')
+    expect(run.snapshot.context.outcome).toEqual({ state: 'aborted', stopReason: 'rpc' })
+  })
+
+  test('begins once: a second begin is noticed and changes nothing', async () => {
+    const run = await streaming()
+    run.send({ type: 'begin' })
+    expect(run.state()).toBe('streaming.waiting')
+    expect(run.effects()).toEqual(['openStream', 'unexpected'])
+  })
+
+  test('does not begin when it was stopped while it waited', async () => {
+    const run = start()
+    run.send({ type: 'abort', reason: 'rpc' })
+    run.send({ type: 'begin' })
+    expect(run.working).toEqual(['journalEnd'])
+    await run.resolve('journalEnd')
+    expect(run.state()).toBe('aborted')
+  })
+
+  test('takes as long as the model does when there is no deadline', async () => {
+    const run = await streaming({ timeoutMs: 0 })
+    run.wait(0)
+    run.wait(365 * 24 * 3_600_000)
+    expect(run.state()).toBe('streaming.waiting')
+    expect(run.effects()).toEqual(['openStream'])
+  })
+
+  test('counts its deadline from the question to the model, not from its place in the queue', async () => {
+    const run = start({ timeoutMs: 5_000 })
+    run.wait(60_000)
+    run.send({ type: 'begin' })
+    run.wait(60_000)
+    await run.resolve('journalStart')
+    run.wait(4_999)
+    run.send({ type: 'firstToken' })
+    expect(run.state()).toBe('streaming.writing')
+    run.wait(1)
+    expect(run.working).toEqual(['journalEnd'])
+    await run.resolve('journalEnd')
+    expect(run.state()).toBe('timedOut')
+  })
+
+  test('fails without asking the model when its start cannot be kept', async () => {
+    const run = start()
+    run.send({ type: 'begin' })
+    await run.reject('journalStart', new Error('the disk is full'))
+    await run.resolve('journalEnd')
+    expect(run.snapshot.context.outcome).toEqual({ state: 'failed', error: 'the disk is full' })
+    expect(run.effects()).toEqual(['announceEnd'])
+  })
+
+  test('tries to keep its end until it can, and tells nobody before', async () => {
+    const run = await streaming()
+    await run.reject('model', new Error('overloaded'))
+    for (let n = 0; n < 3; n += 1) {
+      await run.reject('journalEnd', new Error('the disk is full'))
+      expect(run.working).toEqual([])
+      run.wait(1_000)
+      expect(run.working).toEqual(['journalEnd'])
+    }
+    expect(run.effects()).not.toContain('announceEnd')
+    await run.resolve('journalEnd')
+    expect(run.effects().slice(-4)).toEqual(['storageFailed', 'storageFailed', 'storageFailed', 'announceEnd'])
+    expect(run.state()).toBe('failed')
+  })
+
+  test('that a former process had begun ends as interrupted, and asks no model', async () => {
+    const run = start({ interrupted: true })
+    run.send({ type: 'begin' })
+    await run.resolve('journalEnd')
+    expect(run.state()).toBe('interrupted')
+    expect(run.log.map(({ name }) => name)).not.toContain('model')
+  })
+})

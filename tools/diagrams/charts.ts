@@ -1,0 +1,15 @@
+/** The charts that are drawn, toured and checked: a new one is one row here. */
+import type { AnyStateMachine } from 'xstate'
+import { connectionMachine } from '../../machines/connection.ts'
+import { gatewayMachine } from '../../machines/gateway.ts'
+import { runMachine } from '../../machines/run.ts'
+import { sessionMachine } from '../../machines/session.ts'
+import { supervisorMachine } from '../../machines/supervisor.ts'
+
+export const CHARTS: { [name: string]: AnyStateMachine } = {
+  gateway: gatewayMachine,
+  connection: connectionMachine,
+  supervisor: supervisorMachine,
+  session: sessionMachine,
+  run: runMachine,
+}
