@@ -6,8 +6,8 @@ import { readToken } from '../auth/token-file.ts'
 import type { Config } from '../config/config.ts'
 import { ConfigError } from '../config/load.ts'
 import { openStore } from '../stores/index.ts'
+import { EXIT } from './exit.ts'
 import { configFrom, type StartFlags } from './gateway.ts'
-import { EXIT } from './program.ts'
 
 interface Finding {
   what: string

@@ -5,7 +5,7 @@ import type { Config } from '../config/config.ts'
 import { ConfigError, loadConfig, trustedProxiesLine } from '../config/load.ts'
 import { createGateway, type Gateway } from '../gateway.ts'
 import { openLog } from '../logging.ts'
-import { EXIT } from './program.ts'
+import { EXIT } from './exit.ts'
 
 export interface StartFlags {
   bind?: string

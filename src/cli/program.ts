@@ -1,9 +1,7 @@
 /** What one types: the commands, their options, and what they exit with. */
 import { Command, CommanderError, Option } from 'commander'
 import { version } from '../version.ts'
-
-/** Exit codes beyond 0 and 1, from sysexits(3). */
-export const EXIT = { usage: 64, schema: 65, unavailable: 69, storage: 70, config: 78 } as const
+import { EXIT } from './exit.ts'
 
 interface GatewayFlags {
   bind?: string

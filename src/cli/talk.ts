@@ -1,7 +1,7 @@
 /** Commands that ask a running gateway something once. */
 import { randomUUID } from 'node:crypto'
 import type { Client } from '../client/client.ts'
-import { EXIT } from './program.ts'
+import { EXIT } from './exit.ts'
 import { connectTo, explain, type TargetFlags } from './target.ts'
 
 async function withClient(flags: TargetFlags, what: (client: Client) => Promise<void>): Promise<number> {

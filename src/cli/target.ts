@@ -4,7 +4,7 @@ import { readToken } from '../auth/token-file.ts'
 import { type Client, ConnectionError, connect, RequestError } from '../client/client.ts'
 import { loadConfig } from '../config/load.ts'
 import { version } from '../version.ts'
-import { EXIT } from './program.ts'
+import { EXIT } from './exit.ts'
 
 export interface TargetFlags {
   url?: string

@@ -1,7 +1,7 @@
 /** The agents and their models; runs addressed to an agent rather than typed into a chat. */
 import { Type } from 'typebox'
 import { method } from './block.ts'
-import { Anything, IdempotencyKey, Milliseconds, NonEmpty, Open, SessionKey } from './types.ts'
+import { Anything, IdempotencyKey, Milliseconds, NonEmpty, Open, SessionKey } from './shapes.ts'
 
 export const agents = {
   agent: method({

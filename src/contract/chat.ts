@@ -1,7 +1,7 @@
 /** Talking to a session: `chat.*`, and the events an answer arrives in. */
 import { Type } from 'typebox'
 import { event, method } from './block.ts'
-import { Anything, AttachmentInput, IdempotencyKey, Message, Milliseconds, NonEmpty, SessionKey } from './types.ts'
+import { Anything, AttachmentInput, IdempotencyKey, Message, Milliseconds, NonEmpty, SessionKey } from './shapes.ts'
 
 export const chat = {
   'chat.send': method({

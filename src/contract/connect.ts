@@ -1,7 +1,7 @@
 /** The handshake: what a peer may send as its first request, and the answer that lets it in. */
 import { type Static, Type } from 'typebox'
 import type { Protocol } from './errors.ts'
-import { NonEmpty } from './types.ts'
+import { NonEmpty } from './shapes.ts'
 
 export const PROTOCOLS = [3, 4] as const satisfies readonly Protocol[]
 

@@ -1,7 +1,7 @@
 /** The sessions of all agents: list, look into, set, begin anew, remove. */
 import { Type } from 'typebox'
 import { method } from './block.ts'
-import { Clearable, NonEmpty, Open, SessionKey } from './types.ts'
+import { Clearable, NonEmpty, Open, SessionKey } from './shapes.ts'
 
 const Entry = Type.Object({ sessionId: Type.String(), updatedAt: Type.Number() }, { additionalProperties: true })
 const Label = Type.String({ minLength: 1, maxLength: 64 })

@@ -1,7 +1,7 @@
 /** The gateway itself: how it is, who is there, what it logs, how it is set. */
 import { Type } from 'typebox'
 import { event, method } from './block.ts'
-import { Open } from './types.ts'
+import { Open } from './shapes.ts'
 
 export const system = {
   health: method({
