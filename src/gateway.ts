@@ -8,7 +8,7 @@ import { createAuthenticator } from './auth/authenticate.ts'
 import { openDevices } from './auth/devices.ts'
 import { type Agents, createAgents } from './broker/agents.ts'
 import { type Connections, createConnections } from './broker/connections.ts'
-import { createDispatch } from './broker/dispatch.ts'
+import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
@@ -64,6 +64,7 @@ interface Rooms {
   supervisor: Supervisor
   turns: Turns
   connections: Connections
+  dispatch: Dispatch
   hub: Hub
   health: Health
   presence: Presence
@@ -87,10 +88,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   const actor = createActor(
     gatewayMachine.provide({
       actions: {
-        refuseNewTurns: () => {
-          rooms?.supervisor.drain()
-          rooms?.listener.refuse()
-        },
+        refuseNewTurns: () => rooms?.supervisor.drain(),
         announceShutdown: (_, { reason }) => {
           log.info({ reason, runs: rooms?.runs.size ?? 0 }, 'stopping')
           // Protocol 3 says null where it is not known, protocol 4 leaves it out.
@@ -128,11 +126,13 @@ export function createGateway(options: GatewayOptions): Gateway {
           await health.refresh()
           timers = housekeeping(rooms!)
         }),
-        runsEnded: work(() => rooms!.runs.idle()),
+        runsEnded: work(async () => {
+          await rooms!.runs.idle()
+          await rooms!.dispatch.answered()
+        }),
         hangUp: work(async () => {
           for (const timer of timers) clearInterval(timer)
           if (!rooms) return
-          rooms.listener.refuse()
           await rooms.connections.closeAll('serviceRestart', { size: 500, everyMs: 20 })
           await rooms.listener.close()
         }),
@@ -162,7 +162,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       now,
       deadlineMs: config.agents.timeoutMs,
-      async answer(record, sink, signal) {
+      async answer(record, sink, signal, asking) {
         const { candidates, call } = await prompt.for(record)
         return answerWithFallbacks({
           runtimes,
@@ -170,8 +170,10 @@ export function createGateway(options: GatewayOptions): Gateway {
           call,
           sink,
           signal,
-          onAttempt: (model, attempt) =>
-            log.debug({ runId: record.runId, model: model.ref, attempt }, 'asking a model'),
+          onAttempt: (model, attempt) => {
+            asking(model)
+            log.debug({ runId: record.runId, model: model.ref, attempt }, 'asking a model')
+          },
         })
       },
       onEnded: (record, { outcome, endedAt, startedAt }) => {
@@ -187,7 +189,8 @@ export function createGateway(options: GatewayOptions): Gateway {
     const supervisor = createSupervisor({
       store,
       log,
-      isFull: (key, admitted) => sessions.queue(key).waiting.length + admitted >= config.messages.queueLimit,
+      // One runs, the others wait.
+      isFull: (_, unfinished) => unfinished > config.messages.queueLimit,
       restartSession: (key) => sessions.restart(key),
       monotonic: () => performance.now(),
       random: Math.random,
@@ -257,13 +260,16 @@ export function createGateway(options: GatewayOptions): Gateway {
       handshakeTimeoutMs: config.gateway.handshakeTimeoutMs,
       tickIntervalMs: config.gateway.tickIntervalMs,
       version,
-      snapshot: () => ({
+      snapshot: (scopes) => ({
         presence: presence.list(),
         health: health.current(),
         stateVersion: { presence: presence.version, health: health.version },
         uptimeMs: now() - startedAt,
-        ...(config.path && { configPath: config.path }),
-        stateDir: config.stateDir,
+        // Paths of the machine are for those who may change it.
+        ...(scopes.includes('operator.admin') && {
+          ...(config.path && { configPath: config.path }),
+          stateDir: config.stateDir,
+        }),
         sessionDefaults: {
           defaultAgentId: agents.defaultId,
           mainKey: agents.mainKey,
@@ -296,7 +302,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       servePage: controlUi.enabled,
       heartbeatMs: 20_000,
     })
-    return { store, runs, sessions, supervisor, turns, connections, hub, health, presence, listener }
+    return { store, runs, sessions, supervisor, turns, connections, dispatch, hub, health, presence, listener }
   }
 
   function instructionsOf(directory: Agents) {

@@ -79,6 +79,7 @@ export function createAuthenticator({ auth, pagesNeedNoDevice, devices, now }: A
       const decision = decide({
         mode: auth.mode,
         credential: credential(),
+        misplaced: auth.mode === 'token' && token === '' && Boolean(params.auth?.password),
         device,
         paired: record && { role: record.role, scopes: record.scopes },
         role,

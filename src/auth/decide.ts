@@ -8,10 +8,10 @@
  * | forwarding headers from a peer that is no trusted proxy | refused: PROXY_ATTRIBUTION_REQUIRED |
  * | role is neither operator nor node | refused: invalid role |
  * | a browser client from an Origin that is not allowed | refused: origin not allowed |
- * | neither credential nor device, and credentials are asked for | refused: device identity required |
+ * | no credential of either kind and no device, and credentials are asked for | refused: device identity required |
  * | a control page without a device, unless the configuration lifts it | refused: secure context required |
  * | a device whose proof does not hold | refused in the words of the proof |
- * | credential missing, wrong | refused: unauthorized |
+ * | credential missing, wrong, or a device's token for another role | refused: unauthorized |
  * | role node without a paired device | pairing required |
  * | right credential, a device from here | paired silently, device token issued |
  * | right credential, an unpaired device from afar, a browser | pairing required, unless the configuration lifts it |
@@ -35,6 +35,8 @@ export type CredentialFact =
 export interface Facts {
   mode: 'token' | 'password' | 'none'
   credential: CredentialFact
+  /** A credential of the other kind was sent: a password where a token is asked for. Nothing is admitted on it. */
+  misplaced?: boolean
   device: DeviceProof
   /** What the device was paired for, if it was. */
   paired: { role: string; scopes: readonly Scope[] } | undefined
@@ -129,7 +131,7 @@ export function decide(facts: Facts): Decision {
         'control ui requires HTTPS or localhost (secure context)',
         'CONTROL_UI_DEVICE_IDENTITY_REQUIRED',
       )
-    if (credential === 'absent' && !browser)
+    if (credential === 'absent' && !browser && !facts.misplaced)
       return refused('nothing to know the peer by', 'device identity required', 'DEVICE_IDENTITY_REQUIRED', {
         wire: 'NOT_PAIRED',
       })
@@ -142,7 +144,8 @@ export function decide(facts: Facts): Decision {
       mode === 'password' ? 'AUTH_PASSWORD_MISSING' : 'AUTH_TOKEN_MISSING',
       { reason: `${what}_missing`, next: 'update_auth_configuration' },
     )
-  if (credential === 'wrong')
+  // A device's token is for the role it was given for: a node's makes nobody an operator.
+  if (credential === 'wrong' || (credential === 'device' && paired?.role !== role))
     return refused(
       'credential wrong',
       `unauthorized: gateway ${what} mismatch (${hint(clientId, mode)})`,

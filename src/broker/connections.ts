@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { connectionMachine, type Verdict } from '../../machines/connection.ts'
 import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
+import type { Scope } from '../contract/block.ts'
 import { type Close, type CloseName, Closes, refusal } from '../contract/closes.ts'
 import { type ClientInfo, ConnectParams, GENERIC_CLIENT, LIMITS, negotiate } from '../contract/connect.ts'
 import { type ErrorShape, GatewayError, type Protocol } from '../contract/errors.ts'
@@ -17,8 +18,8 @@ import type { Presence } from './presence.ts'
 /** The broker's side of a socket. */
 export interface Connection {
   readonly connId: string
-  /** A text frame came in. */
-  receive(text: string): void
+  /** A frame came in: the bytes of its text. */
+  receive(data: Buffer): void
   /** The socket is gone. */
   gone(): void
   /** Ends the connection for a reason of the transport. */
@@ -45,8 +46,8 @@ export interface ConnectionsNeeds {
   handshakeTimeoutMs: number
   tickIntervalMs: number
   version: string
-  /** What `hello-ok.snapshot` says. */
-  snapshot(): object
+  /** What `hello-ok.snapshot` says to a peer with these scopes. */
+  snapshot(scopes: readonly Scope[]): object
   /** Somebody listed came or went. */
   onPresence(left: boolean): void
 }
@@ -66,6 +67,8 @@ interface Port {
 }
 
 const connectParams = validator(ConnectParams)
+/** Sessions whose spelling is remembered for each connection of protocol 3. */
+const MOST_SPELLINGS = 1000
 
 export function createConnections(needs: ConnectionsNeeds): Connections {
   const { authenticator, dispatch, hub, presence, log, now } = needs
@@ -193,7 +196,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
             connId: port.connId,
           },
           features: FEATURES,
-          snapshot: needs.snapshot(),
+          snapshot: needs.snapshot(decision.granted),
           // Protocol 3 has a device token in `auth` or no `auth` at all; protocol 4 always has it.
           ...((protocol >= 4 || deviceToken) && { auth }),
           policy: {
@@ -234,8 +237,11 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       client,
       addressed(sessionKey, spelling) {
         // Clients of protocol 3 drop events whose key differs from their own by one character.
-        if (protocol === 3 && spelling !== sessionKey) peer.spellings.set(sessionKey, spelling)
-        else peer.spellings.delete(sessionKey)
+        peer.spellings.delete(sessionKey)
+        if (protocol !== 3 || spelling === sessionKey) return
+        peer.spellings.set(sessionKey, spelling)
+        // Whoever addresses more sessions than this gets the canonical key for those it addressed first.
+        if (peer.spellings.size > MOST_SPELLINGS) peer.spellings.delete(peer.spellings.keys().next().value!)
       },
     }
     const send = (text: string) => wire.send(text)
@@ -263,7 +269,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     for (const incoming of port.held.splice(0)) lane(incoming)
   }
 
-  /** Characters a frame may have, by connection: bytes are at least as many, and `ws` itself stops at the largest of them. */
+  /** Bytes a frame may have, by connection; `ws` itself stops at the largest of them. */
   const maxPayload = new Map<string, number>()
 
   function leave(port: Port): void {
@@ -292,11 +298,11 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       const actor = host.open(connId, { connId, handshakeTimeoutMs: needs.handshakeTimeoutMs })
       return {
         connId,
-        receive(text) {
+        receive(data) {
           const limit = maxPayload.get(connId)
-          if (text.length > (limit ?? LIMITS.preauthPayload))
+          if (data.length > (limit ?? LIMITS.preauthPayload))
             return actor.send({ type: 'close', close: limit === undefined ? 'preauthTooLarge' : 'tooLarge' })
-          const incoming = decode(text)
+          const incoming = decode(data.toString('utf8'))
           if (port.lane) return port.lane(incoming)
           // Frames are told at once, not by a microtask: what comes after must find the lane open or be held in order.
           switch (incoming.kind) {

@@ -67,6 +67,8 @@ export type Handlers<T> = { [M in keyof T]: Handler<T[M]> }
 export interface Dispatch {
   /** Answers a request, once or twice. Never throws, never rejects. */
   dispatch(request: RequestFrame, caller: Caller, send: (text: string) => void): void
+  /** Resolves when nobody is owed a second answer. */
+  answered(): Promise<void>
 }
 
 /** Characters of a client's text that go into a message or the log. */
@@ -74,6 +76,9 @@ const QUOTED = 64
 
 export function createDispatch({ handlers, log }: { handlers: Handlers<typeof METHODS>; log: Log }): Dispatch {
   const checks = new Map<string, Validator>()
+  /** Second answers that are yet to come. */
+  let owed = 0
+  const onAnswered: (() => void)[] = []
 
   /** Drops what means nothing here, then says what does not fit. */
   function checked(name: string, block: MethodBlock, given: unknown): unknown {
@@ -136,9 +141,15 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
         log.error({ method, connId: caller.connId, err: error }, 'what follows an answer failed')
       }
       if (!reply.later) return
-      const later = await reply.later
-      if (later instanceof Failure) fail(later)
-      else answer(later)
+      owed += 1
+      try {
+        const later = await reply.later
+        if (later instanceof Failure) fail(later)
+        else answer(later)
+      } finally {
+        owed -= 1
+        if (owed === 0) for (const wake of onAnswered.splice(0)) wake()
+      }
     } catch (error) {
       fail(new Failure(told(error, method, caller), undefined))
     }
@@ -170,6 +181,7 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
 
   return {
     dispatch: (request, caller, send) => void call(request, caller, send),
+    answered: () => (owed === 0 ? Promise.resolve() : new Promise((resolve) => onAnswered.push(resolve))),
   }
 }
 

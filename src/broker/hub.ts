@@ -69,7 +69,7 @@ export function holds(scopes: ReadonlySet<Scope>, scope: Scope): boolean {
 
 /** @param onSlow a peer reads too slowly for an event that must not be skipped: it is to be disconnected */
 export function createHub({ onSlow }: { onSlow(peer: Peer, event: EventName): void }): Hub {
-  const members = new Map<string, Peer & { seq: number }>()
+  const members = new Map<string, Peer & { seq: number; deltaOnly: boolean }>()
 
   function mayHear(peer: Peer, scope: Scope | 'everyone'): boolean {
     if (scope === 'everyone') return true
@@ -77,12 +77,17 @@ export function createHub({ onSlow }: { onSlow(peer: Peer, event: EventName): vo
   }
 
   const hub: Hub = {
-    join: (peer) => void members.set(peer.connId, Object.assign(peer, { seq: 0 })),
+    join: (peer) =>
+      void members.set(peer.connId, Object.assign(peer, { seq: 0, deltaOnly: peer.caps.has(CAPS.deltaOnly) })),
     leave: (connId) => void members.delete(connId),
     peers: () => members.values(),
     publish(name, render, { sessionKey = '', only, stateVersion } = {}) {
       const { scope, delivery } = eventBlock(name)
-      const encoded = new Map<string, Buffer>()
+      const encode = (variant: Variant) =>
+        Buffer.from(`{"type":"event","event":"${name}","payload":${render(variant)},"seq":`)
+      // Nearly everybody spells the session as the gateway does: those are found without making a key.
+      const usual: (Buffer | undefined)[] = []
+      const spelled = new Map<string, Buffer>()
       const end = stateVersion ? `,"stateVersion":${JSON.stringify(stateVersion)}}` : '}'
       for (const peer of members.values()) {
         if (!mayHear(peer, scope) || (only && !only(peer))) continue
@@ -94,14 +99,14 @@ export function createHub({ onSlow }: { onSlow(peer: Peer, event: EventName): vo
           }
           continue
         }
-        const deltaOnly = peer.caps.has(CAPS.deltaOnly)
-        const spelling = peer.spellings.get(sessionKey) ?? sessionKey
-        const variant = `${peer.protocol}${deltaOnly ? 'd' : 't'}${spelling}`
-        let head = encoded.get(variant)
+        const { protocol, deltaOnly, spellings } = peer
+        const shape = protocol * 2 + Number(deltaOnly)
+        const spelling = spellings.size === 0 ? sessionKey : (spellings.get(sessionKey) ?? sessionKey)
+        let head = spelling === sessionKey ? usual[shape] : spelled.get(`${shape}${spelling}`)
         if (!head) {
-          const payload = render({ protocol: peer.protocol, deltaOnly, sessionKey: spelling })
-          head = Buffer.from(`{"type":"event","event":"${name}","payload":${payload},"seq":`)
-          encoded.set(variant, head)
+          head = encode({ protocol, deltaOnly, sessionKey: spelling })
+          if (spelling === sessionKey) usual[shape] = head
+          else spelled.set(`${shape}${spelling}`, head)
         }
         // Each connection counts its own events: a hole means a loss, never that somebody else was meant.
         peer.seq += 1

@@ -1,7 +1,7 @@
 /** The runs that are under way: each an actor, its stream, and what the model is asked. */
 import type { SnapshotFrom } from 'xstate'
 import { type AbortReason, type RunOutcome, runMachine } from '../../machines/run.ts'
-import type { Answer, Sink } from '../runtimes/runtime.ts'
+import type { Answer, Model, Sink, Usage } from '../runtimes/runtime.ts'
 import type { Ending, Json, RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
@@ -27,8 +27,8 @@ export interface Runs {
   abort(runId: string, reason: AbortReason): void
   /** The ending of a live run, once it is on disk and announced; undefined if no such run is live. */
   ending(runId: string): Promise<Ended> | undefined
-  /** The next ending of a run of that id, also of one that is yet to be admitted; undefined when the time is up. */
-  wait(runId: string, timeoutMs: number): Promise<Ended | undefined>
+  /** The next ending of a run of that id, also of one that is yet to be admitted; undefined when the time is up, or it is given up. */
+  wait(runId: string, timeoutMs: number, givenUp?: AbortSignal): Promise<Ended | undefined>
   /** The turn of a live run. */
   record(runId: string): RunRecord | undefined
   ids(): string[]
@@ -47,7 +47,8 @@ export interface RunsNeeds {
   log: Log
   now(): number
   /** Asks the agent's model, or whatever stands in for one. */
-  answer(record: RunRecord, sink: Sink, signal: AbortSignal): Promise<Answer>
+  /** @param asking told of each model before it is asked; a fallback comes after the first */
+  answer(record: RunRecord, sink: Sink, signal: AbortSignal, asking: (model: Model) => void): Promise<Answer>
   /** A run has ended, in whatever way; it is on disk and announced. */
   onEnded(record: RunRecord, ended: Ended): void
   /** The deadline of a turn that names none, in ms; 0 = none. */
@@ -60,8 +61,14 @@ interface Live {
   record: RunRecord
   stream: Stream
   answer: Answer | undefined
+  /** The model that was asked last. */
+  model: Model | undefined
   endedAt: number
   message: TranscriptMessage | undefined
+  /** How it ended, once that is on disk. */
+  kept: RunOutcome | undefined
+  /** Aborted when its actor threw: a chart that is gone can no longer call its work off. */
+  crashed: AbortController
   ended: PromiseWithResolvers<Ended>
 }
 
@@ -132,7 +139,10 @@ export function createRuns(needs: RunsNeeds): Runs {
         }),
         model: work(async ({ runId }, signal) => {
           const run = get(runId)
-          run.answer = await needs.answer(run.record, run.stream, signal)
+          const called = AbortSignal.any([signal, run.crashed.signal])
+          run.answer = await needs.answer(run.record, run.stream, called, (model) => {
+            run.model = model
+          })
           return { stopReason: run.answer.stopReason }
         }),
         journalEnd: work(async ({ runId, outcome }) => {
@@ -140,6 +150,7 @@ export function createRuns(needs: RunsNeeds): Runs {
           run.endedAt ||= now()
           run.message = entry(run, outcome)
           await store.settle(runId, ending(run, outcome))
+          run.kept = outcome
         }),
       },
     }),
@@ -151,24 +162,39 @@ export function createRuns(needs: RunsNeeds): Runs {
     },
   })
 
-  /** A crash is one run's: it still ends exactly once, in words that say so. */
+  /** A crash is one run's: it still ends exactly once, on disk first, and in words that say so. */
   async function settleCrashed(run: Live): Promise<void> {
-    const outcome: RunOutcome = { state: 'failed', stopReason: 'error', error: 'internal error: the run crashed' }
-    run.stream.close()
-    run.endedAt ||= now()
-    run.message = entry(run, outcome)
+    const { runId } = run.record
+    run.crashed.abort(new Error('the run crashed'))
+    const outcome: RunOutcome = run.kept ?? {
+      state: 'failed',
+      stopReason: 'error',
+      error: 'internal error: the run crashed',
+    }
     try {
-      await store.settle(run.record.runId, ending(run, outcome))
+      run.stream.close()
     } catch (error) {
-      log.error(
-        { runId: run.record.runId, err: error },
-        'the ending of a crashed run could not be kept; the next start settles it',
-      )
+      log.error({ runId, err: error }, 'the last words of a crashed run could not be said')
+    }
+    if (!run.kept) {
+      run.endedAt ||= now()
+      run.message = entry(run, outcome)
+    }
+    // As the chart does it: an ending that is only spoken would be lost by a restart.
+    while (!run.kept) {
+      try {
+        await store.settle(runId, ending(run, outcome))
+        run.kept = outcome
+      } catch (error) {
+        log.error({ runId, err: error }, 'the ending of a crashed run could not be kept; trying again')
+        await new Promise((resolve) => setTimeout(resolve, retryMs))
+        if (live.get(runId) !== run) return
+      }
     }
     try {
       run.stream.end(outcome, run.endedAt, run.message)
     } catch (error) {
-      log.error({ runId: run.record.runId, err: error }, 'the ending of a crashed run could not be announced')
+      log.error({ runId, err: error }, 'the ending of a crashed run could not be announced')
     }
     finish(run, outcome)
   }
@@ -179,8 +205,11 @@ export function createRuns(needs: RunsNeeds): Runs {
       const run: Live = {
         record,
         answer: undefined,
+        model: undefined,
         endedAt: 0,
         message: undefined,
+        kept: undefined,
+        crashed: new AbortController(),
         ended: Promise.withResolvers<Ended>(),
         stream: createStream({
           runId,
@@ -207,11 +236,13 @@ export function createRuns(needs: RunsNeeds): Runs {
     begin: (runId) => void host.tell(runId, { type: 'begin' }),
     abort: (runId, reason) => void host.tell(runId, { type: 'abort', reason }),
     ending: (runId) => live.get(runId)?.ended.promise,
-    wait(runId, timeoutMs) {
+    wait(runId, timeoutMs, givenUp) {
       const { promise, resolve } = Promise.withResolvers<Ended | undefined>()
       const here = waiting.get(runId) ?? new Set()
       waiting.set(runId, here.add(resolve))
-      const timer = setTimeout(() => resolve(undefined), Math.min(timeoutMs, LONGEST_TIMER_MS))
+      // Nobody's waiting holds up the end of the process.
+      const timer = setTimeout(() => resolve(undefined), Math.min(timeoutMs, LONGEST_TIMER_MS)).unref()
+      givenUp?.addEventListener('abort', () => resolve(undefined))
       return promise.finally(() => {
         clearTimeout(timer)
         here.delete(resolve)
@@ -233,6 +264,8 @@ export function createRuns(needs: RunsNeeds): Runs {
   }
 }
 
+const NO_USAGE: Usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
+
 /** The text of a run, also of one that a former process was streaming. */
 const textOf = ({ stream, record }: Live): string => stream.text || record.text
 
@@ -241,15 +274,17 @@ function entry(run: Live, { state, stopReason, error }: RunOutcome): TranscriptM
   const text = textOf(run)
   const failed = state === 'failed' || state === 'interrupted'
   if (text === '' && !failed) return undefined
-  const { answer } = run
+  const model = run.answer?.model ?? run.model
+  const usage = run.answer?.usage ?? NO_USAGE
   return {
     role: 'assistant',
     content: text === '' ? [] : [{ type: 'text', text }],
-    ...(answer && {
-      api: answer.model.api,
-      provider: answer.model.provider,
-      model: answer.model.id,
-      usage: { ...answer.usage, cost: costOf(answer) },
+    // What a provider counts for an answer that was cut off, it tells nobody: zeros, not a guess.
+    ...(model && {
+      api: model.api,
+      provider: model.provider,
+      model: model.id,
+      usage: { ...usage, cost: costOf(usage, model) },
     }),
     ...(failed
       ? { stopReason: 'error', errorMessage: error ?? 'unknown error' }
@@ -276,7 +311,7 @@ function ending(run: Live, outcome: RunOutcome): Ending {
 /** What `agent` answers when the run is over, kept for repeats of its key. */
 function resultOf(run: Live, { state }: RunOutcome) {
   const { answer, record, endedAt } = run
-  const usage = answer?.usage ?? { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
+  const usage = answer?.usage ?? NO_USAGE
   const { totalTokens: total, ...tokens } = usage
   const text = textOf(run)
   return {
@@ -294,7 +329,7 @@ function resultOf(run: Live, { state }: RunOutcome) {
 }
 
 /** The price of an answer, by the prices in the configuration. */
-function costOf({ usage, model }: Answer) {
+function costOf(usage: Usage, model: Model) {
   const price = (tokens: number, perMillion: number) => (tokens * perMillion) / 1_000_000
   const input = price(usage.input, model.cost.input)
   const output = price(usage.output, model.cost.output)

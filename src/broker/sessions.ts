@@ -57,6 +57,9 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
     return { running: context?.running ?? null, waiting: context?.queue ?? [] }
   }
 
+  /** The live runs of a session in the order of admission, which is the order of the table of runs. */
+  const runsOf = (key: string) => runs.ids().filter((id) => runs.record(id)?.sessionKey === key)
+
   return {
     turn(key, runId) {
       // While a crashed session rests, its turns stay with the runs: `restart` finds them there.
@@ -72,10 +75,13 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
       // A turn that was admitted in this very tick is in the mailbox, not yet in the queue: look after it.
       await Promise.resolve()
       const { running, waiting } = queue(key)
-      const stopped = [...(running ? [running] : []), ...waiting].filter((id) => runId === null || id === runId)
+      const all = down.has(key) ? runsOf(key) : [...(running ? [running] : []), ...waiting]
+      const stopped = all.filter((id) => runId === null || id === runId)
       if (stopped.length === 0) return []
       const endings = stopped.map((id) => runs.ending(id))
-      host.tell(key, { type: 'abort', runId, reason })
+      // While a crashed session rests there is no actor that could pass it on.
+      if (down.has(key)) for (const id of stopped) runs.abort(id, reason)
+      else host.tell(key, { type: 'abort', runId, reason })
       const ended = await Promise.all(endings)
       // One that was just ending by itself was not stopped by us.
       return stopped.filter((_, index) => ended[index]?.outcome.state === 'aborted')
@@ -83,16 +89,16 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
     queue,
     restart(key) {
       if (!down.delete(key) || host.get(key)) return
-      const mine = runs.ids().filter((id) => runs.record(id)?.sessionKey === key)
+      const mine = runsOf(key)
       if (mine.length === 0) return
       host.open(key, { key })
-      // In the order of admission, which is the order of the table of runs. One that has begun begins no second time: its chart
-      // takes `begin` only while it waits.
+      // One that has begun begins no second time: its chart takes `begin` only while it waits.
       for (const runId of mine) host.tell(key, { type: 'turn', runId })
     },
     sweep() {
       const idle = new Set(host.ids().filter((key) => host.get(key)?.getSnapshot().matches('idle')))
-      for (const key of idle) if (drowsy.has(key)) host.tell(key, { type: 'retire' })
+      // At once, not by the mailbox: a turn that comes next must find the actor gone, not going.
+      for (const key of idle) if (drowsy.has(key)) host.get(key)?.send({ type: 'retire' })
       drowsy = idle
     },
     dropAll() {

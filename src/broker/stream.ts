@@ -42,6 +42,16 @@ export interface StreamNeeds {
 /** JSON text of a string without its quotes, to be joined with other pieces: pieces are escaped once, not once an event. */
 const escaped = (text: string): string => JSON.stringify(text).slice(1, -1)
 
+function later(run: () => void, ms: number): () => void {
+  const timer = setTimeout(run, ms)
+  return () => clearTimeout(timer)
+}
+
+function soon(run: () => void): () => void {
+  const immediate = setImmediate(run)
+  return () => clearImmediate(immediate)
+}
+
 export function createStream({ runId, sessionKey, agentId, hub, now, onFirst, keep }: StreamNeeds): Stream {
   const id = JSON.stringify(runId)
   const agent = JSON.stringify(agentId)
@@ -53,7 +63,8 @@ export function createStream({ runId, sessionKey, agentId, hub, now, onFirst, ke
   let waiting = ''
   /** What has come since the last `chat` delta, escaped. */
   let waitingChat = ''
-  let timer: NodeJS.Timeout | NodeJS.Immediate | undefined
+  /** Calls off the flush that is due. */
+  let callOff: (() => void) | undefined
   let sentAt = 0
   let chatAt = 0
   let keptAt = 0
@@ -98,12 +109,8 @@ export function createStream({ runId, sessionKey, agentId, hub, now, onFirst, ke
   }
 
   function flush(): void {
-    if (timer !== undefined) {
-      // Either kind may be pending; clearing the other kind's handle does nothing.
-      clearTimeout(timer as NodeJS.Timeout)
-      clearImmediate(timer as NodeJS.Immediate)
-      timer = undefined
-    }
+    callOff?.()
+    callOff = undefined
     if (waiting === '') return
     const delta = escaped(waiting)
     text += waiting
@@ -142,11 +149,11 @@ export function createStream({ runId, sessionKey, agentId, hub, now, onFirst, ke
       if (first) {
         flush()
         onFirst()
-      } else if (timer === undefined) {
+      } else if (callOff === undefined) {
         const gap = Math.min(LONGEST_WAIT_MS, Math.floor(escapedText.length / BYTES_PER_WAITING_MS))
         const wait = gap - (now() - sentAt)
         // All pieces of one read leave together, even when there is no need to wait.
-        timer = wait > 0 ? setTimeout(flush, wait) : setImmediate(flush)
+        callOff = wait > 0 ? later(flush, wait) : soon(flush)
       }
     },
     reasoning(piece) {

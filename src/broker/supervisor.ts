@@ -32,8 +32,8 @@ export interface Supervisor {
 export interface SupervisorNeeds {
   store: Pick<Store, 'accept'>
   log: Log
-  /** Whether the session keeps no more waiting turns; `admitted` of them are on their way to it. */
-  isFull(sessionKey: string, admitted: number): boolean
+  /** Whether the session takes no more turns; it has `unfinished` ones: running, waiting, or on their way to it. */
+  isFull(sessionKey: string, unfinished: number): boolean
   restartSession(sessionKey: string): void
   /** Monotonic milliseconds. */
   monotonic(): number
@@ -69,8 +69,8 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
   const entries = new Map<string, Entry>()
   /** Tickets of ended runs, oldest first. */
   const recent = new Set<string>()
-  /** Turns on their way to the disk, by session. */
-  const onTheirWay = new Map<string, number>()
+  /** Turns without an ending, by session, from the moment they are sent to the disk. */
+  const unfinished = new Map<string, number>()
   /** The request being decided: the actor handles `admit` before `send` returns. */
   let asking: { turn: NewTurn; decide: (answer: Promise<Admission>) => void } | undefined
 
@@ -86,7 +86,7 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
           return entry !== undefined && entry.fingerprint !== asking!.turn.fingerprint
         },
         isLive: (_, { ticket }) => entries.has(ticket),
-        isFull: () => isFull(asking!.turn.sessionKey, onTheirWay.get(asking!.turn.sessionKey) ?? 0),
+        isFull: () => isFull(asking!.turn.sessionKey, unfinished.get(asking!.turn.sessionKey) ?? 0),
       },
       actions: {
         journal: (_, { ticket }) => {
@@ -99,7 +99,7 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
           decide(entry.durable)
         },
         attach: (_, { ticket }) => decide(attach(entries.get(ticket)!)),
-        refuseReused: () => refuse('IDEMPOTENCY_KEY_REUSED', REUSED),
+        refuseReused: (_, { ticket }) => decide(refuseReused(entries.get(ticket)!, asking!.turn)),
         refuseBusy: () =>
           refuse('SESSION_BUSY', 'the session has too many turns waiting; try again later', {
             retryAfterMs: BUSY_RETRY_MS,
@@ -126,12 +126,13 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
 
   async function journal(ticket: string, entry: Entry, turn: NewTurn): Promise<Admission> {
     const { sessionKey } = turn
-    onTheirWay.set(sessionKey, (onTheirWay.get(sessionKey) ?? 0) + 1)
+    count(sessionKey, 1)
     try {
       const acceptance = await store.accept(turn)
       if (acceptance.kind === 'reused') throw new GatewayError('IDEMPOTENCY_KEY_REUSED', REUSED)
       if (acceptance.kind === 'known') {
         const { run } = acceptance
+        count(sessionKey, -1)
         entry.runId = run.runId
         entry.acceptedAt = run.acceptedAt
         if (run.endedAt !== undefined) remember(ticket, entry, run)
@@ -144,18 +145,31 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     } catch (error) {
       // A request that was refused does not use up its key.
       entries.delete(ticket)
+      count(sessionKey, -1)
       throw error
-    } finally {
-      const left = onTheirWay.get(sessionKey)! - 1
-      if (left === 0) onTheirWay.delete(sessionKey)
-      else onTheirWay.set(sessionKey, left)
     }
+  }
+
+  function count(sessionKey: string, change: 1 | -1): void {
+    const now = (unfinished.get(sessionKey) ?? 0) + change
+    if (now > 0) unfinished.set(sessionKey, now)
+    else unfinished.delete(sessionKey)
   }
 
   /** A copy is answered only after the first is on disk; if that fails, the copy fails the same way. */
   async function attach(entry: Entry): Promise<Admission> {
     await entry.durable
     return answerFor(entry)
+  }
+
+  /** A body is another one only than a body that was kept: if the first comes to nothing, this one is asked for anew. */
+  async function refuseReused(entry: Entry, turn: NewTurn): Promise<Admission> {
+    const kept = await entry.durable.then(
+      () => true,
+      () => false,
+    )
+    if (kept) throw new GatewayError('IDEMPOTENCY_KEY_REUSED', REUSED)
+    return admit(turn)
   }
 
   const answerFor = ({ runId, acceptedAt, ended }: Entry): Admission =>
@@ -171,24 +185,29 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     }
   }
 
+  function admit(turn: NewTurn): Promise<Admission> {
+    return new Promise<Admission>((resolve, reject) => {
+      asking = { turn, decide: (answer) => answer.then(resolve, reject) }
+      actor.send({ type: 'admit', ticket: ticketOf(turn), sessionKey: turn.sessionKey })
+      if (actor.getSnapshot().status !== 'active')
+        reject(new GatewayError('DRAINING', 'the gateway takes no new turns', { retryAfterMs: 2_000 }))
+      asking = undefined
+    })
+  }
+
   return {
-    admit(turn) {
-      return new Promise<Admission>((resolve, reject) => {
-        asking = { turn, decide: (answer) => answer.then(resolve, reject) }
-        actor.send({ type: 'admit', ticket: ticketOf(turn), sessionKey: turn.sessionKey })
-        if (actor.getSnapshot().status !== 'active')
-          reject(new GatewayError('DRAINING', 'the gateway takes no new turns', { retryAfterMs: 2_000 }))
-        asking = undefined
-      })
-    },
+    admit,
     restore(record) {
       const { fingerprint, runId, acceptedAt } = record
+      count(record.sessionKey, 1)
       entries.set(ticketOf(record), { fingerprint, durable: NOTHING, runId, acceptedAt, ended: undefined })
     },
     ended(record, outcome) {
       const ticket = ticketOf(record)
       const entry = entries.get(ticket)
-      if (entry) remember(ticket, entry, outcome)
+      if (!entry || entry.ended) return
+      count(record.sessionKey, -1)
+      remember(ticket, entry, outcome)
     },
     crashed: (sessionKey) =>
       actor.send({ type: 'crashed', id: sessionKey, at: monotonic(), jitter: Math.floor(random() * policy.backoffMs) }),

@@ -26,6 +26,11 @@ export interface Turns {
   admit(request: TurnRequest): Promise<Admission>
   /** Starts a turn that is on disk and acknowledged. */
   start(record: RunRecord): void
+  /**
+   * Begins a new transcript for a turn that is on disk. Resolves to what starts the turn: it is to be called, and whatever was
+   * sent to the session meanwhile waits for it.
+   */
+  startAnew(record: RunRecord): Promise<() => void>
   /** Ends a turn that needed no run: a command. Durable when it resolves. */
   end(record: RunRecord, outcome: RunOutcome, message: TranscriptMessage): Promise<void>
   /** Begins a new transcript. Stops what runs in the session first. */
@@ -43,6 +48,23 @@ export interface TurnsNeeds {
 }
 
 export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNeeds): Turns {
+  /** Sessions whose transcript is being changed: what is to start there waits until that is done. */
+  const holds = new Map<string, Promise<void>>()
+
+  function hold(key: string): () => void {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const released = Promise.all([holds.get(key), promise]).then(() => {
+      if (holds.get(key) === released) holds.delete(key)
+    })
+    holds.set(key, released)
+    return resolve
+  }
+
+  async function renew(key: string, agentId: string): ReturnType<Store['resetSession']> {
+    await sessions.abort(key, null, 'reset')
+    return store.resetSession({ key, agentId, sessionId: randomUUID() }, now())
+  }
+
   const turns: Turns = {
     admit({ typed, ...request }) {
       const { key, message, attachments, meta } = request
@@ -60,31 +82,57 @@ export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNee
       })
     },
     start(record) {
+      const { sessionKey, runId } = record
       runs.admit(record)
-      sessions.turn(record.sessionKey, record.runId)
+      const held = holds.get(sessionKey)
+      if (held) void held.then(() => sessions.turn(sessionKey, runId))
+      else sessions.turn(sessionKey, runId)
+    },
+    async startAnew(record) {
+      const { sessionKey, agentId, runId } = record
+      await holds.get(sessionKey)
+      const release = hold(sessionKey)
+      try {
+        await renew(sessionKey, agentId)
+      } catch (error) {
+        release()
+        // It is on disk and cannot be started: it has failed, unless the disk refuses that, too.
+        const outcome: RunOutcome = { state: 'failed', error: 'the session could not be begun anew' }
+        await store.settle(runId, { ...outcome, endedAt: now() })
+        supervisor.ended(record, outcome)
+        throw error
+      }
+      return () => {
+        runs.admit(record)
+        sessions.turn(sessionKey, runId)
+        release()
+      }
     },
     async end(record, outcome, message) {
       await store.settle(record.runId, { ...outcome, endedAt: now(), message })
       supervisor.ended(record, outcome)
     },
     async reset(key, agentId) {
-      await sessions.abort(key, null, 'reset')
-      return store.resetSession({ key, agentId, sessionId: randomUUID() }, now())
+      await holds.get(key)
+      const release = hold(key)
+      return renew(key, agentId).finally(release)
     },
     async recover() {
       const left = await store.unsettled()
       let interrupted = 0
       for (const record of left) {
         supervisor.restore(record)
-        if (record.state === 'started') {
+        // A command has no words for a model: whether it was obeyed before the process died, nobody knows.
+        const isCommand = record.message === '' && record.attachments.length === 0
+        if (record.state === 'started' || isCommand) {
           interrupted += 1
-          runs.admit(record)
+          runs.admit({ ...record, state: 'started' })
           continue
         }
         // A turn that was to begin a new transcript: the process may have died between its admission and the reset. Doing it
         // again is harmless, since nothing of the turn is in the transcript yet.
-        if (record.meta['reset'] === true) await turns.reset(record.sessionKey, record.agentId)
-        turns.start(record)
+        if (record.meta['reset'] === true) (await turns.startAnew(record))()
+        else turns.start(record)
       }
       return { started: left.length - interrupted, interrupted }
     },

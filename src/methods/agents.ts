@@ -10,7 +10,7 @@ import { GatewayError } from '../contract/errors.ts'
 import { canonical, unknownAgent } from '../contract/session-key.ts'
 import type { Json, RunRecord, Store } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
-import { session } from './door.ts'
+import { addressed } from './door.ts'
 import { setting } from './settings.ts'
 
 export interface AgentsNeeds {
@@ -79,7 +79,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
 
   return {
     async agent(params, caller) {
-      const { key: sessionKey, agentId } = session(await sessionFor(params), undefined, agents, caller)
+      const { key: sessionKey, agentId } = addressed(await sessionFor(params), undefined, agents, caller)
       if (Buffer.byteLength(params.message) > LIMITS.message)
         throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
       const record = await store.session(sessionKey)
@@ -149,9 +149,13 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
         ...(state === 'timedOut' ? { error: 'the run reached its deadline' } : error !== undefined && { error }),
       })
       // Listen first, look second: a run that ends in between is not missed.
-      const next = runs.wait(runId, timeoutMs)
+      const listening = new AbortController()
+      const next = runs.wait(runId, timeoutMs, listening.signal)
       const kept = await store.run(runId)
-      if (kept?.endedAt !== undefined) return answer(kept)
+      if (kept?.endedAt !== undefined) {
+        listening.abort()
+        return answer(kept)
+      }
       const ended: Ended | undefined = await next
       if (!ended) return { runId, status: 'timeout' }
       const { outcome, startedAt, endedAt } = ended

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
-import { AttachmentInput } from '../contract/types.ts'
+import { AttachmentInput } from '../contract/shapes.ts'
 import { validator } from '../contract/validate.ts'
 import type { NewTurn } from '../stores/store.ts'
 

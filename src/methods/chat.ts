@@ -7,11 +7,11 @@ import type { TurnRequest, Turns } from '../broker/turns.ts'
 import type { chat } from '../contract/chat.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
-import { type AgentNames, canonical } from '../contract/session-key.ts'
-import type { Json, RunState, Store, TranscriptMessage } from '../stores/store.ts'
+import type { AgentNames } from '../contract/session-key.ts'
+import type { Json, RunRecord, RunState, Store, TranscriptMessage } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
 import { COMMAND_SCOPES, type Command, GREETING, readCommand } from './commands.ts'
-import { session } from './door.ts'
+import { addressed, session } from './door.ts'
 import { checkSettings, isThinkingLevel, setting } from './settings.ts'
 
 export interface ChatNeeds {
@@ -94,6 +94,18 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
     }
   }
 
+  /** What a command comes to, in words. One that could not be obeyed has ended all the same: its key is used. */
+  async function answerTo(command: Command, record: RunRecord): Promise<string> {
+    try {
+      return await obey(command, record.sessionKey, record.agentId)
+    } catch (error) {
+      if (error instanceof GatewayError) return error.message
+      const words = 'the command could not be obeyed'
+      await turns.end(record, { state: 'failed', error: words }, injected(words))
+      throw error
+    }
+  }
+
   /** A final answer without a run: said, and put in the transcript. */
   function announce(runId: string, sessionKey: string, agentId: string, seq: number, message: TranscriptMessage): void {
     hub.publish(
@@ -121,7 +133,7 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
 
   return {
     async 'chat.send'(params, caller) {
-      const { key: sessionKey, agentId } = session(params.sessionKey, params.agentId, agents, caller)
+      const { key: sessionKey, agentId } = addressed(params.sessionKey, params.agentId, agents, caller)
       const attachments = readAttachments(params.attachments)
       const text = params.message
       if (text.trim() === '' && attachments.length === 0)
@@ -172,20 +184,17 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
         case 'new': {
           const { record } = admission
           const started = { runId: record.runId, status: 'started' as const }
-          if (command?.kind === 'new') {
-            await turns.reset(sessionKey, agentId)
-            return after(started, () => turns.start(record))
-          }
+          if (command?.kind === 'new') return after(started, await turns.startAnew(record))
           if (!command) return after(started, () => turns.start(record))
-          const message = injected(await obey(command, sessionKey, agentId))
+          const message = injected(await answerTo(command, record))
           await turns.end(record, { state: 'completed', stopReason: 'injected' }, message)
           return after(started, () => announce(record.runId, sessionKey, agentId, 1, message))
         }
       }
     },
 
-    async 'chat.abort'(params, caller) {
-      const { key } = session(params.sessionKey, params.agentId, agents, caller)
+    async 'chat.abort'(params) {
+      const { key } = session(params.sessionKey, params.agentId, agents)
       const { runId } = params
       if (runId !== undefined) {
         const run = needs.runs.record(runId)
@@ -196,7 +205,7 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
     },
 
     async 'chat.history'(params, caller) {
-      const { key } = session(params.sessionKey, params.agentId, agents, caller)
+      const { key } = addressed(params.sessionKey, params.agentId, agents, caller)
       const [record, { sessionId, messages }] = await Promise.all([
         store.session(key),
         store.history(key, { limit: params.limit ?? HISTORY_DEFAULT, maxBytes: LIMITS.history }),
@@ -212,12 +221,7 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
     },
 
     async 'chat.inject'(params) {
-      const { key, agentId } = canonical(
-        params.agentId && !/^agent:/i.test(params.sessionKey)
-          ? `agent:${params.agentId}:${params.sessionKey}`
-          : params.sessionKey,
-        agents,
-      )
+      const { key, agentId } = session(params.sessionKey, params.agentId, agents)
       const message = injected(params.label ? `[${params.label}]\n\n${params.message}` : params.message)
       if (!(await store.append(key, message))) throw new GatewayError('SESSION_NOT_FOUND', 'session not found')
       const messageId = needs.newId().slice(0, 8)

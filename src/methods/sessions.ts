@@ -47,7 +47,10 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
   function entryOf(record: SessionRecord) {
     const { sessionId, updatedAt, systemSent, abortedLastRun, inputTokens, outputTokens, totalTokens, settings } =
       record
-    const { modelProvider, model } = record
+    // A model that was set is a reference; an entry names provider and model apart.
+    const { model: chosen, ...others } = settings
+    const { provider: modelProvider = record.modelProvider, id: model = record.model } =
+      (typeof chosen === 'string' && needs.modelOf(record.agentId, chosen)) || {}
     return {
       sessionId,
       updatedAt,
@@ -59,7 +62,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       totalTokens,
       ...(modelProvider && { modelProvider }),
       ...(model && { model }),
-      ...settings,
+      ...others,
     }
   }
 
@@ -145,8 +148,8 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       return { ok: true, key: found.key }
     },
 
-    async 'sessions.patch'({ key: spelling, agentId: addressed, ...settings }, caller) {
-      const { key, agentId } = session(spelling, addressed, agents, caller)
+    async 'sessions.patch'({ key: spelling, agentId: addressed, ...settings }) {
+      const { key, agentId } = session(spelling, addressed, agents)
       checkSettings(settings, needs.knowsModel)
       const record = await store.patchSession(
         { key, agentId, sessionId: randomUUID() },
@@ -163,13 +166,13 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       }
     },
 
-    async 'sessions.reset'(params, caller) {
-      const { key, agentId } = session(params.key, params.agentId, agents, caller)
+    async 'sessions.reset'(params) {
+      const { key, agentId } = session(params.key, params.agentId, agents)
       return { ok: true, key, entry: entryOf(await turns.reset(key, agentId)) }
     },
 
-    async 'sessions.delete'(params, caller) {
-      const { key, agentId } = session(params.key, params.agentId, agents, caller)
+    async 'sessions.delete'(params) {
+      const { key, agentId } = session(params.key, params.agentId, agents)
       if (key === `agent:${agentId}:${agents.mainKey}`)
         throw new GatewayError('MAIN_SESSION', `Cannot delete the main session (${key}).`)
       await sessions.abort(key, null, 'reset')

@@ -10,6 +10,7 @@
  * - `fail=STATUS` refuses with that status; `failtimes=N` does so (503) for the first N requests with this text only.
  * - `retryafter=s` goes with a refusal.
  * - `burst=1` writes all at once instead of piece by piece.
+ * - `stamp=1` makes each piece the instant at which it is written: µs of the monotonic clock that all processes share.
  * - `cut=N` destroys the connection after N pieces, `end=N` ends in good order but without an end mark,
  *   `stall=N` falls silent, `error=N` sends an error event; `finish` for N is right behind the reason for stopping.
  * - `finish=WORD` and `cached=N` set the reason for stopping and the cached tokens.
@@ -46,12 +47,25 @@ export interface ModelServer extends AsyncDisposable {
   close(): Promise<void>
 }
 
-/** Starts a server; port 0 takes a free one. */
-export async function startModelServer({ port = 0 }: { port?: number } = {}): Promise<ModelServer> {
+export interface ModelServerOptions {
+  /** 0, the default, takes a free one. */
+  port?: number
+  /** Gaps are divided by this. */
+  pace?: number
+  /** How many pieces it answers with unless told otherwise. */
+  chunks?: number
+}
+
+/** Starts a server. */
+export async function startModelServer({
+  port = 0,
+  pace = 1,
+  chunks = 3,
+}: ModelServerOptions = {}): Promise<ModelServer> {
   const requests: RecordedRequest[] = []
-  const seen = new Map<string, number>()
+  const manner: Manner = { seen: new Map(), pace, chunks }
   const server = createServer((request, response) => {
-    serve(request, response, requests, seen).catch((error: unknown) => response.destroy(error as Error))
+    serve(request, response, requests, manner).catch((error: unknown) => response.destroy(error as Error))
   })
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, '127.0.0.1', resolve))
   const close = () =>
@@ -75,11 +89,19 @@ export async function startModelServer({ port = 0 }: { port?: number } = {}): Pr
   }
 }
 
+/** How a server answers, whoever asks. */
+interface Manner {
+  /** How often each text was asked. */
+  seen: Map<string, number>
+  pace: number
+  chunks: number
+}
+
 async function serve(
   request: IncomingMessage,
   response: ServerResponse,
   requests: RecordedRequest[],
-  seen: Map<string, number>,
+  manner: Manner,
 ): Promise<void> {
   const { promise: closed, resolve } = Promise.withResolvers<void>()
   const { url: path = '', headers } = request
@@ -100,7 +122,7 @@ async function serve(
     return
   }
   try {
-    await converse(dialect, body, response, record, seen, gone.signal)
+    await converse(dialect, body, response, record, manner, gone.signal)
   } catch (error) {
     if (!gone.signal.aborted) throw error
   }
@@ -111,7 +133,7 @@ async function converse(
   body: RequestBody,
   response: ServerResponse,
   record: RecordedRequest,
-  seen: Map<string, number>,
+  { seen, pace, chunks: usual }: Manner,
   signal: AbortSignal,
 ): Promise<void> {
   const prompt = promptOf(body)
@@ -131,8 +153,10 @@ async function converse(
   const atFinish = interruption !== undefined && directives.get(interruption) === 'finish'
   const last = interruption === undefined || atFinish ? Number.POSITIVE_INFINITY : number(interruption)
   const exact = directives.get('text')
-  const chunks = Number(directives.get('chunks') ?? (Number.isFinite(last) ? Math.max(3, last + 1) : 3))
-  const pieces = exact === undefined ? wordsOf(chunks, number('size')) : partsOf(exact)
+  const chunks = Number(directives.get('chunks') ?? (Number.isFinite(last) ? Math.max(usual, last + 1) : usual))
+  const stamped = directives.has('stamp')
+  const words = stamped ? Array.from({ length: chunks }, () => STAMP) : wordsOf(chunks, number('size'))
+  const pieces = exact === undefined ? words : partsOf(exact)
   const answer: AnswerShape = {
     model: body.model ?? '',
     withUsage: body.stream_options?.include_usage === true,
@@ -141,7 +165,7 @@ async function converse(
   }
   const thoughts = Array.from({ length: number('think') || 0 }, () => 'thought ')
   const events = dialect.events(answer, thoughts, pieces)
-  const gap = number('gap') || 0
+  const gap = (number('gap') || 0) / pace
   if (directives.has('burst')) {
     response.end([...events].map(({ text }) => text).join(''))
     return
@@ -150,7 +174,7 @@ async function converse(
   for (const { text, piece, finish } of events) {
     if (record.sent >= last && !text.startsWith(dialect.opening)) break
     if (piece && record.sent > 0 && gap > 0) await setTimeout(gap, undefined, { signal })
-    await write(response, text, exact !== undefined)
+    await write(response, stamped ? text.replace(STAMP, stamp) : text, exact !== undefined)
     if (piece) record.sent += 1
     // Lets the end of the connection be seen in the middle of a long answer.
     await setImmediate(undefined, { signal })
@@ -210,6 +234,10 @@ function directivesOf(prompt: string): Map<string, string> {
   }
   return found
 }
+
+/** Stands for the instant of writing until it has come. */
+const STAMP = '(now) '
+const stamp = () => `${process.hrtime.bigint() / 1000n} `
 
 function wordsOf(chunks: number, size: number): string[] {
   const word = size > 0 ? `${'w'.repeat(size - 1)} ` : 'word '
