@@ -1,0 +1,149 @@
+import { describe, expect, it, vi } from 'vitest'
+import type { Authenticator, PeerFacts } from '../../src/auth/authenticate.ts'
+import { createConnections } from '../../src/broker/connections.ts'
+import { createHub } from '../../src/broker/hub.ts'
+import { createPresence } from '../../src/broker/presence.ts'
+import { CONNECT } from '../support/gateway.ts'
+import { listening, quiet, settled } from '../support/rooms.ts'
+
+const facts: PeerFacts = {
+  address: '127.0.0.1',
+  clientAddress: '127.0.0.1',
+  local: true,
+  origin: 'absent',
+  forwardedByStranger: false,
+  path: '/',
+}
+
+function open(authenticate?: Authenticator['authenticate']) {
+  const hub = createHub({ onSlow() {} })
+  const presence = createPresence({ now: () => Date.now(), version: '1' })
+  let fails = false
+  const failNext = (value: boolean) => {
+    fails = value
+  }
+  const connections = createConnections({
+    authenticator: {
+      authenticate:
+        authenticate ??
+        (async () => ({
+          decision: {
+            admitted: true,
+            role: 'operator',
+            granted: ['operator.admin'],
+            denied: [],
+            pair: false,
+            issueToken: false,
+            asDevice: false,
+            rule: 'test',
+          },
+          principal: 'token:shared',
+          deviceToken: undefined,
+          deviceId: undefined,
+        })),
+    },
+    dispatch: { dispatch() {}, answered: () => Promise.resolve() },
+    hub,
+    presence,
+    log: quiet,
+    now: () => Date.now(),
+    handshakeTimeoutMs: 60_000,
+    tickIntervalMs: 30_000,
+    version: '1',
+    snapshot: () => {
+      if (fails) throw new Error('an effect failed')
+      return {}
+    },
+    onPresence() {},
+  })
+  /** A socket that hears and remembers. */
+  const accept = () => {
+    const peer = listening()
+    const connection = connections.accept(peer.wire, facts)
+    const send = (frame: object) => connection.receive(Buffer.from(JSON.stringify(frame)))
+    return { peer, connection, send, connect: () => send({ type: 'req', id: 'c', method: 'connect', params: CONNECT }) }
+  }
+  return { hub, presence, connections, accept, failNext }
+}
+
+describe('a connection', () => {
+  it('whose actor threw is closed with 1011, and its neighbours live on', async () => {
+    const { accept, connections, hub, failNext } = open()
+    const good = accept()
+    good.connect()
+    await settled()
+    failNext(true)
+    const bad = accept()
+    bad.connect()
+    await settled()
+    expect(bad.peer.closedBy).toEqual({ code: 1011, reason: 'internal error' })
+    expect(bad.peer.heard.some(({ ok }) => ok)).toBe(false)
+    failNext(false)
+    expect(connections.size).toBe(1)
+    hub.tellAll('tick', { ts: 1 })
+    expect(good.peer.heard.at(-1)).toMatchObject({ event: 'tick' })
+    bad.connection.gone()
+    good.connection.gone()
+    await settled()
+    expect(connections.size).toBe(0)
+  })
+
+  it('is closed with 1011 when its credentials cannot be checked', async () => {
+    const { accept } = open(() => Promise.reject(new Error('the store is away')))
+    const { peer, connect } = accept()
+    connect()
+    await settled()
+    expect(peer.closedBy).toEqual({ code: 1011, reason: 'internal error' })
+  })
+
+  it('is told nothing but the challenge before it is known, and nothing after it is gone', async () => {
+    const { accept, hub } = open()
+    const { peer, connect, connection } = accept()
+    hub.tellAll('tick', { ts: 1 })
+    expect(peer.heard).toMatchObject([{ event: 'connect.challenge' }])
+    connect()
+    await settled()
+    connection.gone()
+    const heard = peer.heard.length
+    hub.tellAll('tick', { ts: 2 })
+    expect(peer.heard.length).toBe(heard)
+  })
+
+  it('that sends a fifth frame while its credentials are checked is closed', async () => {
+    const { accept } = open(() => new Promise(() => {}))
+    const { peer, connect, send } = accept()
+    connect()
+    for (let n = 0; n < 4; n++) send({ type: 'req', id: `${n}`, method: 'health' })
+    await settled()
+    expect(peer.closedBy).toBeUndefined()
+    send({ type: 'req', id: '4', method: 'health' })
+    await settled()
+    expect(peer.closedBy).toEqual({ code: 1008, reason: 'too many pending handshake frames' })
+  })
+
+  it('leaves nothing behind, whenever it goes', async () => {
+    const { accept, connections, hub } = open()
+    const warn = vi.spyOn(console, 'warn').mockImplementation(() => {})
+    for (let n = 0; n < 200; n++) {
+      const { connect, connection } = accept()
+      if (n % 2) connect()
+      if (n % 4 === 3) await settled(1)
+      connection.gone()
+    }
+    await settled()
+    warn.mockRestore()
+    expect([connections.size, connections.states(), [...hub.peers()]]).toEqual([0, [], []])
+  })
+
+  it('is closed with all others when the gateway stops, which is told when all are gone', async () => {
+    const { accept, connections } = open()
+    const all = Array.from({ length: 5 }, () => accept())
+    for (const { connect } of all) connect()
+    await settled()
+    const closed = connections.closeAll('serviceRestart', { size: 2, everyMs: 1 })
+    await vi.waitFor(() => expect(all.every(({ peer }) => peer.closedBy?.code === 1012)).toBe(true))
+    for (const { connection } of all) connection.gone()
+    await closed
+    expect(connections.size).toBe(0)
+  })
+})

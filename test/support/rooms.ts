@@ -1,0 +1,217 @@
+/** The rooms of the broker without sockets: memory for a store, and a model that answers when a test tells it to. */
+
+import { createHub, type Hub, type Peer } from '../../src/broker/hub.ts'
+import type { Log } from '../../src/broker/log.ts'
+import { createRuns, type Runs } from '../../src/broker/runs.ts'
+import { createSessions, type Sessions } from '../../src/broker/sessions.ts'
+import type { Supervisor } from '../../src/broker/supervisor.ts'
+import { type Admission, createSupervisor, type SupervisorNeeds } from '../../src/broker/supervisor.ts'
+import { createTurns, type TurnRequest, type Turns } from '../../src/broker/turns.ts'
+import type { Scope } from '../../src/contract/block.ts'
+import type { Model, Sink } from '../../src/runtimes/runtime.ts'
+import { openMemoryStore } from '../../src/stores/memory.ts'
+import type { Store } from '../../src/stores/store.ts'
+import type { Frame } from './gateway.ts'
+
+/** A log that says nothing. */
+export const quiet: Log = { trace() {}, debug() {}, info() {}, warn() {}, error() {} }
+
+export const model: Model = {
+  ref: 'test/model',
+  provider: 'test',
+  id: 'model',
+  name: 'Model',
+  api: 'test',
+  reasoning: false,
+  input: ['text'],
+  contextWindow: 1000,
+  maxTokens: 100,
+  cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
+}
+
+export interface Listening extends Peer {
+  /** The event frames it was sent, in order. */
+  heard: Frame[]
+  /** Why its socket was closed, once it is. */
+  closedBy: { code: number; reason: string } | undefined
+  /** Bytes that its socket is said not to have sent yet. */
+  stuckBytes: number
+}
+
+let peers = 0
+
+/** An operator of protocol 4 that may hear everything, unless a test says otherwise. */
+export function listening(changes: Partial<Omit<Peer, 'wire'>> = {}): Listening {
+  const heard: Frame[] = []
+  const peer: Listening = {
+    connId: `peer-${++peers}`,
+    protocol: 4,
+    role: 'operator',
+    principal: 'token:shared',
+    scopes: new Set<Scope>(['operator.admin']),
+    caps: new Set(),
+    spellings: new Map(),
+    ...changes,
+    heard,
+    closedBy: undefined,
+    stuckBytes: 0,
+    wire: {
+      send: (text) => void heard.push(JSON.parse(text) as Frame),
+      sendShared: (head, tail) => void heard.push(JSON.parse(`${head.toString()}${tail}`) as Frame),
+      close(close) {
+        peer.closedBy = close
+      },
+      terminate() {},
+      get eventBytesWaiting() {
+        return peer.stuckBytes
+      },
+    },
+  }
+  return peer
+}
+
+/** A model's answer in the hands of a test. */
+export interface Asked {
+  sink: Sink
+  signal: AbortSignal
+  finish(): void
+  fail(error: Error): void
+}
+
+export interface Rooms {
+  store: Store
+  hub: Hub
+  runs: Runs
+  sessions: Sessions
+  supervisor: Supervisor
+  turns: Turns
+  /** An operator that hears everything. */
+  ear: Listening
+  /** The ids of the runs whose model was asked, in order. */
+  readonly order: string[]
+  /** The model's side of a run, once the model has been asked. */
+  asked(runId: string): Promise<Asked>
+  /** Admits a turn and starts it, as the methods do. */
+  send(key: string, changes?: Partial<TurnRequest>): Promise<Admission>
+  /** The terminal `chat` events of a run. */
+  ends(runId: string): Frame[]
+}
+
+export interface RoomsOptions {
+  store?: Store
+  queueLimit?: number
+  policy?: NonNullable<SupervisorNeeds['policy']>
+  retryMs?: number
+  /** Called before each event; what it throws, the hub throws. */
+  onPublish?(payload: Frame): void
+  /** Called before a session begins a run; what it throws, the session's effect throws. */
+  onBegin?(runId: string): void
+  log?: Log
+}
+
+export const SESSION = 'agent:main:main'
+
+export function openRooms(options: RoomsOptions = {}): Rooms {
+  const { store = openMemoryStore(), queueLimit = 32, retryMs = 1, log = quiet } = options
+  const inner = createHub({ onSlow() {} })
+  const ear = listening()
+  inner.join(ear)
+  const hub: Hub = {
+    ...inner,
+    publish(name, render, audience) {
+      options.onPublish?.(JSON.parse(render({ protocol: 4, deltaOnly: false, sessionKey: '' })) as Frame)
+      inner.publish(name, render, audience)
+    },
+  }
+  const asked = new Map<string, PromiseWithResolvers<Asked>>()
+  const askedOf = (runId: string) => {
+    const known = asked.get(runId) ?? Promise.withResolvers<Asked>()
+    asked.set(runId, known)
+    return known
+  }
+  const order: string[] = []
+  const now = () => Date.now()
+  const runs = createRuns({
+    store,
+    hub,
+    log,
+    now,
+    retryMs,
+    deadlineMs: 0,
+    answer: ({ runId }, sink, signal) =>
+      new Promise((resolve, reject) => {
+        order.push(runId)
+        signal.addEventListener('abort', () => reject(signal.reason as Error))
+        const usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
+        const finish = () => resolve({ stopReason: 'stop', usage, model })
+        askedOf(runId).resolve({ sink, signal, finish, fail: reject })
+      }),
+    onEnded(record, { outcome }) {
+      supervisor.ended(record, outcome)
+      sessions.ended(record.sessionKey, record.runId)
+    },
+  })
+  const sessions = createSessions({
+    runs: {
+      ...runs,
+      begin(runId) {
+        options.onBegin?.(runId)
+        runs.begin(runId)
+      },
+    },
+    log,
+    onCrash: (key) => supervisor.crashed(key),
+  })
+  const supervisor = createSupervisor({
+    store,
+    log,
+    isFull: (_, unfinished) => unfinished > queueLimit,
+    restartSession: (key) => sessions.restart(key),
+    monotonic: () => performance.now(),
+    random: () => 0,
+    policy: options.policy ?? { restarts: 5, windowMs: 30_000, backoffMs: 1, restMs: 20 },
+  })
+  const turns = createTurns({ store, supervisor, runs, sessions, now })
+  return {
+    store,
+    hub,
+    runs,
+    sessions,
+    supervisor,
+    turns,
+    ear,
+    order,
+    asked: (runId) => askedOf(runId).promise,
+    async send(key, changes) {
+      const admission = await turns.admit({ ...request(key), ...changes })
+      if (admission.kind === 'new') turns.start(admission.record)
+      return admission
+    },
+    ends: (runId) =>
+      ear.heard.filter(
+        ({ event, payload }) => event === 'chat' && payload.runId === runId && payload.state !== 'delta',
+      ),
+  }
+}
+
+/** A turn as the methods ask for it; the key becomes the run's id. */
+export const request = (key: string): TurnRequest => ({
+  principal: 'token:shared',
+  method: 'chat.send',
+  sessionKey: SESSION,
+  agentId: 'main',
+  key,
+  message: `message ${key}`,
+  attachments: [],
+  meta: {},
+})
+
+/** The same store, some of whose calls a test answers itself. */
+export function storeWith(store: Store, changes: Partial<Store>): Store {
+  return { ...store, ...changes }
+}
+
+/** Lets everything happen that waits for nothing but its turn. */
+export async function settled(turns = 20): Promise<void> {
+  for (let turn = 0; turn < turns; turn++) await new Promise((resolve) => setImmediate(resolve))
+}
