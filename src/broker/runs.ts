@@ -218,6 +218,10 @@ export function createRuns(needs: RunsNeeds): Runs {
           hub,
           now,
           onFirst: () => host.tell(runId, { type: 'firstToken' }),
+          onFailure: (error) => {
+            log.error({ runId, err: error }, 'the text of a run could not be said; the run is ended')
+            run.crashed.abort(error)
+          },
           keep: (text) => {
             store
               .progress(runId, text)

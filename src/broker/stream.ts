@@ -37,6 +37,8 @@ export interface StreamNeeds {
   onFirst(): void
   /** Keeps what has been streamed. */
   keep(text: string): void
+  /** Something could not be said; nobody else is there to hear of it, since it was said by the clock. */
+  onFailure(error: unknown): void
 }
 
 /** JSON text of a string without its quotes, to be joined with other pieces: pieces are escaped once, not once an event. */
@@ -52,7 +54,8 @@ function soon(run: () => void): () => void {
   return () => clearImmediate(immediate)
 }
 
-export function createStream({ runId, sessionKey, agentId, hub, now, onFirst, keep }: StreamNeeds): Stream {
+export function createStream(needs: StreamNeeds): Stream {
+  const { runId, sessionKey, agentId, hub, now, onFirst, keep } = needs
   const id = JSON.stringify(runId)
   const agent = JSON.stringify(agentId)
   let isOpen = false
@@ -133,6 +136,15 @@ export function createStream({ runId, sessionKey, agentId, hub, now, onFirst, ke
     }
   }
 
+  /** A throw out of a timer would end the process. */
+  function flushByClock(): void {
+    try {
+      flush()
+    } catch (error) {
+      needs.onFailure(error)
+    }
+  }
+
   return {
     get text() {
       return text + waiting
@@ -153,7 +165,7 @@ export function createStream({ runId, sessionKey, agentId, hub, now, onFirst, ke
         const gap = Math.min(LONGEST_WAIT_MS, Math.floor(escapedText.length / BYTES_PER_WAITING_MS))
         const wait = gap - (now() - sentAt)
         // All pieces of one read leave together, even when there is no need to wait.
-        callOff = wait > 0 ? later(flush, wait) : soon(flush)
+        callOff = wait > 0 ? later(flushByClock, wait) : soon(flushByClock)
       }
     },
     reasoning(piece) {

@@ -22,6 +22,10 @@ export interface TurnRequest {
 }
 
 export interface Turns {
+  /** Notes that a request for a turn is on its way to a session, from the moment it came in. Returns its answer. */
+  arriving<T>(sessionKey: string, answer: Promise<T>): Promise<T>
+  /** Resolves when every turn that was on its way to the session when this was called has been started or refused. */
+  arrived(sessionKey: string): Promise<void>
   /** Keeps a turn: resolves once it is on disk, or was. */
   admit(request: TurnRequest): Promise<Admission>
   /** Starts a turn that is on disk and acknowledged. */
@@ -65,7 +69,24 @@ export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNee
     return store.resetSession({ key, agentId, sessionId: randomUUID() }, now())
   }
 
+  /** Answers that are being made, by session. */
+  const onTheirWay = new Map<string, Set<Promise<unknown>>>()
+
   const turns: Turns = {
+    arriving(sessionKey, answer) {
+      const here = onTheirWay.get(sessionKey) ?? new Set()
+      onTheirWay.set(sessionKey, here.add(answer))
+      const gone = () => {
+        here.delete(answer)
+        if (here.size === 0 && onTheirWay.get(sessionKey) === here) onTheirWay.delete(sessionKey)
+      }
+      answer.then(gone, gone)
+      return answer
+    },
+    async arrived(sessionKey) {
+      // Who made the request waits for the same promise, and began to wait before us: the turn is started before we go on.
+      await Promise.allSettled(onTheirWay.get(sessionKey) ?? [])
+    },
     admit({ typed, ...request }) {
       const { key, message, attachments, meta } = request
       return supervisor.admit({

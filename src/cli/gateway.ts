@@ -49,6 +49,10 @@ export async function runGateway(flags: StartFlags): Promise<number> {
   for (const warning of [...config.warnings, ...(problem ? [problem] : [])]) log.warn(warning)
   const gateway = createGateway({ config, log })
   stopOnSignals(gateway)
+  // Every promise has an owner and every actor an observer; should one be forgotten all the same, it costs its own request, not
+  // everybody's gateway. What is on disk is true in any case.
+  process.on('uncaughtException', (error) => log.error({ err: error }, 'an error nobody handled'))
+  process.on('unhandledRejection', (error) => log.error({ err: error }, 'a rejection nobody handled'))
   try {
     await gateway.start()
   } catch (error) {

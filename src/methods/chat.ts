@@ -1,5 +1,5 @@
 /** `chat.*`: what a turn means, from typed text to a run under way. */
-import { after, type Caller, Failure, type Handlers } from '../broker/dispatch.ts'
+import { after, type Caller, Failure, type Handlers, type Reply } from '../broker/dispatch.ts'
 import { type Hub, holds } from '../broker/hub.ts'
 import type { Runs } from '../broker/runs.ts'
 import type { Sessions } from '../broker/sessions.ts'
@@ -7,7 +7,8 @@ import type { TurnRequest, Turns } from '../broker/turns.ts'
 import type { chat } from '../contract/chat.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
-import type { AgentNames } from '../contract/session-key.ts'
+import type { Params, Result } from '../contract/index.ts'
+import type { AgentNames, CanonicalKey } from '../contract/session-key.ts'
 import type { Json, RunRecord, RunState, Store, TranscriptMessage } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
 import { COMMAND_SCOPES, type Command, GREETING, readCommand } from './commands.ts'
@@ -37,6 +38,8 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
 
   /** Stops runs and says which, as the answer to `chat.abort` and to stop words. */
   async function abort(sessionKey: string, runId: string | null, reason: 'rpc' | 'stop') {
+    // What was sent before it is meant, too, even if its answer is not out yet.
+    await turns.arrived(sessionKey)
     const runIds = await sessions.abort(sessionKey, runId, reason)
     return { ok: true as const, aborted: runIds.length > 0, runIds }
   }
@@ -131,72 +134,81 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
     usage: { input: 0, output: 0, totalTokens: 0 },
   })
 
+  async function send(
+    params: Params<'chat.send'>,
+    command: Command | undefined,
+    caller: Caller,
+    { key: sessionKey, agentId }: CanonicalKey,
+  ): Promise<Result<'chat.send'> | Reply<Result<'chat.send'>> | Failure> {
+    const attachments = readAttachments(params.attachments)
+    const text = params.message
+    if (text.trim() === '' && attachments.length === 0)
+      throw new GatewayError('MESSAGE_REQUIRED', 'message or attachment required')
+    if (Buffer.byteLength(text) > LIMITS.message)
+      throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
+
+    const record = await store.session(sessionKey)
+    if (setting(record, 'sendPolicy') === 'deny')
+      throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
+    if (attachments.length > 0 && !needs.takesImages(agentId, setting(record, 'model')))
+      throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
+
+    const request: TurnRequest = {
+      principal: caller.principal,
+      method: 'chat.send',
+      sessionKey,
+      agentId,
+      key: params.idempotencyKey,
+      message: text,
+      attachments,
+      typed: text,
+      meta: {
+        ...(params.timeoutMs !== undefined && { timeoutMs: params.timeoutMs }),
+        ...(params.thinking && { thinking: params.thinking }),
+        ...(params.deliver !== undefined && { deliver: params.deliver }),
+        ...(params.context !== undefined && { context: params.context as Json }),
+      },
+    }
+    if (command?.kind === 'new') {
+      request.message = command.rest || GREETING
+      request.meta['reset'] = true
+    } else if (command) {
+      // A command leaves no entry of its own in the transcript, only its answer.
+      request.message = ''
+    }
+
+    const admission = await turns.admit(request)
+    switch (admission.kind) {
+      case 'running':
+        return { runId: admission.runId, status: 'in_flight' }
+      case 'ended':
+        return endedAnswer(admission)
+      case 'new': {
+        const { record } = admission
+        const started = { runId: record.runId, status: 'started' as const }
+        if (command?.kind === 'new') return after(started, await turns.startAnew(record))
+        if (!command) return after(started, () => turns.start(record))
+        const message = injected(await answerTo(command, record))
+        await turns.end(record, { state: 'completed', stopReason: 'injected' }, message)
+        return after(started, () => announce(record.runId, sessionKey, agentId, 1, message))
+      }
+    }
+  }
+
   return {
-    async 'chat.send'(params, caller) {
-      const { key: sessionKey, agentId } = addressed(params.sessionKey, params.agentId, agents, caller)
-      const attachments = readAttachments(params.attachments)
-      const text = params.message
-      if (text.trim() === '' && attachments.length === 0)
-        throw new GatewayError('MESSAGE_REQUIRED', 'message or attachment required')
-      if (Buffer.byteLength(text) > LIMITS.message)
-        throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
-
-      const command = attachments.length === 0 ? readCommand(text) : undefined
+    'chat.send'(params, caller) {
+      const session = addressed(params.sessionKey, params.agentId, agents, caller)
+      const command = params.attachments?.length ? undefined : readCommand(params.message)
       if (command) mayCommand(command, caller)
-      if (command?.kind === 'stop') return abort(sessionKey, null, 'stop')
-
-      const record = await store.session(sessionKey)
-      if (setting(record, 'sendPolicy') === 'deny')
-        throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
-      if (attachments.length > 0 && !needs.takesImages(agentId, setting(record, 'model')))
-        throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
-
-      const request: TurnRequest = {
-        principal: caller.principal,
-        method: 'chat.send',
-        sessionKey,
-        agentId,
-        key: params.idempotencyKey,
-        message: text,
-        attachments,
-        typed: text,
-        meta: {
-          ...(params.timeoutMs !== undefined && { timeoutMs: params.timeoutMs }),
-          ...(params.thinking && { thinking: params.thinking }),
-          ...(params.deliver !== undefined && { deliver: params.deliver }),
-          ...(params.context !== undefined && { context: params.context as Json }),
-        },
-      }
-      if (command?.kind === 'new') {
-        request.message = command.rest || GREETING
-        request.meta['reset'] = true
-      } else if (command) {
-        // A command leaves no entry of its own in the transcript, only its answer.
-        request.message = ''
-      }
-
-      const admission = await turns.admit(request)
-      switch (admission.kind) {
-        case 'running':
-          return { runId: admission.runId, status: 'in_flight' }
-        case 'ended':
-          return endedAnswer(admission)
-        case 'new': {
-          const { record } = admission
-          const started = { runId: record.runId, status: 'started' as const }
-          if (command?.kind === 'new') return after(started, await turns.startAnew(record))
-          if (!command) return after(started, () => turns.start(record))
-          const message = injected(await answerTo(command, record))
-          await turns.end(record, { state: 'completed', stopReason: 'injected' }, message)
-          return after(started, () => announce(record.runId, sessionKey, agentId, 1, message))
-        }
-      }
+      if (command?.kind === 'stop') return abort(session.key, null, 'stop')
+      return turns.arriving(session.key, send(params, command, caller, session))
     },
 
     async 'chat.abort'(params) {
       const { key } = session(params.sessionKey, params.agentId, agents)
       const { runId } = params
       if (runId !== undefined) {
+        await turns.arrived(key)
         const run = needs.runs.record(runId)
         if (run && run.sessionKey !== key)
           throw new GatewayError('RUN_NOT_IN_SESSION', 'runId does not match sessionKey')

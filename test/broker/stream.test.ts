@@ -16,6 +16,7 @@ function open() {
   for (const peer of [whole, deltas, old]) hub.join(peer)
   const kept: string[] = []
   const onFirst = vi.fn()
+  const failures = vi.fn()
   const stream = createStream({
     runId: 'k1',
     sessionKey: 'agent:main:main',
@@ -24,6 +25,7 @@ function open() {
     now: () => Date.now(),
     onFirst,
     keep: (text) => void kept.push(text),
+    onFailure: failures,
   })
   const end = () =>
     stream.end({ state: 'completed', stopReason: 'stop' }, Date.now(), {
@@ -31,7 +33,7 @@ function open() {
       content: [{ type: 'text', text: stream.text }],
       timestamp: Date.now(),
     })
-  return { stream, whole, deltas, old, kept, onFirst, end }
+  return { hub, stream, whole, deltas, old, kept, onFirst, failures, end }
 }
 
 const assistant = ({ heard }: Listening) =>
@@ -176,5 +178,19 @@ describe('the text of a run', () => {
     stream.close()
     const longest = Math.max(...deltas.heard.map((frame) => JSON.stringify(frame).length))
     expect(longest).toBeLessThan(400)
+  })
+})
+
+describe('a piece that cannot be said', () => {
+  it('is told to the run, and does not end the process', () => {
+    const { hub, stream, failures } = open()
+    stream.open(Date.now())
+    stream.delta('first')
+    hub.publish = () => {
+      throw new Error('too long')
+    }
+    stream.delta(' second')
+    vi.advanceTimersByTime(LONGEST_WAIT_MS)
+    expect(failures).toHaveBeenCalledWith(new Error('too long'))
   })
 })

@@ -129,6 +129,20 @@ describe('a session', () => {
 })
 
 describe('stopping', () => {
+  it.each([
+    ['chat.abort with its id', 'chat.abort', { sessionKey: 'main', runId: 'k1' }],
+    ['chat.abort of the session', 'chat.abort', { sessionKey: 'main' }],
+    ['a stop word', 'chat.send', { sessionKey: 'main', message: 'stop', idempotencyKey: 'k2' }],
+  ])('a run by %s works right behind the request that asked for it', async (_, method, params) => {
+    await using gateway = await startGateway()
+    const peer = await gateway.connect()
+    const sent = peer.request('chat.send', send('k1', { message: long }))
+    const stopped = peer.request(method, params)
+    expect((await sent)['payload']).toEqual({ runId: 'k1', status: 'started' })
+    expect((await stopped)['payload']).toEqual({ ok: true, aborted: true, runIds: ['k1'] })
+    expect(peer.frames.find(endOf('k1'))?.['payload']).toMatchObject({ state: 'aborted' })
+  })
+
   it('a waiting run ends it with aborted under its own id, and it never starts', async () => {
     await using gateway = await startGateway()
     const peer = await gateway.connect()
