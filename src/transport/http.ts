@@ -15,8 +15,6 @@ export interface Listener {
   readonly addresses: { host: string; port: number }[]
   /** Takes the port on every host. @throws the first host's error; then none is taken */
   listen(hosts: string[], port: number): Promise<void>
-  /** Takes no new connections; those there are stay. */
-  refuse(): void
   close(): Promise<void>
 }
 
@@ -58,7 +56,6 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     skipUTF8Validation: false,
   })
   const alive = new Map<WebSocket, boolean>()
-  let refusing = false
   const servers: ReturnType<typeof http.createServer>[] = []
   const addresses: Listener['addresses'] = []
 
@@ -130,7 +127,9 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
 
   function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     if (!UPGRADE_PATHS.has(pathOf(request))) return turnAway(socket, 404, 'WebSockets are served on / and /ws')
-    if (refusing) return turnAway(socket, 503, 'the gateway is stopping', ['Retry-After: 2'])
+    // Before it is ready, what a former process left has to be settled first; when it drains, others are to be asked.
+    const { ready, status } = probe()
+    if (!ready) return turnAway(socket, 503, `the gateway is ${status}`, ['Retry-After: 2'])
     if (needs.maxConnections > 0 && connections.size >= needs.maxConnections)
       return turnAway(socket, 503, 'the gateway has as many connections as it takes', ['Retry-After: 5'])
     const knocked = knock(request, policy)
@@ -146,8 +145,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       raw.setNoDelay(true)
       const connection: Connection = connections.accept(createWire(ws, raw), knocked.facts)
       alive.set(ws, true)
-      // Binary frames are read as the text they hold.
-      ws.on('message', (data) => connection.receive(data.toString()))
+      // Binary frames are read as the text they hold. `data` is one Buffer, since `binaryType` is as it was.
+      ws.on('message', (data) => connection.receive(data as Buffer))
       ws.on('pong', () => alive.set(ws, true))
       // `ws` closes by itself on a frame that breaks the protocol; the error only says which.
       ws.on('error', (error) => log.debug({ connId: connection.connId, reason: error.message }, 'socket error'))
@@ -219,9 +218,6 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
           throw error
         }
       }
-    },
-    refuse: () => {
-      refusing = true
     },
     close,
   }
