@@ -4,11 +4,11 @@ import type { WebSocket } from 'ws'
 import type { Wire } from '../broker/hub.ts'
 import type { Close } from '../contract/closes.ts'
 
-/** A frame of fewer bytes is copied next to its neighbours; a larger one is handed to the kernel where it lies. */
-const COPIED_BYTES = 4096
+/** Frames are copied into one buffer for one write; a payload of more bytes is handed to the kernel where it lies. */
+const COPIED_BYTES = 8192
 /** From this many sockets at once the next flush waits a little, so that a write carries several frames. */
 const CROWD = 50
-const CROWD_WAIT_MS = 4
+const CROWD_WAIT_MS = 5
 
 /** Sockets with something to send; all are written to at the end of this turn of the event loop. */
 const dirty = new Set<() => void>()
@@ -60,54 +60,48 @@ const LONGEST_HEAD = 10
  * @param raw the socket under `ws`
  */
 export function createWire(ws: WebSocket, raw: Socket): Wire {
-  let chunks: Buffer[] = []
+  /** The payloads that wait: `tails[n]` follows `heads[n]`, in so many bytes together. */
+  let heads: (Buffer | undefined)[] = []
+  let tails: string[] = []
+  let sizes: number[] = []
   let eventBytes = 0
   let eventBytesWaiting = 0
 
   function flush(): void {
-    if (chunks.length === 0) return
-    const out = chunks
+    if (sizes.length === 0) return
+    const frames = { heads, tails, sizes }
     const events = eventBytes
-    chunks = []
+    heads = []
+    tails = []
+    sizes = []
     eventBytes = 0
     if (ws.readyState !== ws.OPEN) return
     const sent = () => {
       eventBytesWaiting -= events
     }
-    if (out.length === 1) {
-      raw.write(out[0]!, sent)
+    const chunks = gather(frames)
+    if (chunks.length === 1) {
+      raw.write(chunks[0]!, sent)
       return
     }
     // Corked, all chunks leave by one system call.
     raw.cork()
-    for (let index = 0; index < out.length - 1; index++) raw.write(out[index]!)
-    raw.write(out.at(-1)!, sent)
+    for (let index = 0; index < chunks.length - 1; index++) raw.write(chunks[index]!)
+    raw.write(chunks.at(-1)!, sent)
     raw.uncork()
   }
 
-  /** Adds a frame made of two parts, copying them when they are small. */
-  function add(head: Buffer, tail: string): number {
-    const tailBytes = Buffer.byteLength(tail)
-    const payload = head.length + tailBytes
-    if (payload <= COPIED_BYTES) {
-      const frame = Buffer.allocUnsafe(LONGEST_HEAD + payload)
-      let at = frameHead(payload, frame, 0)
-      at += head.copy(frame, at)
-      at += frame.write(tail, at)
-      chunks.push(frame.subarray(0, at))
-    } else {
-      const start = Buffer.allocUnsafe(LONGEST_HEAD)
-      chunks.push(start.subarray(0, frameHead(payload, start, 0)), head)
-      if (tailBytes > 0) chunks.push(Buffer.from(tail))
-    }
+  function add(head: Buffer | undefined, tail: string): number {
+    const size = (head?.length ?? 0) + Buffer.byteLength(tail)
+    heads.push(head)
+    tails.push(tail)
+    sizes.push(size)
     schedule(flush)
-    return payload
+    return size
   }
 
   return {
-    send(text) {
-      add(Buffer.from(text), '')
-    },
+    send: (text) => void add(undefined, text),
     sendShared(head, tail) {
       const size = add(head, tail)
       eventBytes += size
@@ -123,3 +117,35 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
     },
   }
 }
+
+interface Frames {
+  heads: (Buffer | undefined)[]
+  tails: string[]
+  sizes: number[]
+}
+
+/** Puts frames into as few buffers as can be: each write costs more than copying what is small. */
+function gather({ heads, tails, sizes }: Frames): Buffer[] {
+  let room = 0
+  for (let n = 0; n < sizes.length; n++) {
+    const head = heads[n]
+    room += LONGEST_HEAD + sizes[n]! - (head && isLarge(head) ? head.length : 0)
+  }
+  const chunks: Buffer[] = []
+  let target = Buffer.allocUnsafe(room)
+  let at = 0
+  for (let n = 0; n < sizes.length; n++) {
+    const head = heads[n]
+    at = frameHead(sizes[n]!, target, at)
+    if (head && isLarge(head)) {
+      chunks.push(target.subarray(0, at), head)
+      target = target.subarray(at)
+      at = 0
+    } else if (head) at += head.copy(target, at)
+    at += target.write(tails[n]!, at)
+  }
+  if (at > 0) chunks.push(target.subarray(0, at))
+  return chunks
+}
+
+const isLarge = ({ length }: Buffer): boolean => length > COPIED_BYTES
