@@ -9,9 +9,10 @@ import type {
   Acceptance,
   Attachment,
   Ending,
-  History,
+  EventChunk,
   Json,
   NewTurn,
+  Replay,
   RunRecord,
   SessionFilter,
   SessionRecord,
@@ -19,6 +20,14 @@ import type {
   TranscriptMessage,
 } from './store.ts'
 import { StoreError } from './store.ts'
+
+/** How far a session's stream has come, and when: `at` never goes back within an epoch. */
+export interface StreamRecord {
+  sessionKey: string
+  epoch: string
+  offset: number
+  at: number
+}
 
 /** The records themselves. What is read is the caller's own copy. */
 export interface Tables {
@@ -51,6 +60,26 @@ export interface Tables {
   /** Removes ended runs accepted before this time, their keys and their hold on pictures; how many there were. */
   deleteRuns(acceptedBefore: number): number
 
+  /** Notes that a run's end is told, even before it has ended. Nothing for an unknown run. */
+  announce(runId: string): void
+  /** The same for every ended run of a session. */
+  announceEnded(sessionKey: string): void
+  /** The sessions of the ended runs that were never announced, each once. */
+  unannounced(): Iterable<string>
+
+  stream(sessionKey: string): StreamRecord | undefined
+  streams(): Iterable<StreamRecord>
+  putStream(stream: StreamRecord): void
+  /** Removes a stream and its chunks. */
+  deleteStream(sessionKey: string): void
+  /** To a stream that exists. */
+  addChunk(sessionKey: string, chunk: EventChunk & { at: number }): void
+  /** Those that end after this offset, the oldest first; read one at a time. */
+  chunks(sessionKey: string, after: number): Iterable<EventChunk>
+  deleteChunks(sessionKey: string): void
+  /** Removes those older than `before` and those that end `keep` or more before their stream does; how many. */
+  deleteOldChunks(before: number, keep: number): number
+
   /** The streamed text of a started run. */
   text(runId: string): string | undefined
   addText(runId: string): void
@@ -74,11 +103,23 @@ export interface Tables {
 /** The calls of a {@link Store} that only need the tables. */
 export type Operation = Exclude<keyof Store, 'kind' | 'verify' | 'close'>
 
+/**
+ * A transcript on its way from the thread of the tables: one JSON text. To parse that once costs less than to parse each entry
+ * there and to copy thousands of objects from thread to thread.
+ */
+interface HistoryText {
+  sessionId?: string
+  entries: string
+}
+
+/** What a call answers before it is passed on. */
+type Answer<O extends Operation> = O extends 'history' ? HistoryText : Awaited<ReturnType<Store[O]>>
+
 /** A {@link Store} without the waiting. */
-export type Ledger = { [O in Operation]: (...args: Parameters<Store[O]>) => Awaited<ReturnType<Store[O]>> }
+export type Ledger = { [O in Operation]: (...args: Parameters<Store[O]>) => Answer<O> }
 
 /** Passes one call on to whatever runs the ledger. */
-export type Ask = <O extends Operation>(operation: O, args: Parameters<Store[O]>) => ReturnType<Store[O]>
+export type Ask = <O extends Operation>(operation: O, args: Parameters<Store[O]>) => Promise<Answer<O>>
 
 /** Makes the calls of a store out of one function that passes them on. */
 export const asking = (ask: Ask): Pick<Store, Operation> => ({
@@ -95,7 +136,17 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   resetSession: (session, at) => ask('resetSession', [session, at]),
   deleteSession: (key) => ask('deleteSession', [key]),
   append: (key, message, create) => ask('append', create === undefined ? [key, message] : [key, message, create]),
-  history: (key, bounds) => ask('history', [key, bounds]),
+  async history(key, bounds) {
+    const { entries, ...session } = await ask('history', [key, bounds])
+    return { ...session, messages: JSON.parse(entries) as TranscriptMessage[] }
+  },
+  appendEvents: (chunk) => ask('appendEvents', [chunk]),
+  stream: (sessionKey) => ask('stream', [sessionKey]),
+  streams: () => ask('streams', []),
+  events: (sessionKey, epoch, after, maxBytes) => ask('events', [sessionKey, epoch, after, maxBytes]),
+  forgetEvents: (bounds) => ask('forgetEvents', [bounds]),
+  unfinishedStreams: () => ask('unfinishedStreams', []),
+  beginEpoch: (sessionKey, epoch, at) => ask('beginEpoch', [sessionKey, epoch, at]),
   attachment: (sha256) => ask('attachment', [sha256]),
   put: (kind, id, value) => ask('put', [kind, id, value]),
   get: (kind, id) => ask('get', [kind, id]),
@@ -129,6 +180,7 @@ export const ledger = (tables: Tables): Ledger => {
       const known = tables.runOf(turn)
       if (known?.fingerprint === turn.fingerprint) return { kind: 'known', run: withText(known) }
       if (known !== undefined) return { kind: 'reused', runId: known.runId }
+      if (tables.session(turn.sessionKey)?.settings['sendPolicy'] === 'deny') return { kind: 'denied' }
       const runId = tables.run(turn.runId) === undefined ? turn.runId : turn.spareRunId
       if (tables.run(runId) !== undefined) throw new StoreError('CONFLICT', `both ids for the run are taken: ${runId}`)
       const session = sessionOrNew({ ...turn, key: turn.sessionKey }, turn.acceptedAt)
@@ -242,6 +294,7 @@ export const ledger = (tables: Tables): Ledger => {
     deleteSession(key) {
       if (tables.session(key) === undefined) return false
       tables.deleteTranscripts(key)
+      tables.deleteStream(key)
       tables.deleteSession(key)
       tables.dropPictures()
       return true
@@ -256,20 +309,78 @@ export const ledger = (tables: Tables): Ledger => {
       return appended
     },
 
-    history(key, bounds): History {
+    history(key, bounds): HistoryText {
       const session = tables.session(key)
-      if (session === undefined) return { messages: [] }
-      const messages: TranscriptMessage[] = []
+      if (session === undefined) return { entries: '[]' }
+      const entries: string[] = []
       let room = bounds.maxBytes
       if (bounds.limit > 0) {
         for (const json of tables.messages(session.sessionId)) {
           room -= Buffer.byteLength(json)
           if (room < 0) break
-          messages.push(JSON.parse(json) as TranscriptMessage)
-          if (messages.length >= bounds.limit) break
+          entries.push(json)
+          if (entries.length >= bounds.limit) break
         }
       }
-      return { sessionId: session.sessionId, messages: messages.reverse() }
+      return { sessionId: session.sessionId, entries: `[${entries.reverse().join(',')}]` }
+    },
+
+    appendEvents({ sessionKey, epoch, from, to, events, at, announced }) {
+      const stream = tables.stream(sessionKey)
+      if (stream !== undefined || tables.session(sessionKey) !== undefined) {
+        const known = stream?.epoch === epoch ? stream : undefined
+        const next = (known?.offset ?? 0) + 1
+        if (from !== next || to < from)
+          throw new StoreError('CONFLICT', `cannot add events ${from} to ${to} of ${sessionKey}: the next is ${next}`)
+        if (known === undefined) tables.deleteChunks(sessionKey)
+        // Never back: what is dropped by age is then always the beginning of a stream, wherever the wall clock was set.
+        const added = Math.max(known?.at ?? at, at)
+        tables.putStream({ sessionKey, epoch, offset: to, at: added })
+        tables.addChunk(sessionKey, { from, to, events, at: added })
+      }
+      for (const runId of announced) tables.announce(runId)
+    },
+
+    stream(sessionKey) {
+      const stream = tables.stream(sessionKey)
+      return stream && { epoch: stream.epoch, offset: stream.offset }
+    },
+
+    streams: () => Array.from(tables.streams(), ({ at: _, ...stream }) => stream),
+
+    events(sessionKey, epoch, after, maxBytes): Replay {
+      const stream = tables.stream(sessionKey)
+      if (stream?.epoch !== epoch) return { kind: 'epochChanged' }
+      if (after > stream.offset) return { kind: 'ahead' }
+      const chunks: EventChunk[] = []
+      let next = after + 1
+      let room = maxBytes
+      for (const chunk of tables.chunks(sessionKey, after)) {
+        if (chunk.from > next) return { kind: 'tooOld', oldest: chunk.from }
+        room -= Buffer.byteLength(chunk.events)
+        if (room < 0) return { kind: 'tooLarge' }
+        chunks.push(chunk)
+        next = chunk.to + 1
+      }
+      return next > stream.offset ? { kind: 'events', chunks } : { kind: 'tooOld', oldest: stream.offset + 1 }
+    },
+
+    forgetEvents: ({ before, keepPerSession }) => tables.deleteOldChunks(before, keepPerSession),
+
+    unfinishedStreams() {
+      const keys = new Set(tables.unannounced())
+      for (const run of tables.openRuns()) if (run.state === 'started') keys.add(run.sessionKey)
+      return [...keys].filter((key) => tables.stream(key) !== undefined)
+    },
+
+    beginEpoch(sessionKey, epoch, at) {
+      const stream = tables.stream(sessionKey)
+      if (stream === undefined && tables.session(sessionKey) === undefined) return
+      if (stream?.epoch === epoch)
+        throw new StoreError('CONFLICT', `the stream of ${sessionKey} has that epoch already`)
+      tables.deleteChunks(sessionKey)
+      tables.putStream({ sessionKey, epoch, offset: 0, at })
+      tables.announceEnded(sessionKey)
     },
 
     attachment: (sha256) => tables.picture(sha256),

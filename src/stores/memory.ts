@@ -1,7 +1,7 @@
 /** A store that forgets everything with the process, for tests: the same rules over plain maps. */
-import type { Ask, Tables } from './ledger.ts'
+import type { Ask, StreamRecord, Tables } from './ledger.ts'
 import { asking, ledger } from './ledger.ts'
-import type { Json, RunRecord, SessionRecord, Store } from './store.ts'
+import type { EventChunk, Json, RunRecord, SessionRecord, Store } from './store.ts'
 import { StoreError } from './store.ts'
 
 /** Opens an empty store. Its `verify` finds nothing, and nothing in it outlives `close`. */
@@ -29,15 +29,21 @@ export const openMemoryStore = (): Store => {
   }
 }
 
+interface RunRow {
+  json: string
+  sessionKey: string
+  ended: boolean
+  acceptedAt: number
+  fourKey: string
+}
+
 /** Records are kept as JSON, so what a caller holds and what the store holds never share an object. */
 const mapTables = (): Tables => {
   const sessions = new Map<string, string>()
   const transcripts = new Map<string, { key: string; messages: string[]; pictures: Set<string> }>()
-  const runs = new Map<
-    string,
-    { json: string; ended: boolean; acceptedAt: number; fourKey: string; pictures: Set<string> }
-  >()
+  const runs = new Map<string, RunRow & { pictures: Set<string>; announced: boolean }>()
   const runIds = new Map<string, string>()
+  const streams = new Map<string, StreamRecord & { chunks: (EventChunk & { at: number })[] }>()
   const texts = new Map<string, string>()
   const pictures = new Map<string, Uint8Array>()
   const documents = new Map<string, Map<string, string>>()
@@ -46,8 +52,9 @@ const mapTables = (): Tables => {
     json === undefined ? undefined : (JSON.parse(json) as T)
   const fourKey = (run: { principal: string; method: string; sessionKey: string; key: string }): string =>
     JSON.stringify([run.principal, run.method, run.sessionKey, run.key])
-  const rowOf = (run: RunRecord): { json: string; ended: boolean; acceptedAt: number; fourKey: string } => ({
+  const rowOf = (run: RunRecord): RunRow => ({
     json: JSON.stringify(run),
+    sessionKey: run.sessionKey,
     ended: run.endedAt !== undefined,
     acceptedAt: run.acceptedAt,
     fourKey: fourKey(run),
@@ -78,10 +85,13 @@ const mapTables = (): Tables => {
         .filter(({ ended }) => !ended)
         .map(({ json }) => JSON.parse(json) as RunRecord),
     addRun(run) {
-      runs.set(run.runId, { ...rowOf(run), pictures: new Set() })
+      runs.set(run.runId, { ...rowOf(run), pictures: new Set(), announced: false })
       runIds.set(fourKey(run), run.runId)
     },
-    putRun: (run) => void runs.set(run.runId, { ...rowOf(run), pictures: runs.get(run.runId)?.pictures ?? new Set() }),
+    putRun(run) {
+      const row = runs.get(run.runId)
+      if (row !== undefined) runs.set(run.runId, { ...row, ...rowOf(run) })
+    },
     deleteRuns(acceptedBefore) {
       const old = [...runs].filter(([, { ended, acceptedAt }]) => ended && acceptedAt < acceptedBefore)
       for (const [runId, row] of old) {
@@ -89,6 +99,37 @@ const mapTables = (): Tables => {
         runIds.delete(row.fourKey)
       }
       return old.length
+    },
+
+    announce(runId) {
+      const row = runs.get(runId)
+      if (row !== undefined) row.announced = true
+    },
+    announceEnded(sessionKey) {
+      for (const row of runs.values()) if (row.ended && row.sessionKey === sessionKey) row.announced = true
+    },
+    unannounced: () =>
+      new Set([...runs.values()].filter((row) => row.ended && !row.announced).map((row) => row.sessionKey)),
+
+    stream: (sessionKey) => streams.get(sessionKey),
+    streams: () => Array.from(streams.values(), ({ chunks: _, ...stream }) => stream),
+    putStream: (stream) =>
+      void streams.set(stream.sessionKey, { ...stream, chunks: streams.get(stream.sessionKey)?.chunks ?? [] }),
+    deleteStream: (sessionKey) => void streams.delete(sessionKey),
+    addChunk: (sessionKey, chunk) => void streams.get(sessionKey)?.chunks.push(chunk),
+    chunks: (sessionKey, after) =>
+      (streams.get(sessionKey)?.chunks ?? [])
+        .filter(({ to }) => to > after)
+        .map(({ from, to, events }) => ({ from, to, events })),
+    deleteChunks: (sessionKey) => void streams.get(sessionKey)?.chunks.splice(0),
+    deleteOldChunks(before, keep) {
+      let count = 0
+      for (const stream of streams.values()) {
+        const kept = stream.chunks.filter(({ to, at }) => at >= before && stream.offset - to < keep)
+        count += stream.chunks.length - kept.length
+        stream.chunks = kept
+      }
+      return count
     },
 
     text: (runId) => texts.get(runId),

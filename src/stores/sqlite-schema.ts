@@ -4,7 +4,7 @@
  * A record is kept as JSON, beside the columns it is looked up by: node:sqlite ends a text it reads at the first NUL
  * (Node 22), and JSON has none. A column that may hold a foreign text is therefore compared but never read.
  */
-import type { DatabaseSync } from 'node:sqlite'
+import { DatabaseSync } from 'node:sqlite'
 
 /** Each step is applied in a transaction of its own and never edited once released. */
 const steps: string[] = [
@@ -78,6 +78,31 @@ const steps: string[] = [
     PRIMARY KEY (kind, id)
   ) WITHOUT ROWID;
   `,
+  `
+  -- The run's session, as JSON, until its end is announced. Whatever schema 1 accepted counts as announced.
+  ALTER TABLE runs ADD COLUMN unannounced TEXT;
+  CREATE INDEX runs_unannounced ON runs (unannounced) WHERE unannounced IS NOT NULL AND ended_at IS NOT NULL;
+
+  -- record is a StreamRecord; last is its offset.
+  CREATE TABLE streams (
+    seq INTEGER PRIMARY KEY,
+    session_key TEXT NOT NULL UNIQUE,
+    last INTEGER NOT NULL,
+    record TEXT NOT NULL
+  );
+
+  -- Of the present epoch. stream is streams.seq.
+  CREATE TABLE chunks (
+    seq INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    events TEXT NOT NULL
+  );
+  CREATE UNIQUE INDEX chunks_by_stream ON chunks (stream, last);
+  CREATE INDEX chunks_by_time ON chunks (at);
+  `,
 ]
 
 /** The schema this gateway writes. */
@@ -89,9 +114,29 @@ export const schemaOf = (db: DatabaseSync): number => {
   return Number(row?.['user_version'])
 }
 
+const namesOf = (db: DatabaseSync): string[] =>
+  db
+    .prepare('SELECT name FROM sqlite_schema')
+    .all()
+    .map(({ name }) => String(name))
+
+/** Whether a file has what its steps make and nothing later steps make: its version alone may be damaged. */
+export const schemaFits = (db: DatabaseSync): boolean => {
+  const fresh = new DatabaseSync(':memory:')
+  try {
+    migrate(fresh, schemaOf(db))
+    const due = namesOf(fresh)
+    migrate(fresh)
+    const found = new Set(namesOf(db))
+    return namesOf(fresh).every((name) => found.has(name) === due.includes(name))
+  } finally {
+    fresh.close()
+  }
+}
+
 /** Takes the steps a file has not taken yet. A crash between them leaves a file the next call goes on with. */
-export const migrate = (db: DatabaseSync): void => {
-  for (let version = schemaOf(db); version < knownSchema; version += 1) {
+export const migrate = (db: DatabaseSync, to = knownSchema): void => {
+  for (let version = schemaOf(db); version < to; version += 1) {
     db.exec('BEGIN IMMEDIATE')
     try {
       db.exec(steps[version]!)

@@ -1,6 +1,12 @@
-/** The tables of a store in an SQLite connection. Every statement is prepared once. */
+/**
+ * The tables of a store in an SQLite connection. Every statement is prepared once.
+ *
+ * SQLite finds damage in its own structures only, and node:sqlite cannot load its page checksums: so each record carries a
+ * checksum, and a changed one is {@link Damage} and never an answer. The columns that are only compared carry none.
+ */
 import type { DatabaseSync, SQLInputValue } from 'node:sqlite'
-import type { Tables } from './ledger.ts'
+import { crc32 } from 'node:zlib'
+import type { StreamRecord, Tables } from './ledger.ts'
 import type { Json, RunRecord, SessionRecord } from './store.ts'
 
 export const sqliteTables = (db: DatabaseSync): Tables => {
@@ -16,6 +22,9 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
         const row = statement.get(...values)
         const value = row && Object.values(row)[0]
         return value instanceof Uint8Array ? value : undefined
+      },
+      *rows(...values: SQLInputValue[]): Iterable<Record<string, unknown>> {
+        yield* statement.iterate(...values)
       },
       *texts(...values: SQLInputValue[]): Iterable<string> {
         for (const row of statement.iterate(...values)) yield firstOf(row)
@@ -61,7 +70,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
      WHERE keys.principal = ? AND keys.method = ? AND keys.session_key = ? AND keys.key = ?`,
   )
   const openRuns = query('SELECT record FROM runs WHERE ended_at IS NULL ORDER BY seq')
-  const addRun = change('INSERT INTO runs (run_id, accepted_at, record) VALUES (?, ?, ?)')
+  const addRun = change('INSERT INTO runs (run_id, accepted_at, unannounced, record) VALUES (?, ?, ?, ?)')
   const addKey = change(
     'INSERT INTO keys (principal, method, session_key, key, run) SELECT ?, ?, ?, ?, seq FROM runs WHERE run_id = ?',
   )
@@ -70,6 +79,34 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
   const deleteKeysOfOld = change(`DELETE FROM keys WHERE run IN (SELECT seq FROM runs WHERE ${old})`)
   const deleteHoldsOfOld = change(`DELETE FROM holds WHERE holder IN (SELECT 'run:' || run_id FROM runs WHERE ${old})`)
   const deleteOld = change(`DELETE FROM runs WHERE ${old}`)
+
+  const announce = change('UPDATE runs SET unannounced = NULL WHERE run_id = ?')
+  const announceEnded = change('UPDATE runs SET unannounced = NULL WHERE unannounced = ? AND ended_at IS NOT NULL')
+  const unannounced = query(
+    'SELECT DISTINCT unannounced FROM runs WHERE unannounced IS NOT NULL AND ended_at IS NOT NULL',
+  )
+
+  const stream = query('SELECT record FROM streams WHERE session_key = ?')
+  const streams = query('SELECT record FROM streams')
+  const putStream = change(
+    `INSERT INTO streams (session_key, last, record) VALUES (?, ?, ?)
+     ON CONFLICT (session_key) DO UPDATE SET last = excluded.last, record = excluded.record`,
+  )
+  const deleteStream = change('DELETE FROM streams WHERE session_key = ?')
+  const ofStream = 'stream = (SELECT seq FROM streams WHERE session_key = ?)'
+  const addChunk = change(
+    `INSERT INTO chunks (stream, first, last, at, events)
+     SELECT seq, ?2, ?3, ?4, ?5 FROM streams WHERE session_key = ?1`,
+  )
+  const chunks = query(`SELECT events, first, last FROM chunks WHERE ${ofStream} AND last > ? ORDER BY last`)
+  const deleteChunks = change(`DELETE FROM chunks WHERE ${ofStream}`)
+  const deleteOldChunks = change(
+    `DELETE FROM chunks WHERE seq IN (
+       SELECT seq FROM chunks WHERE at < ?1
+       UNION ALL
+       SELECT chunks.seq FROM streams JOIN chunks ON chunks.stream = streams.seq AND chunks.last <= streams.last - ?2
+     )`,
+  )
 
   const text = query('SELECT text FROM texts WHERE run_id = ?')
   const addText = change(`INSERT INTO texts (run_id, text) VALUES (?, '""')`)
@@ -96,7 +133,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     *sessions(updatedSince) {
       for (const json of sessionsSince.texts(updatedSince)) yield JSON.parse(json) as SessionRecord
     },
-    putSession: (record) => void putSession(record.key, record.updatedAt, JSON.stringify(record)),
+    putSession: (record) => void putSession(record.key, record.updatedAt, sealed(JSON.stringify(record))),
     deleteSession: (key) => void deleteSession(key),
 
     owner: (sessionId) => parsed<string>(owner.text(sessionId)),
@@ -107,7 +144,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     deleteTranscripts(key) {
       for (const statement of deleteTranscripts) statement(JSON.stringify(key))
     },
-    addMessage: (sessionId, message) => void addMessage(sessionId, JSON.stringify(message)),
+    addMessage: (sessionId, message) => void addMessage(sessionId, sealed(JSON.stringify(message))),
     messages: (sessionId) => messages.texts(sessionId),
 
     run: (runId) => parsed<RunRecord>(run.text(runId)),
@@ -116,19 +153,43 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
       for (const json of openRuns.texts()) yield JSON.parse(json) as RunRecord
     },
     addRun(record) {
-      addRun(record.runId, record.acceptedAt, JSON.stringify(record))
+      addRun(record.runId, record.acceptedAt, JSON.stringify(record.sessionKey), sealed(JSON.stringify(record)))
       addKey(record.principal, record.method, record.sessionKey, record.key, record.runId)
     },
-    putRun: (record) => void putRun(record.endedAt ?? null, JSON.stringify(record), record.runId),
+    putRun: (record) => void putRun(record.endedAt ?? null, sealed(JSON.stringify(record)), record.runId),
     deleteRuns(acceptedBefore) {
       deleteKeysOfOld(acceptedBefore)
       deleteHoldsOfOld(acceptedBefore)
       return deleteOld(acceptedBefore)
     },
 
+    announce: (runId) => void announce(runId),
+    announceEnded: (sessionKey) => void announceEnded(JSON.stringify(sessionKey)),
+    *unannounced() {
+      for (const json of unannounced.texts()) yield JSON.parse(json) as string
+    },
+
+    stream: (sessionKey) => parsed<StreamRecord>(stream.text(sessionKey)),
+    *streams() {
+      for (const json of streams.texts()) yield JSON.parse(json) as StreamRecord
+    },
+    putStream: (record) => void putStream(record.sessionKey, record.offset, sealed(JSON.stringify(record))),
+    deleteStream(sessionKey) {
+      deleteChunks(sessionKey)
+      deleteStream(sessionKey)
+    },
+    addChunk: (sessionKey, { from, to, at, events }) => void addChunk(sessionKey, from, to, at, sealed(events)),
+    *chunks(sessionKey, after) {
+      for (const row of chunks.rows(sessionKey, after)) {
+        yield { from: Number(row['first']), to: Number(row['last']), events: firstOf(row) }
+      }
+    },
+    deleteChunks: (sessionKey) => void deleteChunks(sessionKey),
+    deleteOldChunks: (before, keep) => deleteOldChunks(before, keep),
+
     text: (runId) => parsed<string>(text.text(runId)),
     addText: (runId) => void addText(runId),
-    putText: (runId, streamed) => void putText(JSON.stringify(streamed), runId),
+    putText: (runId, streamed) => void putText(sealed(JSON.stringify(streamed)), runId),
     deleteText: (runId) => void deleteText(runId),
 
     picture: (sha256) => picture.bytes(sha256),
@@ -140,16 +201,51 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
 
     document: (kind, id) => parsed<{ value: Json }>(document.text(kind, id))?.value,
     documents: (kind) => Array.from(documents.texts(kind), (json) => JSON.parse(json) as { id: string; value: Json }),
-    putDocument: (kind, id, value) => void putDocument(kind, id, JSON.stringify({ id, value })),
+    putDocument: (kind, id, value) => void putDocument(kind, id, sealed(JSON.stringify({ id, value }))),
     deleteDocument: (kind, id) => deleteDocument(kind, id) > 0,
   }
 }
 
+/** Something kept is not what was put there. */
+export class Damage extends Error {
+  override readonly name = 'Damage'
+}
+
+/** Where sealed texts are. */
+const sealedColumns = {
+  sessions: 'record',
+  messages: 'message',
+  runs: 'record',
+  texts: 'text',
+  streams: 'record',
+  chunks: 'events',
+  documents: 'record',
+}
+
+/** Looks at every seal; gives the tables with broken ones, in words. */
+export const brokenSeals = (db: DatabaseSync): string[] =>
+  Object.entries(sealedColumns).flatMap(([table, column]) => {
+    try {
+      for (const row of db.prepare(`SELECT ${column} FROM ${table}`).iterate()) firstOf(row)
+      return []
+    } catch (error) {
+      if (!(error instanceof Damage)) throw error
+      return [`${table}: ${error.message}`]
+    }
+  })
+
+const sealed = (json: string): string => crc32(json).toString(16).padStart(8, '0') + json
+
 const parsed = <T>(json: string | undefined): T | undefined =>
   json === undefined ? undefined : (JSON.parse(json) as T)
 
+/** The text in a row's first column, without its seal. */
 const firstOf = (row: Record<string, unknown>): string => {
   const value = Object.values(row)[0]
-  if (typeof value !== 'string') throw new TypeError(`expected a text, found ${typeof value}`)
-  return value
+  if (typeof value !== 'string') throw new Damage(`expected a text, found ${typeof value}`)
+  // What schema 1 wrote has no seal, nor has a session's key; both begin as JSON does and as no seal can.
+  if (value.startsWith('{') || value.startsWith('"')) return value
+  const json = value.slice(8)
+  if (Number.parseInt(value.slice(0, 8), 16) !== crc32(json)) throw new Damage('a record has changed')
+  return json
 }

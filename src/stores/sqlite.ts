@@ -4,14 +4,25 @@
  * Calls gather while a batch is under way and leave together when it is done: one transaction and one sync for all of
  * them, without waiting for company. A call resolves after the COMMIT that holds it.
  */
-import { chmodSync, closeSync, fsyncSync, mkdirSync, openSync } from 'node:fs'
+import { chmodSync, closeSync, mkdirSync, openSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 // Bound here, so that a test's fake clock does not hold back the store.
 import { setImmediate } from 'node:timers'
 import { Worker } from 'node:worker_threads'
 import type { Ask } from './ledger.ts'
 import { asking } from './ledger.ts'
-import type { Call, Failure, FromWorker, Maintenance, RefusalReason, ToWorker, WorkerOptions } from './sqlite-worker.ts'
+import { forgetUse, fsyncFolder } from './sqlite-note.ts'
+import type {
+  Answer,
+  Call,
+  Failure,
+  FromWorker,
+  Incident,
+  Maintenance,
+  RefusalReason,
+  ToWorker,
+  WorkerOptions,
+} from './sqlite-worker.ts'
 import type { NewTurn, Store } from './store.ts'
 import { StoreError } from './store.ts'
 
@@ -22,6 +33,10 @@ export interface SqliteOptions {
   backupDir?: string
   /** Refuse, with `FULL`, what would make the file larger than this many bytes. Unlimited when absent. */
   maxBytes?: number
+  /** Wall-clock ms for the name of a damaged file that is set aside; the present when absent. */
+  now?: number
+  /** Refuse a damaged file and leave it where it is. */
+  refuseDamaged?: boolean
   /** Hears, once, what the operator should know about this SQLite. */
   warn?: (message: string) => void
 }
@@ -31,15 +46,24 @@ export interface SqliteStore extends Store {
   /** Transactions so far; far fewer than calls when calls come together. */
   readonly transactions: number
   /**
-   * Puts a checked copy of the file in `backupDir`, in the place of the last one, and resolves to its path. Later calls
-   * wait until it is done.
+   * What had happened to the file, if something had. The streams of all sessions are gone then, so that every one begins
+   * with a new epoch.
+   */
+  readonly incident: Incident | undefined
+  /**
+   * Puts a checked copy of the file, as it is at this call, in `backupDir`, in the place of the last one, and resolves to
+   * its path. Later calls do not wait for it. CONFLICT while another backup is under way. When the copy shows damage the
+   * call rejects, the last backup stays, and the store is BROKEN: the next opening mends it.
    */
   backup(): Promise<string>
 }
 
 /** A file that could not be opened, and why. */
 export class OpenRefused extends StoreError {
-  /** `locked`: another gateway has it. `newerSchema`: a newer gateway wrote it. `damaged`: not a sound SQLite file. */
+  /**
+   * `locked`: another gateway has it. `newerSchema`: a newer gateway wrote it. `damaged`: not a sound SQLite file, and told
+   * to leave it, or found again after it was mended.
+   */
   readonly reason: RefusalReason
 
   constructor(reason: RefusalReason, failure: Failure) {
@@ -60,6 +84,9 @@ interface Pending extends Call {
 /**
  * Opens the store in a file, making it if it is missing.
  *
+ * A damaged file is set aside under `<path>.damaged-<now>`, with its log, and the last backup takes its place; without a
+ * sound one the store begins empty. {@link SqliteStore.incident} says so.
+ *
  * Rejects with {@link OpenRefused}, within about half a second when another gateway holds the file.
  */
 export const openSqliteStore = async (options: SqliteOptions): Promise<SqliteStore> => {
@@ -70,9 +97,11 @@ export const openSqliteStore = async (options: SqliteOptions): Promise<SqliteSto
   } catch (error) {
     throw new StoreError('BROKEN', `cannot make ${path}: ${String(error)}`, { cause: error })
   }
-  const { worker, sqliteVersion } = await startWorker({
+  const { worker, sqliteVersion, incident } = await startWorker({
     path,
     backupDir,
+    now: options.now ?? Date.now(),
+    refuseDamaged: options.refuseDamaged ?? false,
     ...(options.maxBytes === undefined ? {} : { maxBytes: options.maxBytes }),
   })
   if (isOlder(sqliteVersion, [3, 51, 3])) {
@@ -81,7 +110,7 @@ export const openSqliteStore = async (options: SqliteOptions): Promise<SqliteSto
         'The gateway keeps a single connection, so its own file is safe; open it with nothing else while it runs.',
     )
   }
-  return serveQueue(worker, path)
+  return serveQueue(worker, path, incident)
 }
 
 /** Makes folder and file, readable by the owner alone, and makes their names durable. */
@@ -101,19 +130,14 @@ const prepareFile = (path: string): void => {
   for (let at = folder; made !== undefined && at.length >= made.length; at = dirname(at)) fsyncFolder(dirname(at))
 }
 
-const fsyncFolder = (folder: string): void => {
-  // Windows neither can nor needs to.
-  if (process.platform === 'win32') return
-  const handle = openSync(folder, 'r')
-  try {
-    fsyncSync(handle)
-  } finally {
-    closeSync(handle)
-  }
+interface Started {
+  worker: Worker
+  sqliteVersion: string
+  incident: Incident | undefined
 }
 
 /** Starts the thread; rejects when it could not open the file. */
-const startWorker = (workerData: WorkerOptions): Promise<{ worker: Worker; sqliteVersion: string }> => {
+const startWorker = (workerData: WorkerOptions): Promise<Started> => {
   // Sources run as they are; a build puts the thread's file beside this one.
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
   const worker = new Worker(new URL(`./sqlite-worker.${extension}`, import.meta.url), {
@@ -131,15 +155,17 @@ const startWorker = (workerData: WorkerOptions): Promise<{ worker: Worker; sqlit
       if (message.kind !== 'opened') return
       // What follows is for the queue, which starts to listen before anything else can arrive.
       worker.off('error', onError).off('exit', onExit)
-      resolve({ worker, sqliteVersion: message.sqliteVersion })
+      resolve({ worker, sqliteVersion: message.sqliteVersion, incident: message.incident })
     })
   })
 }
 
 /** The main thread's side of a store: the calls that wait and the batch that is under way. */
-const serveQueue = (worker: Worker, path: string): SqliteStore => {
+const serveQueue = (worker: Worker, path: string, incident: Incident | undefined): SqliteStore => {
   let waiting: Pending[] = []
   let flying: Pending[] = []
+  /** The backup that has begun. */
+  let copying: Pending | undefined
   let flushing = false
   let transactions = 0
   /** Why calls are refused, once they are. */
@@ -150,15 +176,25 @@ const serveQueue = (worker: Worker, path: string): SqliteStore => {
 
   const fail = (error: StoreError): void => {
     ended ??= error
-    const lost = [...flying, ...waiting]
+    const lost = [...flying, ...waiting, ...(copying === undefined ? [] : [copying])]
     flying = []
     waiting = []
+    copying = undefined
     for (const { reject } of lost) reject(error)
     // A broken store holds the file's lock for nothing.
     void worker.terminate()
   }
 
+  const settle = (call: Pending | undefined, answer: Answer): void => {
+    if ('value' in answer) call?.resolve(answer.value)
+    else call?.reject(new StoreError(answer.failure.code, answer.failure.message))
+  }
+
   worker.on('message', (message: FromWorker) => {
+    if (message.kind === 'backup') {
+      settle(copying, message.answer)
+      copying = undefined
+    }
     if (message.kind === 'broken') fail(new StoreError(message.failure.code, message.failure.message))
     if (message.kind !== 'answers') return
     transactions = message.transactions
@@ -166,15 +202,21 @@ const serveQueue = (worker: Worker, path: string): SqliteStore => {
     flying = []
     for (const [index, call] of answered.entries()) {
       const answer = message.answers[index]!
-      if ('value' in answer) call.resolve(answer.value)
-      else call.reject(new StoreError(answer.failure.code, answer.failure.message))
+      if (call.operation === 'backup' && 'value' in answer) copying = call
+      else settle(call, answer)
     }
     if (message.broken) fail(new StoreError('BROKEN', message.broken.message))
     else flushSoon()
   })
   worker.on('error', (error) => fail(new StoreError('BROKEN', 'the storage thread failed', { cause: error })))
+  // SQLite moves the log and takes it away also when the thread is ended from outside. Only a killed process leaves the
+  // log, so only then may a missing log mean something.
+  const forget = (): void => forgetUse(path)
+  process.once('exit', forget)
   worker.on('exit', () => {
     exited = true
+    process.off('exit', forget)
+    forget()
     // After `close` nothing is left to reject.
     fail(new StoreError('BROKEN', 'the storage thread ended'))
     onExit.resolve()
@@ -217,6 +259,7 @@ const serveQueue = (worker: Worker, path: string): SqliteStore => {
   return {
     kind: `sqlite ${path}`,
     path,
+    incident,
     get transactions() {
       return transactions
     },

@@ -80,6 +80,8 @@ export type Acceptance =
   | { kind: 'known'; run: RunRecord }
   /** The same key with another body: nothing was written. */
   | { kind: 'reused'; runId: string }
+  /** The session's setting `sendPolicy` is `deny`: nothing was written. */
+  | { kind: 'denied' }
 
 /** How a run ended. */
 export interface Ending {
@@ -132,6 +134,34 @@ export interface History {
   messages: TranscriptMessage[]
 }
 
+/** Events that follow each other in a stream: `to - from + 1` of them, as JSON text the store does not read. */
+export interface EventChunk {
+  from: number
+  to: number
+  events: string
+}
+
+/** What a session's stream gains in one write. */
+export interface NewEvents extends EventChunk {
+  sessionKey: string
+  epoch: string
+  at: number
+  /** The runs whose last event is among these. */
+  announced: string[]
+}
+
+/** The answer to {@link Store.events}: everything asked for, or why not. */
+export type Replay =
+  /** The first chunk may begin at or before the offset asked for. */
+  | { kind: 'events'; chunks: EventChunk[] }
+  /** The stream has another epoch now, or there is none. */
+  | { kind: 'epochChanged' }
+  /** Some of it is forgotten; from `oldest` on it is there. */
+  | { kind: 'tooOld'; oldest: number }
+  | { kind: 'tooLarge' }
+  /** The stream has not come that far. */
+  | { kind: 'ahead' }
+
 export interface SessionFilter {
   agentId?: string
   /** Only sessions touched at or after this time. */
@@ -176,7 +206,7 @@ export interface Store {
   ): Promise<SessionRecord>
   /** Begins a new transcript under `sessionId`, keeping the settings; makes the session if it is new. */
   resetSession(session: { key: string; agentId: string; sessionId: string }, at: number): Promise<SessionRecord>
-  /** Removes a session and its transcripts. Resolves to whether there was one. Ended runs keep answering their keys. */
+  /** Removes a session, its transcripts and its stream. Resolves to whether there was one. Ended runs keep answering their keys. */
   deleteSession(key: string): Promise<boolean>
   /** Adds an entry to a session's transcript; makes the session if it is new and `create` is given. Undefined: no session. */
   append(
@@ -186,6 +216,34 @@ export interface Store {
   ): Promise<SessionRecord | undefined>
   /** The newest `limit` entries whose JSON fits in `maxBytes` together, oldest first. */
   history(key: string, bounds: { limit: number; maxBytes: number }): Promise<History>
+  /**
+   * Adds events to a session's stream, whose offsets run from 1 without a gap within an epoch, and notes that the ends of
+   * `announced` are told. `from` is the next offset, or 1 with another epoch, which takes the place of the old one and its
+   * events; else `StoreError` CONFLICT. An epoch is the caller's and never comes twice in the life of a session key.
+   * Without such a session there is nothing to add to, and the call resolves. A reset leaves the stream as it is.
+   */
+  appendEvents(chunk: NewEvents): Promise<void>
+  /** How far a session's stream has come; offset 0 before its first event. */
+  stream(sessionKey: string): Promise<{ epoch: string; offset: number } | undefined>
+  /** The streams of all sessions, in no order. */
+  streams(): Promise<{ sessionKey: string; epoch: string; offset: number }[]>
+  /** Every event after an offset of an epoch, in order; `tooLarge` when the chunks have more than `maxBytes` together. */
+  events(sessionKey: string, epoch: string, after: number, maxBytes: number): Promise<Replay>
+  /**
+   * Drops the chunks added before a time, and those with at least `keepPerSession` events after them. Resolves to the
+   * number of chunks.
+   */
+  forgetEvents(bounds: { before: number; keepPerSession: number }): Promise<number>
+  /**
+   * The sessions whose stream may lack what was sent or should have been: they have a started run, or one whose end was
+   * never announced. Runs that an older gateway accepted count as announced once they have ended.
+   */
+  unfinishedStreams(): Promise<string[]>
+  /**
+   * Gives a session's stream a new epoch without events, and counts the ends of its runs as announced. CONFLICT when it
+   * has that epoch already; nothing happens without such a session.
+   */
+  beginEpoch(sessionKey: string, epoch: string, at: number): Promise<void>
   /** The bytes of a kept picture. */
   attachment(sha256: string): Promise<Uint8Array | undefined>
 

@@ -1,7 +1,7 @@
 /** What every store does, whatever it is made of. */
 import { createHash } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import type { Acceptance, Ending, Json, NewTurn, Store, TranscriptMessage } from '../../src/stores/store.ts'
+import type { Acceptance, Ending, Json, NewEvents, NewTurn, Store, TranscriptMessage } from '../../src/stores/store.ts'
 import { turn } from '../support/turn.ts'
 
 const key = 'agent:main:main'
@@ -22,7 +22,8 @@ const picture = (text: string): NewTurn['attachments'][number] => {
   return { sha256, mimeType: 'image/png', fileName: `${text}.png`, bytes }
 }
 
-const runIdOf = (answer: Acceptance): string => (answer.kind === 'known' ? answer.run.runId : answer.runId)
+const runIdOf = (answer: Acceptance): string | undefined =>
+  answer.kind === 'denied' ? undefined : answer.kind === 'known' ? answer.run.runId : answer.runId
 
 /** Runs the suite against fresh stores of one kind. */
 export const storeConformance = (name: string, open: () => Promise<Store>): void => {
@@ -39,6 +40,18 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
     }
 
     describe('accept', () => {
+      it('refuses a turn for a session that is read-only, writes nothing, and still knows the keys it knew', async () => {
+        const before = turn('k1')
+        await store.accept(before)
+        const session = { key: before.sessionKey, agentId: before.agentId, sessionId: 'unused' }
+        await store.patchSession(session, { sendPolicy: 'deny' }, 1)
+        expect(await store.accept(turn('k2'))).toEqual({ kind: 'denied' })
+        expect(await store.run('run-k2')).toBeUndefined()
+        expect(await store.accept(before)).toMatchObject({ kind: 'known' })
+        await store.patchSession(session, { sendPolicy: null }, 2)
+        expect(await store.accept(turn('k2'))).toMatchObject({ kind: 'accepted' })
+      })
+
       it('keeps a turn as an admitted run', async () => {
         const asked = turn('a', { meta: { thinking: 'low', deep: [1, { x: null }] } })
         expect(await store.accept(asked)).toEqual({ kind: 'accepted', runId: 'run-a', sessionId: 'transcript-1' })
@@ -502,6 +515,184 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         await Promise.all(words.map((text) => store.append(key, reply(text), main)))
         expect(await texts()).toEqual(words)
         expect(await store.session(key)).toMatchObject({ messageCount: 300 })
+      })
+    })
+
+    describe('events', () => {
+      /** Adds offsets `from` to `to`, each named after its offset. */
+      const add = (from: number, to: number, changes: Partial<NewEvents> = {}) => {
+        const names = Array.from({ length: to - from + 1 }, (_, n) => `e${from + n}`)
+        const events = JSON.stringify(names)
+        return store.appendEvents({
+          sessionKey: key,
+          epoch: 'one',
+          from,
+          to,
+          events,
+          at: 1000,
+          announced: [],
+          ...changes,
+        })
+      }
+      const since = (offset: number, epoch = 'one', maxBytes = 1_000_000) => store.events(key, epoch, offset, maxBytes)
+      const ranges = async (offset: number) => {
+        const replay = await since(offset)
+        return replay.kind === 'events' ? replay.chunks.map(({ from, to }) => [from, to]) : replay
+      }
+      beforeEach(() => store.patchSession(main, {}, 1000))
+
+      it('gives the chunks that hold later events, in order and as they came', async () => {
+        expect(await store.stream(key)).toBeUndefined()
+        await Promise.all([add(1, 3), add(4, 4), add(5, 9, { events: '["\\u0000 😀 \\ud800"]' })])
+        expect(await store.stream(key)).toEqual({ epoch: 'one', offset: 9 })
+        expect(await since(0)).toEqual({
+          kind: 'events',
+          chunks: [
+            { from: 1, to: 3, events: '["e1","e2","e3"]' },
+            { from: 4, to: 4, events: '["e4"]' },
+            { from: 5, to: 9, events: '["\\u0000 😀 \\ud800"]' },
+          ],
+        })
+        expect(await ranges(2)).toEqual([
+          [1, 3],
+          [4, 4],
+          [5, 9],
+        ])
+        expect(await ranges(3)).toEqual([
+          [4, 4],
+          [5, 9],
+        ])
+        expect(await ranges(8)).toEqual([[5, 9]])
+        expect(await ranges(9)).toEqual([])
+        expect(await ranges(10)).toEqual({ kind: 'ahead' })
+      })
+
+      it('takes a chunk only where the last one ended, and writes nothing else', async () => {
+        await add(1, 3)
+        for (const [from, to] of [
+          [3, 4],
+          [5, 6],
+          [4, 3],
+          [1, 2],
+        ] as const) {
+          await expect(add(from, to, { announced: ['run-a'] })).rejects.toMatchObject({ code: 'CONFLICT' })
+        }
+        await expect(add(4, 5, { epoch: 'two' })).rejects.toMatchObject({ code: 'CONFLICT' })
+        expect(await store.stream(key)).toEqual({ epoch: 'one', offset: 3 })
+        await add(4, 4)
+        expect(await ranges(0)).toEqual([
+          [1, 3],
+          [4, 4],
+        ])
+      })
+
+      it('puts another epoch in the place of the old one and its events', async () => {
+        await add(1, 3)
+        await add(1, 1, { epoch: 'two', at: 500 })
+        expect(await store.stream(key)).toEqual({ epoch: 'two', offset: 1 })
+        expect(await since(0)).toEqual({ kind: 'epochChanged' })
+        expect(await since(0, 'two')).toEqual({ kind: 'events', chunks: [{ from: 1, to: 1, events: '["e1"]' }] })
+        expect(await store.events('agent:main:nobody', 'one', 0, 100)).toEqual({ kind: 'epochChanged' })
+      })
+
+      it('gives all that was asked for or says that it is too large', async () => {
+        await add(1, 2)
+        await add(3, 3, { events: '["😀"]' })
+        const size = Buffer.byteLength('["e1","e2"]["😀"]')
+        expect(await since(0, 'one', size)).toMatchObject({ kind: 'events', chunks: [{ to: 2 }, { to: 3 }] })
+        expect(await since(0, 'one', size - 1)).toEqual({ kind: 'tooLarge' })
+        expect(await since(3, 'one', 0)).toEqual({ kind: 'events', chunks: [] })
+      })
+
+      it('forgets what is older than a time', async () => {
+        await add(1, 3, { at: 1000 })
+        await add(4, 6, { at: 2000 })
+        expect(await store.forgetEvents({ before: 2000, keepPerSession: 100 })).toBe(1)
+        expect(await ranges(2)).toEqual({ kind: 'tooOld', oldest: 4 })
+        expect(await ranges(3)).toEqual([[4, 6]])
+        expect(await store.forgetEvents({ before: 9000, keepPerSession: 100 })).toBe(1)
+        expect(await ranges(5)).toEqual({ kind: 'tooOld', oldest: 7 })
+        expect(await ranges(6)).toEqual([])
+        await add(7, 7)
+        expect(await ranges(6)).toEqual([[7, 7]])
+      })
+
+      it('forgets what has enough newer events, each session for itself', async () => {
+        const other = { ...main, key: 'agent:main:other', sessionId: 'transcript-2' }
+        await store.patchSession(other, {}, 1000)
+        await add(1, 5, { sessionKey: other.key })
+        for (const [from, to] of [
+          [1, 3],
+          [4, 6],
+          [7, 8],
+        ] as const)
+          await add(from, to)
+        expect(await store.forgetEvents({ before: 0, keepPerSession: 6 })).toBe(0)
+        expect(await store.forgetEvents({ before: 0, keepPerSession: 5 })).toBe(1)
+        expect(await ranges(3)).toEqual([
+          [4, 6],
+          [7, 8],
+        ])
+        expect(await store.events(other.key, 'one', 0, 1000)).toMatchObject({ kind: 'events', chunks: [{ to: 5 }] })
+      })
+
+      it('leaves no gap when the wall clock was set back', async () => {
+        await add(1, 1, { at: 2000 })
+        await add(2, 2, { at: 500 })
+        await add(3, 3, { at: 3000 })
+        expect(await store.forgetEvents({ before: 1000, keepPerSession: 100 })).toBe(0)
+        expect(await store.forgetEvents({ before: 2500, keepPerSession: 100 })).toBe(2)
+        expect(await ranges(2)).toEqual([[3, 3]])
+      })
+
+      it('goes on with the stream after a reset and ends it with the session', async () => {
+        await add(1, 3)
+        await store.resetSession({ ...main, sessionId: 'transcript-2' }, 2000)
+        await add(4, 4)
+        expect(await store.streams()).toEqual([{ sessionKey: key, epoch: 'one', offset: 4 }])
+        await store.deleteSession(key)
+        expect(await store.stream(key)).toBeUndefined()
+        await add(5, 5)
+        await store.beginEpoch(key, 'two', 2000)
+        expect(await store.streams()).toEqual([])
+        await store.patchSession(main, {}, 3000)
+        expect(await since(0)).toEqual({ kind: 'epochChanged' })
+        await add(1, 1, { epoch: 'two' })
+        expect(await since(0, 'two')).toMatchObject({ chunks: [{ from: 1, to: 1 }] })
+      })
+
+      it('calls a stream unfinished while a run has started or its end was not announced', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        expect(await store.unfinishedStreams()).toEqual([])
+        await add(1, 1)
+        expect(await store.unfinishedStreams()).toEqual([key])
+        await store.settle('run-a', completed())
+        expect(await store.unfinishedStreams()).toEqual([key])
+        await add(2, 2, { announced: ['run-a', 'nobody'] })
+        expect(await store.unfinishedStreams()).toEqual([])
+        await store.accept(turn('b'))
+        expect(await store.unfinishedStreams()).toEqual([])
+        await store.settle('run-b', completed())
+        expect(await store.unfinishedStreams()).toEqual([key])
+        await store.forgetRuns(5000)
+        expect(await store.unfinishedStreams()).toEqual([])
+      })
+
+      it('begins an epoch without events, with nothing left to announce but what still runs', async () => {
+        for (const name of ['a', 'b']) await store.accept(turn(name))
+        await store.start('run-b', 2000)
+        await store.settle('run-a', completed())
+        await add(1, 3)
+        await expect(store.beginEpoch(key, 'one', 4000)).rejects.toMatchObject({ code: 'CONFLICT' })
+        await store.beginEpoch(key, 'two', 4000)
+        expect(await store.stream(key)).toEqual({ epoch: 'two', offset: 0 })
+        expect(await since(3)).toEqual({ kind: 'epochChanged' })
+        expect(await since(0, 'two')).toEqual({ kind: 'events', chunks: [] })
+        expect(await store.unfinishedStreams()).toEqual([key])
+        await store.settle('run-b', completed())
+        await add(1, 1, { epoch: 'two', announced: ['run-b'] })
+        expect(await store.unfinishedStreams()).toEqual([])
       })
     })
 

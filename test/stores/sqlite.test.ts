@@ -1,13 +1,25 @@
 import { spawn } from 'node:child_process'
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  cpSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
+import { isDeepStrictEqual } from 'node:util'
 import type { Worker } from 'node:worker_threads'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { OpenRefused, openSqliteStore } from '../../src/stores/sqlite.ts'
+import { OpenRefused, openSqliteStore, type SqliteStore } from '../../src/stores/sqlite.ts'
+import { migrate } from '../../src/stores/sqlite-schema.ts'
 import { storeConformance } from '../conformance/store.ts'
 import { turn } from '../support/turn.ts'
 
@@ -24,6 +36,8 @@ vi.mock('node:worker_threads', async (original) => {
 })
 
 const writer = fileURLToPath(new URL('../support/store-writer.ts', import.meta.url))
+
+const noStore = 'not a database, but long enough to be looked at'.repeat(200)
 
 let folder: string
 let path: string
@@ -184,22 +198,34 @@ describe('sqlite', () => {
     await store.close()
   })
 
-  it('refuses a file that is no store', async () => {
+  it('refuses a damaged file when told to, and leaves it where it is', async () => {
     await (await openSqliteStore({ path })).close()
-    writeFileSync(path, 'not a database, but long enough to be looked at'.repeat(200))
-    await expect(openSqliteStore({ path })).rejects.toMatchObject({ code: 'BROKEN', reason: 'damaged' })
+    writeFileSync(path, noStore)
+    const refused = openSqliteStore({ path, refuseDamaged: true })
+    await expect(refused).rejects.toMatchObject({ code: 'BROKEN', reason: 'damaged' })
+    expect(readFileSync(path, 'utf8')).toBe(noStore)
+    expect(readdirSync(join(folder, 'state')).filter((each) => each.includes('damaged'))).toEqual([])
   })
 
-  it('reports damage in words', async () => {
-    const first = await openSqliteStore({ path })
-    await Promise.all(Array.from({ length: 500 }, (_, n) => first.accept(turn(String(n)))))
-    await first.close()
-    const whole = readFileSync(path)
-    whole.fill(0xff, whole.length - 16 * 4096, whole.length - 8 * 4096)
-    writeFileSync(path, whole)
-    const second = await openSqliteStore({ path })
-    expect((await second.verify()).length).toBeGreaterThan(0)
-    await second.close()
+  it('takes a file of schema 1, whose ended runs count as announced', async () => {
+    const old = join(folder, 'old.db')
+    const db = new DatabaseSync(old)
+    migrate(db, 1)
+    const { spareRunId: _, ...run } = { ...turn('a'), state: 'completed', endedAt: 2000, text: '' }
+    db.prepare("INSERT INTO runs (run_id, accepted_at, ended_at, record) VALUES ('run-a', 1000, 2000, ?)").run(
+      JSON.stringify(run),
+    )
+    db.close()
+    const store = await openSqliteStore({ path: old })
+    expect(await store.verify()).toEqual([])
+    expect(await store.run('run-a')).toEqual(run)
+    await store.accept(turn('b'))
+    const { sessionKey } = turn('b')
+    await store.appendEvents({ sessionKey, epoch: 'e', from: 1, to: 1, events: '[]', at: 1, announced: [] })
+    expect(await store.unfinishedStreams()).toEqual([])
+    await store.settle('run-b', { state: 'completed', endedAt: 3000 })
+    expect(await store.unfinishedStreams()).toEqual([sessionKey])
+    await store.close()
   })
 
   it('keeps folder and files to their owner', async () => {
@@ -226,6 +252,25 @@ describe('sqlite', () => {
     await restored.close()
   })
 
+  it('serves calls while a backup is made, and one backup at a time', async () => {
+    const store = await openSqliteStore({ path })
+    for (let n = 0; n < 8; n += 1) await store.put('large', String(n), 'x'.repeat(4 * 1024 * 1024))
+    let done = false
+    const backup = store.backup().then(() => {
+      done = true
+    })
+    await expect(store.backup()).rejects.toMatchObject({ code: 'CONFLICT' })
+    await store.put('small', 'a', 1)
+    expect(done).toBe(false)
+    const closed = store.close()
+    await backup
+    await closed
+    const again = await openSqliteStore({ path })
+    expect(again.incident).toBeUndefined()
+    expect(await again.get('small', 'a')).toBe(1)
+    await again.close()
+  })
+
   it('rejects what is under way as BROKEN when its thread dies', async () => {
     const store = await openSqliteStore({ path })
     await store.accept(turn('a'))
@@ -250,5 +295,236 @@ describe('sqlite', () => {
     child.kill('SIGKILL')
     await new Promise((resolve) => child.once('close', resolve))
     expect(said).not.toContain('SQLite')
+  })
+})
+
+describe('sqlite on a damaged file', () => {
+  const session = { key: turn('').sessionKey, agentId: 'main', sessionId: 'transcript-1' }
+  const chunk = (epoch: string, from: number) => ({ epoch, from, to: from, events: '["e"]', at: 1, announced: [] })
+  const event = (epoch: string, from: number) => ({ sessionKey: session.key, ...chunk(epoch, from) })
+  const names = () => readdirSync(join(folder, 'state')).sort()
+
+  /** Accepts, starts and ends turns, and streams an event for each. */
+  const work = async (store: SqliteStore, prefix: string, count: number, done: number) => {
+    for (let n = 0; n < count; n += 1) {
+      const { runId } = turn(`${prefix}${n}`)
+      const text = `answer ${n} `.repeat(40)
+      const message = { role: 'assistant' as const, content: [{ type: 'text' as const, text }], timestamp: 3000 }
+      await Promise.all([
+        store.accept(turn(`${prefix}${n}`)),
+        store.start(runId, 2000),
+        store.settle(runId, { state: 'completed', endedAt: 3000, message }),
+        store.appendEvents(event('one', done + n + 1)),
+      ])
+    }
+  }
+
+  /** What a caller can see. */
+  const seen = async (store: SqliteStore) => ({
+    history: await store.history(session.key, { limit: 1000, maxBytes: 10_000_000 }),
+    runs: await Promise.all(Array.from({ length: 60 }, (_, n) => store.run(`run-new${n}`))),
+    session: await store.session(session.key),
+    events: await store.events(session.key, 'one', 0, 1_000_000),
+  })
+
+  it('sets it aside with its log, puts the last backup in its place and drops every stream', async () => {
+    const first = await openSqliteStore({ path })
+    await work(first, 'old', 3, 0)
+    const backup = await first.backup()
+    await work(first, 'new', 3, 3)
+    await first.close()
+    writeFileSync(path, noStore)
+    writeFileSync(`${path}-wal`, 'a log')
+    const second = await openSqliteStore({ path, now: 77 })
+    const aside = `${path}.damaged-77`
+    expect(second.incident).toMatchObject({ aside, restored: backup, reason: expect.stringContaining('damaged') })
+    expect(readFileSync(aside, 'utf8')).toBe(noStore)
+    expect(readFileSync(`${aside}-wal`, 'utf8')).toBe('a log')
+    expect(await second.verify()).toEqual([])
+    expect(await second.run('run-old0')).toBeDefined()
+    expect(await second.run('run-new0')).toBeUndefined()
+    expect(await second.events(session.key, 'one', 0, 1000)).toEqual({ kind: 'epochChanged' })
+    expect(await second.unfinishedStreams()).toEqual([])
+    expect((statSync(path).mode & 0o777).toString(8)).toBe('600')
+    await second.close()
+    const third = await openSqliteStore({ path })
+    expect(third.incident).toBeUndefined()
+    await third.close()
+    expect(names().filter((each) => /note|mending|restoring|wal/.test(each))).toEqual(['store.db.damaged-77-wal'])
+  })
+
+  it('begins empty without a sound backup, keeps the unsound one, and says so', async () => {
+    const first = await openSqliteStore({ path })
+    await first.accept(turn('a'))
+    const backup = await first.backup()
+    await first.close()
+    writeFileSync(path, noStore)
+    writeFileSync(backup, noStore)
+    const second = await openSqliteStore({ path, now: 77 })
+    expect(second.incident).toMatchObject({ aside: `${path}.damaged-77`, restored: undefined })
+    expect(await second.unsettled()).toEqual([])
+    expect(readFileSync(`${backup}.damaged-77`, 'utf8')).toBe(noStore)
+    await second.close()
+  })
+
+  it('restores a file that was emptied or is gone, if there is a backup', async () => {
+    const first = await openSqliteStore({ path })
+    await first.accept(turn('a'))
+    await first.backup()
+    await first.close()
+    for (const lose of [() => truncateSync(path), () => rmSync(path)]) {
+      lose()
+      const store = await openSqliteStore({ path })
+      expect(store.incident?.restored).toBeDefined()
+      expect(await store.run('run-a')).toBeDefined()
+      await store.close()
+    }
+  })
+
+  it('goes on where a process that was setting it aside was cut off', async () => {
+    const first = await openSqliteStore({ path })
+    await first.accept(turn('a'))
+    await first.backup()
+    await first.close()
+    const aside = `${path}.damaged-5`
+    // As a crash leaves it: the damaged file is away, its log is not, and what was to come is not there yet.
+    writeFileSync(`${path}.note`, `seen\0${aside}`)
+    writeFileSync(aside, noStore)
+    writeFileSync(`${path}-wal`, 'a log')
+    writeFileSync(`${path}.restoring`, 'half')
+    rmSync(path)
+    const second = await openSqliteStore({ path, now: 77 })
+    expect(second.incident).toMatchObject({ aside, restored: expect.any(String) })
+    expect(readFileSync(aside, 'utf8')).toBe(noStore)
+    expect(readFileSync(`${aside}-wal`, 'utf8')).toBe('a log')
+    expect(await second.run('run-a')).toBeDefined()
+    await second.close()
+  })
+
+  it('lets one of many openers mend it, and the others find it locked', async () => {
+    const first = await openSqliteStore({ path })
+    await first.accept(turn('a'))
+    await first.backup()
+    await first.close()
+    writeFileSync(path, noStore)
+    const opened = await Promise.allSettled(Array.from({ length: 4 }, () => openSqliteStore({ path })))
+    const stores = opened.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
+    expect(stores).toHaveLength(1)
+    expect(stores[0]!.incident?.restored).toBeDefined()
+    expect(await stores[0]!.run('run-a')).toBeDefined()
+    expect(names().filter((each) => each.includes('damaged'))).toHaveLength(1)
+    await stores[0]!.close()
+  })
+
+  it('is BROKEN by damage it reads, never answers it, and is mended at the next opening', async () => {
+    const first = await openSqliteStore({ path })
+    // Larger than what is checked when it is opened.
+    for (let n = 0; n < 9; n += 1) await first.put('large', String(n), 'x'.repeat(4 * 1024 * 1024))
+    await first.put('note', 'a', 'one two three')
+    await first.backup()
+    await first.close()
+    const whole = readFileSync(path)
+    whole.write('ONE', whole.indexOf('one two three'))
+    writeFileSync(path, whole)
+    const second = await openSqliteStore({ path })
+    expect(second.incident).toBeUndefined()
+    await expect(second.get('note', 'a')).rejects.toMatchObject({ code: 'BROKEN' })
+    await expect(second.put('note', 'b', 1)).rejects.toMatchObject({ code: 'BROKEN' })
+    await second.close()
+    const third = await openSqliteStore({ path })
+    expect(third.incident).toMatchObject({ reason: expect.stringContaining('a record has changed') })
+    expect(await third.get('note', 'a')).toBe('one two three')
+    await third.close()
+  })
+
+  it('reports damage in words, keeps the last backup and is mended at the next opening', async () => {
+    for (const find of ['verify', 'backup'] as const) {
+      const first = await openSqliteStore({ path })
+      for (let n = 0; n < 9; n += 1) await first.put('large', String(n), 'x'.repeat(4 * 1024 * 1024))
+      await first.put('note', 'a', 'one two three')
+      const copy = await first.backup()
+      await first.close()
+      const whole = readFileSync(path)
+      whole.write('ONE', whole.indexOf('one two three'))
+      writeFileSync(path, whole)
+      const second = await openSqliteStore({ path })
+      if (find === 'verify') expect((await second.verify())[0]).toContain('documents: a record has changed')
+      else await expect(second.backup()).rejects.toMatchObject({ code: 'BROKEN' })
+      await expect(second.get('large', '0')).rejects.toMatchObject({ code: 'BROKEN' })
+      await second.close()
+      const third = await openSqliteStore({ path })
+      expect(third.incident).toMatchObject({ restored: copy })
+      expect(await third.get('note', 'a')).toBe('one two three')
+      await third.close()
+    }
+  })
+
+  it('shows every changed image as an incident or with its data whole', { timeout: 60_000 }, async () => {
+    const first = await openSqliteStore({ path })
+    await work(first, 'old', 5, 0)
+    await first.backup()
+    await work(first, 'new', 60, 5)
+    const whole = await seen(first)
+    // As kill -9 leaves it: the log holds what the main file does not have yet.
+    const crashed = [path, `${path}-wal`, `${path}.note`].map((each) => readFileSync(each))
+    await first.close()
+    const closed = readFileSync(path)
+    const [main, log] = crashed as [Buffer, Buffer, Buffer]
+    let seed = 1
+    const random = (below: number): number => {
+      seed = (seed * 48271) % 2147483647
+      return seed % below
+    }
+    const flipped = (bytes: Buffer, at = random(bytes.length)): Buffer => {
+      const copy = Buffer.from(bytes)
+      copy[at]! ^= 1 << random(8)
+      return copy
+    }
+    const zeroed = (bytes: Buffer, page = random(bytes.length / 4096)): Buffer =>
+      Buffer.from(bytes).fill(0, page * 4096, page * 4096 + 4096)
+    const cut = (bytes: Buffer, at = random(bytes.length)): Buffer => bytes.subarray(0, at)
+    const times = (count: number, make: () => Buffer): Buffer[] => Array.from({ length: count }, make)
+    const images: { how: string; main: Buffer; log?: Buffer; note?: Buffer }[] = [
+      ...times(10, () => flipped(closed)).map((main) => ({ how: 'bit of the file', main })),
+      ...[0, 18, 27, 100, 103, 105, 110].map((at) => ({ how: `header ${at}`, main: flipped(closed, at) })),
+      ...times(6, () => zeroed(closed)).map((main) => ({ how: 'zeroed page', main })),
+      { how: 'schema number 0', main: Buffer.from(closed).fill(0, 60, 64) },
+      { how: 'zeroed first page', main: zeroed(closed, 0) },
+      ...times(4, () => cut(closed)).map((main) => ({ how: 'cut file', main })),
+      ...[0, 1, 99, 511, 512, 4096].map((at) => ({ how: `cut at ${at}`, main: cut(closed, at) })),
+      ...times(4, () => flipped(main)).map((bytes) => ({
+        how: 'bit beside a log',
+        main: bytes,
+        log,
+        note: crashed[2]!,
+      })),
+      { how: 'whole after a crash', main, log, note: crashed[2]! },
+      { how: 'lost log', main, note: crashed[2]! },
+      { how: 'log of a later time', main: closed, log, note: crashed[2]! },
+    ]
+    for (const [index, image] of images.entries()) {
+      const place = join(folder, `image-${index}`)
+      cpSync(join(folder, 'state'), place, { recursive: true })
+      const file = join(place, 'store.db')
+      writeFileSync(file, image.main)
+      if (image.log) writeFileSync(`${file}-wal`, image.log)
+      if (image.note) writeFileSync(`${file}.note`, image.note)
+      const store = await openSqliteStore({ path: file })
+      const found = await seen(store)
+      const outcome = {
+        how: image.how,
+        sound: await store.verify(),
+        streams: (await store.streams()).length,
+        intact: isDeepStrictEqual(found, whole),
+        incident: store.incident !== undefined,
+      }
+      await store.close()
+      expect(outcome).toMatchObject(
+        outcome.incident ? { sound: [], streams: 0 } : { how: image.how, sound: [], intact: true },
+      )
+      const again = await openSqliteStore({ path: file })
+      expect(again.incident).toBeUndefined()
+      await again.close()
+    }
   })
 })
