@@ -14,6 +14,7 @@ import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
+import { createReplay, type Replay } from './broker/replay.ts'
 import { createRuns, type Runs } from './broker/runs.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
@@ -25,7 +26,7 @@ import { identity, systemPrompt } from './config/workspace.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
-import { openStore } from './stores/index.ts'
+import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Store, StoreError } from './stores/store.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
@@ -52,7 +53,12 @@ export interface GatewayOptions {
 
 /** How long a key is remembered, in ms. */
 const KEY_LIFETIME_MS = 24 * 3_600_000
+/** Events of a session that can be asked for again, besides those of the last 24 h. */
+const EVENTS_PER_SESSION = 10_000
+/** Departures within so many ms are one event. */
+const PRESENCE_GATHERED_MS = 250
 const HEALTH_EVERY_MS = 60_000
+const BACKUP_EVERY_MS = 15 * 60_000
 const SWEEP_EVERY_MS = 60_000
 const DRAIN_MS = 60_000
 
@@ -69,6 +75,7 @@ interface Rooms {
   health: Health
   presence: Presence
   listener: Listener
+  replay: Replay
 }
 
 export function createGateway(options: GatewayOptions): Gateway {
@@ -80,9 +87,13 @@ export function createGateway(options: GatewayOptions): Gateway {
     options.store ??
     (async () => {
       mkdirSync(config.stateDir, { recursive: true, mode: 0o700 })
-      return openStore('sqlite', { path: databasePath, warn: (message) => log.warn(message) })
+      database = await openSqliteStore({ path: databasePath, warn: (message) => log.warn(message) })
+      if (database.incident)
+        log.error(database.incident, 'the database was damaged: it was set aside, and mended as far as it could be')
+      return database
     })
   let rooms: Rooms | undefined
+  let database: SqliteStore | undefined
   let timers: NodeJS.Timeout[] = []
 
   const actor = createActor(
@@ -119,7 +130,10 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, store, health } = rooms!
+          const { turns, store, health, replay } = rooms!
+          // Before a run that was cut off says how it ended: that belongs to the new epoch.
+          const { renewed } = await replay.recover()
+          if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
           const { started, interrupted } = await turns.recover()
           if (started + interrupted > 0) log.info({ started, interrupted }, 'settled what the last process left')
           await store.forgetRuns(Date.now() - KEY_LIFETIME_MS)
@@ -138,6 +152,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         closeStorage: work(async () => {
           rooms?.supervisor.stop()
+          await rooms?.replay.flush()
           await rooms?.store.close()
         }),
       },
@@ -148,7 +163,9 @@ export function createGateway(options: GatewayOptions): Gateway {
   /** Makes every room. Nothing runs yet, and nobody can come in. */
   async function furnish(store: Store): Promise<Rooms> {
     const now = () => Date.now()
+    const replay = createReplay({ store, log, now })
     const hub = createHub({
+      replay,
       onSlow: ({ connId }, event) => {
         log.warn({ connId, event }, 'a reader is too slow; it is disconnected')
         connections.close(connId, 'slowConsumer')
@@ -162,19 +179,20 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       now,
       deadlineMs: config.agents.timeoutMs,
-      async answer(record, sink, signal, asking) {
+      async prepare(record) {
         const { candidates, call } = await prompt.for(record)
-        return answerWithFallbacks({
-          runtimes,
-          candidates,
-          call,
-          sink,
-          signal,
-          onAttempt: (model, attempt) => {
-            asking(model)
-            log.debug({ runId: record.runId, model: model.ref, attempt }, 'asking a model')
-          },
-        })
+        return (sink, signal, asking) =>
+          answerWithFallbacks({
+            runtimes,
+            candidates,
+            call,
+            sink,
+            signal,
+            onAttempt: (model, attempt) => {
+              asking(model)
+              log.debug({ runId: record.runId, model: model.ref, attempt }, 'asking a model')
+            },
+          })
       },
       onEnded: (record, { outcome, endedAt, startedAt }) => {
         supervisor.ended(record, outcome)
@@ -213,6 +231,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         sessions,
         runs,
         hub,
+        replay,
         presence,
         health,
         config,
@@ -244,6 +263,8 @@ export function createGateway(options: GatewayOptions): Gateway {
         },
       }),
     })
+    const stateVersion = () => ({ presence: presence.version, health: health.version })
+    let leaving: NodeJS.Timeout | undefined
     const { auth, controlUi } = config.gateway
     const connections = createConnections({
       authenticator: createAuthenticator({
@@ -263,7 +284,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       snapshot: (scopes) => ({
         presence: presence.list(),
         health: health.current(),
-        stateVersion: { presence: presence.version, health: health.version },
+        stateVersion: stateVersion(),
         uptimeMs: now() - startedAt,
         // Paths of the machine are for those who may change it.
         ...(scopes.includes('operator.admin') && {
@@ -277,13 +298,13 @@ export function createGateway(options: GatewayOptions): Gateway {
           scope: config.session.scope,
         },
       }),
-      onPresence: (left) => {
-        if (left)
-          hub.tellAll(
-            'presence',
-            { presence: presence.list() },
-            { stateVersion: { presence: presence.version, health: health.version } },
-          )
+      onLeft: () => {
+        // The list goes to everybody: many who leave together are said once.
+        if (leaving) return
+        leaving = setTimeout(() => {
+          leaving = undefined
+          hub.tellAll('presence', { presence: presence.list() }, { stateVersion: stateVersion() })
+        }, PRESENCE_GATHERED_MS).unref()
       },
     })
     const listener = await createListener({
@@ -302,7 +323,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       servePage: controlUi.enabled,
       heartbeatMs: 20_000,
     })
-    return { store, runs, sessions, supervisor, turns, connections, dispatch, hub, health, presence, listener }
+    return { store, runs, sessions, supervisor, turns, connections, dispatch, hub, health, presence, listener, replay }
   }
 
   function instructionsOf(directory: Agents) {
@@ -332,9 +353,16 @@ export function createGateway(options: GatewayOptions): Gateway {
           ),
         ),
       ),
+      every(BACKUP_EVERY_MS, () => {
+        if (database) owned('the backup', database.backup())
+      }),
       every(SWEEP_EVERY_MS, () => {
         sessions.sweep()
         owned('forgetting old keys', store.forgetRuns(Date.now() - KEY_LIFETIME_MS))
+        owned(
+          'forgetting old events',
+          store.forgetEvents({ before: Date.now() - KEY_LIFETIME_MS, keepPerSession: EVENTS_PER_SESSION }),
+        )
       }),
     ]
   }
@@ -342,7 +370,9 @@ export function createGateway(options: GatewayOptions): Gateway {
   function probe() {
     const snapshot = actor.getSnapshot()
     const ready = snapshot.matches('serving')
-    const status = ready ? 'ok' : snapshot.matches('starting') ? 'starting' : 'draining'
+    // It serves after a mended database, but somebody should look at what was set aside.
+    const well = database?.incident ? 'degraded' : 'ok'
+    const status = ready ? well : snapshot.matches('starting') ? 'starting' : 'draining'
     return { ready, status } as const
   }
 

@@ -48,8 +48,8 @@ export interface ConnectionsNeeds {
   version: string
   /** What `hello-ok.snapshot` says to a peer with these scopes. */
   snapshot(scopes: readonly Scope[]): object
-  /** Somebody listed came or went. */
-  onPresence(left: boolean): void
+  /** Somebody listed has left. */
+  onLeft(): void
 }
 
 interface Port {
@@ -179,7 +179,6 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     if (client.id !== 'cli') {
       port.presenceKey = deviceId ?? client.instanceId ?? port.connId
       presence.join(port.presenceKey, port.connId, client, { role: decision.role, scopes: decision.granted, deviceId })
-      needs.onPresence(false)
     }
     const auth = { role: decision.role, scopes: decision.granted, ...deviceToken }
     port.wire.send(
@@ -192,7 +191,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
           protocol,
           server: {
             version: needs.version,
-            ...(protocol === 3 && { host: presence.list()[0]!['host'] }),
+            ...(protocol === 3 && { host: presence.host }),
             connId: port.connId,
           },
           features: FEATURES,
@@ -278,7 +277,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     hub.leave(port.connId)
     const { presenceKey } = port
     port.presenceKey = undefined
-    if (presenceKey !== undefined && presence.leave(presenceKey, port.connId)) needs.onPresence(true)
+    if (presenceKey !== undefined && presence.leave(presenceKey, port.connId)) needs.onLeft()
   }
 
   return {

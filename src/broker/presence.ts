@@ -21,6 +21,8 @@ export interface Presence {
   /** Whether that was the last connection of somebody who was listed. */
   leave(key: string, connId: string): boolean
   readonly version: number
+  /** The name of this machine. */
+  readonly host: string
 }
 
 export function createPresence({ now, version }: { now(): number; version: string }): Presence {
@@ -53,7 +55,8 @@ export function createPresence({ now, version }: { now(): number; version: strin
     list() {
       const oldest = now() - REMEMBERED_MS
       for (const [key, entry] of entries) if (entry['reason'] === 'disconnect' && entry.ts < oldest) entries.delete(key)
-      return [self(), ...[...entries.values()].sort((a, b) => b.ts - a.ts)]
+      // Who came or left last stands last in the map.
+      return [self(), ...[...entries.values()].reverse()]
     },
     join(key, connId, client, { role, scopes, deviceId }) {
       count += 1
@@ -84,11 +87,13 @@ export function createPresence({ now, version }: { now(): number; version: strin
       const entry = entries.get(key)
       if (!entry) return false
       count += 1
+      entries.delete(key)
       entries.set(key, { ...entry, reason: 'disconnect', ts: now() })
       return true
     },
     get version() {
       return count
     },
+    host,
   }
 }

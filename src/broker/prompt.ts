@@ -22,6 +22,8 @@ export interface PromptNeeds {
 /** Bytes of text that surely fit in a token of the context: English has about four, code about three. */
 const BYTES_PER_TOKEN = 3
 const MOST_ENTRIES = 1000
+/** JSON bytes of a transcript that are looked at: more than the largest context of today's models. */
+const MOST_BYTES = 4 * 1024 * 1024
 const LEVELS: readonly string[] = ['off', 'minimal', 'low', 'medium', 'high'] satisfies ThinkingLevel[]
 
 export function createPrompt({ agents, models, store, instructions }: PromptNeeds): Prompt {
@@ -39,14 +41,14 @@ export function createPrompt({ agents, models, store, instructions }: PromptNeed
   return {
     async for(record) {
       const { runId, sessionKey, agentId, meta } = record
-      const session = await store.session(sessionKey)
+      // Asked for together, so that both come with one answer of the store.
+      const [session, { messages }] = await Promise.all([
+        store.session(sessionKey),
+        store.history(sessionKey, { limit: MOST_ENTRIES, maxBytes: MOST_BYTES }),
+      ])
       const sessionModel = session?.settings['model']
       const candidates = refsOf(agentId, typeof sessionModel === 'string' ? sessionModel : undefined).map(find)
       const smallest = Math.min(...candidates.map(({ contextWindow }) => contextWindow))
-      const { messages } = await store.history(sessionKey, {
-        limit: MOST_ENTRIES,
-        maxBytes: smallest * BYTES_PER_TOKEN,
-      })
       const extra = meta['extraSystemPrompt']
       const thinking = [meta['thinking'], session?.settings['thinkingLevel'], agents.get(agentId)?.thinking].find(
         (level): level is ThinkingLevel => typeof level === 'string' && LEVELS.includes(level),
@@ -58,7 +60,7 @@ export function createPrompt({ agents, models, store, instructions }: PromptNeed
           sessionKey,
           agentId,
           system: [instructions(agentId), typeof extra === 'string' ? extra : ''].filter(Boolean).join('\n\n'),
-          messages: await contextOf(messages, store),
+          messages: await contextOf(newest(messages, smallest * BYTES_PER_TOKEN), store),
           thinking: thinking ?? 'off',
         },
       }
@@ -82,6 +84,18 @@ const unconfigured = (ref: string, provider: string, id: string): Model => ({
   maxTokens: 8_192,
   cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
 })
+
+/** The newest entries that have at most so many characters of text together, oldest first; the newest one always. */
+function newest(messages: TranscriptMessage[], most: number): TranscriptMessage[] {
+  let left = most
+  let first = messages.length
+  while (first > 0) {
+    for (const part of messages[first - 1]!.content) if (typeof part['text'] === 'string') left -= part['text'].length
+    if (left < 0 && first < messages.length) break
+    first -= 1
+  }
+  return messages.slice(first)
+}
 
 /** A transcript as a model takes it: text and pictures, from the first thing the user said. */
 async function contextOf(messages: TranscriptMessage[], store: Pick<Store, 'attachment'>): Promise<ContextMessage[]> {

@@ -29,6 +29,8 @@ export interface Runs {
   ending(runId: string): Promise<Ended> | undefined
   /** The next ending of a run of that id, also of one that is yet to be admitted; undefined when the time is up, or it is given up. */
   wait(runId: string, timeoutMs: number, givenUp?: AbortSignal): Promise<Ended | undefined>
+  /** The live runs of a session in the order of admission, with the text that has been said of each. */
+  of(sessionKey: string): { runId: string; state: 'admitted' | 'started'; text: string }[]
   /** The turn of a live run. */
   record(runId: string): RunRecord | undefined
   ids(): string[]
@@ -46,9 +48,11 @@ export interface RunsNeeds {
   hub: Pick<Hub, 'publish'>
   log: Log
   now(): number
-  /** Asks the agent's model, or whatever stands in for one. */
-  /** @param asking told of each model before it is asked; a fallback comes after the first */
-  answer(record: RunRecord, sink: Sink, signal: AbortSignal, asking: (model: Model) => void): Promise<Answer>
+  /**
+   * Prepares what a model is asked, behind the start in the store's queue, so that the user's message is in the transcript by then.
+   * Resolves to what asks, which is called once the start is on disk.
+   */
+  prepare(record: RunRecord): Promise<Ask>
   /** A run has ended, in whatever way; it is on disk and announced. */
   onEnded(record: RunRecord, ended: Ended): void
   /** The deadline of a turn that names none, in ms; 0 = none. */
@@ -57,9 +61,16 @@ export interface RunsNeeds {
   retryMs?: number
 }
 
+/**
+ * Asks the agent's model, or whatever stands in for one.
+ * @param asking told of each model before it is asked; a fallback comes after the first
+ */
+export type Ask = (sink: Sink, signal: AbortSignal, asking: (model: Model) => void) => Promise<Answer>
+
 interface Live {
   record: RunRecord
   stream: Stream
+  prepared: Promise<Ask> | undefined
   answer: Answer | undefined
   /** The model that was asked last. */
   model: Model | undefined
@@ -131,16 +142,21 @@ export function createRuns(needs: RunsNeeds): Runs {
       },
       actors: {
         journalStart: work(async ({ runId }) => {
-          const { record } = get(runId)
+          const run = get(runId)
           const startedAt = now()
-          await store.start(runId, startedAt)
-          record.startedAt = startedAt
-          record.state = 'started'
+          const started = store.start(runId, startedAt)
+          run.prepared = needs.prepare(run.record)
+          // Who waits for it comes later, or, after an abort, never.
+          run.prepared.catch(() => {})
+          await started
+          run.record.startedAt = startedAt
+          run.record.state = 'started'
         }),
         model: work(async ({ runId }, signal) => {
           const run = get(runId)
           const called = AbortSignal.any([signal, run.crashed.signal])
-          run.answer = await needs.answer(run.record, run.stream, called, (model) => {
+          const ask = await run.prepared!
+          run.answer = await ask(run.stream, called, (model) => {
             run.model = model
           })
           return { stopReason: run.answer.stopReason }
@@ -204,6 +220,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       const { runId, sessionKey, agentId } = record
       const run: Live = {
         record,
+        prepared: undefined,
         answer: undefined,
         model: undefined,
         endedAt: 0,
@@ -253,6 +270,14 @@ export function createRuns(needs: RunsNeeds): Runs {
         if (here.size === 0) waiting.delete(runId)
       })
     },
+    of: (sessionKey) =>
+      [...live.values()]
+        .filter(({ record }) => record.sessionKey === sessionKey)
+        .map(({ record, stream }) => ({
+          runId: record.runId,
+          state: record.startedAt === undefined ? 'admitted' : 'started',
+          text: stream.said,
+        })),
     record: (runId) => live.get(runId)?.record,
     ids: () => [...live.keys()],
     idle: () => (live.size === 0 ? Promise.resolve() : new Promise((resolve) => idleWaiters.push(resolve))),

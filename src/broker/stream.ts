@@ -5,7 +5,7 @@
 import type { RunOutcome } from '../../machines/run.ts'
 import type { Sink } from '../runtimes/runtime.ts'
 import type { TranscriptMessage } from '../stores/store.ts'
-import type { Hub, Variant } from './hub.ts'
+import type { Audience, Hub, Variant } from './hub.ts'
 
 /** A waiting delta leaves at the latest after this many milliseconds. */
 export const LONGEST_WAIT_MS = 50
@@ -22,6 +22,8 @@ export interface Stream extends Sink {
   open(startedAt: number): void
   /** From now on deltas are dropped; the ones that wait are sent. */
   close(): void
+  /** The text that has been said: `text` without what still waits. */
+  readonly said: string
   /** The one terminal pair of events. */
   end(outcome: RunOutcome, endedAt: number, message: TranscriptMessage | undefined): void
   readonly text: string
@@ -40,6 +42,9 @@ export interface StreamNeeds {
   /** Something could not be said; nobody else is there to hear of it, since it was said by the clock. */
   onFailure(error: unknown): void
 }
+
+/** Protocol 3 has no use for a last delta right before the final text. */
+const PROTOCOL_4: Pick<Audience, 'only'> = { only: (peer) => peer.protocol >= 4 }
 
 /** JSON text of a string without its quotes, to be joined with other pieces: pieces are escaped once, not once an event. */
 const escaped = (text: string): string => JSON.stringify(text).slice(1, -1)
@@ -88,24 +93,24 @@ export function createStream(needs: StreamNeeds): Stream {
     )
   }
 
-  function chatEvent(rest: (variant: Variant) => string, onlyProtocol4 = false): void {
+  function chatEvent(rest: (variant: Variant) => string, audience: Pick<Audience, 'only' | 'endOf'> = {}): void {
     const number = seq
     hub.publish('chat', (variant) => `${head(variant)},"seq":${number},${rest(variant)}}`, {
       sessionKey,
-      ...(onlyProtocol4 && { only: (peer) => peer.protocol >= 4 }),
+      ...audience,
     })
   }
 
   const message = (escapedContent: string, timestamp: number): string =>
     `{"role":"assistant","content":[{"type":"text","text":"${escapedContent}"}],"timestamp":${timestamp}}`
 
-  function chatDelta(at: number, onlyProtocol4 = false): void {
+  function chatDelta(at: number, audience: Pick<Audience, 'only'> = {}): void {
     const added = waitingChat
     const whole = escapedText
     chatEvent(
       ({ protocol, deltaOnly }) =>
         `"state":"delta"${protocol >= 4 ? `,"deltaText":"${added}"` : ''}${deltaOnly ? '' : `,"message":${message(whole, at)}`}`,
-      onlyProtocol4,
+      audience,
     )
     waitingChat = ''
     chatAt = at
@@ -149,6 +154,9 @@ export function createStream(needs: StreamNeeds): Stream {
     get text() {
       return text + waiting
     },
+    get said() {
+      return text
+    },
     open(startedAt) {
       isOpen = true
       keptAt = startedAt
@@ -181,7 +189,7 @@ export function createStream(needs: StreamNeeds): Stream {
       const { state, stopReason, error } = outcome
       const failed = state === 'failed' || state === 'interrupted'
       const cutShort = state === 'aborted' || state === 'timedOut'
-      if (waitingChat !== '') chatDelta(now(), true)
+      if (waitingChat !== '') chatDelta(now(), PROTOCOL_4)
       agentEvent(
         'lifecycle',
         JSON.stringify(
@@ -191,12 +199,15 @@ export function createStream(needs: StreamNeeds): Stream {
         ),
       )
       const shown = entry && JSON.stringify({ role: entry.role, content: entry.content, timestamp: entry.timestamp })
-      chatEvent(({ protocol }) => {
-        if (failed) return `"state":"error","errorMessage":${JSON.stringify(error ?? 'unknown error')}`
-        if (cutShort)
-          return `"state":"aborted","stopReason":${JSON.stringify(stopReason)}${protocol >= 4 && shown ? `,"message":${shown}` : ''}`
-        return `"state":"final"${protocol >= 4 && stopReason ? `,"stopReason":${JSON.stringify(stopReason)}` : ''}${shown ? `,"message":${shown}` : ''}`
-      })
+      chatEvent(
+        ({ protocol }) => {
+          if (failed) return `"state":"error","errorMessage":${JSON.stringify(error ?? 'unknown error')}`
+          if (cutShort)
+            return `"state":"aborted","stopReason":${JSON.stringify(stopReason)}${protocol >= 4 && shown ? `,"message":${shown}` : ''}`
+          return `"state":"final"${protocol >= 4 && stopReason ? `,"stopReason":${JSON.stringify(stopReason)}` : ''}${shown ? `,"message":${shown}` : ''}`
+        },
+        { endOf: runId },
+      )
     },
   }
 }

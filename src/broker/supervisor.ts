@@ -16,7 +16,7 @@ export type Admission =
 export interface Supervisor {
   /**
    * Asks for a turn to be admitted: once per (principal, method, session, key). Resolves when it is on disk, or was.
-   * @throws GatewayError IDEMPOTENCY_KEY_REUSED, SESSION_BUSY, SESSION_QUARANTINED, DRAINING
+   * @throws GatewayError IDEMPOTENCY_KEY_REUSED, SEND_DENIED, SESSION_BUSY, SESSION_QUARANTINED, DRAINING
    * @throws StoreError when it could not be kept
    */
   admit(turn: NewTurn): Promise<Admission>
@@ -130,6 +130,7 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     try {
       const acceptance = await store.accept(turn)
       if (acceptance.kind === 'reused') throw new GatewayError('IDEMPOTENCY_KEY_REUSED', REUSED)
+      if (acceptance.kind === 'denied') throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
       if (acceptance.kind === 'known') {
         const { run } = acceptance
         count(sessionKey, -1)

@@ -94,7 +94,7 @@ async function checkStore({ stateDir }: Config): Promise<Finding> {
   const path = join(stateDir, 'kurultai.sqlite')
   if (!existsSync(path)) return { what: 'storage', state: 'ok', detail: 'nothing is stored yet' }
   try {
-    const store = await openStore('sqlite', { path })
+    const store = await openStore('sqlite', { path, refuseDamaged: true })
     try {
       const problems = await store.verify()
       return problems.length === 0

@@ -1,7 +1,16 @@
 /** Talking to a session: `chat.*`, and the events an answer arrives in. */
 import { Type } from 'typebox'
 import { event, method } from './block.ts'
-import { Anything, AttachmentInput, IdempotencyKey, Message, Milliseconds, NonEmpty, SessionKey } from './shapes.ts'
+import {
+  Anything,
+  AttachmentInput,
+  IdempotencyKey,
+  Message,
+  Milliseconds,
+  NonEmpty,
+  Open,
+  SessionKey,
+} from './shapes.ts'
 
 export const chat = {
   'chat.send': method({
@@ -82,6 +91,57 @@ export const chat = {
     }),
   }),
 
+  'chat.resume': method({
+    summary:
+      'Everything said in a session after a position, once and in order, joined to what is said from then on; or a snapshot to draw from, and why.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({
+      sessionKey: SessionKey,
+      /** The position of the last event seen: `payload.epoch` and `payload.offset`. Without it, a snapshot is answered. */
+      epoch: Type.Optional(NonEmpty),
+      offset: Type.Optional(Type.Integer({ minimum: 0 })),
+      /** Runs whose state and text the snapshot is to hold, besides those under way. */
+      runIds: Type.Optional(Type.Array(NonEmpty, { maxItems: 64 })),
+      agentId: Type.Optional(NonEmpty),
+    }),
+    result: Type.Union([
+      Type.Object({
+        recovered: Type.Literal(true),
+        epoch: Type.String(),
+        /** Of the last of `events`. What came live before this answer is among them; what has a later offset follows. */
+        offset: Type.Integer(),
+        events: Type.Array(Type.Object({ event: Type.String(), payload: Open })),
+      }),
+      Type.Object({
+        recovered: Type.Literal(false),
+        /** Events with later offsets than this follow as events. */
+        epoch: Type.String(),
+        offset: Type.Integer(),
+        reason: Type.Union([
+          Type.Literal('no_position'),
+          Type.Literal('epoch_changed'),
+          Type.Literal('too_old'),
+          Type.Literal('too_large'),
+        ]),
+        snapshot: Type.Object({
+          sessionId: Type.Optional(Type.String()),
+          /** The newest entries, as `chat.history` answers them. */
+          messages: Type.Array(Message),
+          /** Under way, or asked for: `state` is `admitted`, `started`, or how it ended; `text` is what has been said of it. */
+          runs: Type.Array(
+            Type.Object({
+              runId: Type.String(),
+              state: Type.String(),
+              text: Type.String(),
+              error: Type.Optional(Type.String()),
+            }),
+          ),
+        }),
+      }),
+    ]),
+  }),
+
   'chat.inject': method({
     summary: 'Put an entry of the assistant into a session without a run.',
     scope: 'operator.admin',
@@ -98,6 +158,9 @@ export const chat = {
 }
 
 const ToRun = {
+  /** Where the event stands in its session's stream; only for connections with the capability `stream-offsets`. */
+  epoch: Type.Optional(Type.String()),
+  offset: Type.Optional(Type.Integer()),
   runId: Type.String(),
   sessionKey: Type.String(),
   agentId: Type.Optional(Type.String()),
@@ -123,7 +186,7 @@ export const chatEvents = {
     delivery: 'kept',
     payload: Type.Object({
       ...ToRun,
-      state: Type.Union(['delta', 'final', 'aborted', 'error'].map((state) => Type.Literal(state))),
+      state: Type.Union([Type.Literal('delta'), Type.Literal('final'), Type.Literal('aborted'), Type.Literal('error')]),
       message: Type.Optional(Message),
       /** Protocol 4: what a delta adds to the one before. */
       deltaText: Type.Optional(Type.String()),

@@ -95,5 +95,6 @@ export const LIMITS = {
   message: 256 * 1024,
   attachment: 5_000_000,
   history: 6 * 1024 * 1024,
+  snapshot: 2 * 1024 * 1024,
   pendingHandshakeFrames: 4,
 } as const

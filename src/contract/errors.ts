@@ -85,6 +85,11 @@ export const ERRORS = {
     retryable: true,
     meaning: 'The store could not keep the request: nothing was accepted.',
   },
+  RESUME_UNDER_WAY: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'This connection is being brought up to date in that session already; wait for that answer.',
+  },
   INVALID_SETTING: {
     code: 'INVALID_REQUEST',
     meaning: 'A setting has a value that is not allowed; the message lists the allowed ones.',

@@ -82,11 +82,8 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
       const { key: sessionKey, agentId } = addressed(await sessionFor(params), undefined, agents, caller)
       if (Buffer.byteLength(params.message) > LIMITS.message)
         throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
-      const record = await store.session(sessionKey)
-      if (setting(record, 'sendPolicy') === 'deny')
-        throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
       const attachments = readAttachments(params.attachments)
-      if (attachments.length > 0 && !needs.takesImages(agentId, setting(record, 'model')))
+      if (attachments.length > 0 && !needs.takesImages(agentId, setting(await store.session(sessionKey), 'model')))
         throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
       const { timeout, thinking, extraSystemPrompt, label, spawnedBy, deliver, to, channel } = params
       const meta: RunRecord['meta'] = {}

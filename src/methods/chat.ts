@@ -1,6 +1,7 @@
 /** `chat.*`: what a turn means, from typed text to a run under way. */
 import { after, type Caller, Failure, type Handlers, type Reply } from '../broker/dispatch.ts'
 import { type Hub, holds } from '../broker/hub.ts'
+import type { Replay } from '../broker/replay.ts'
 import type { Runs } from '../broker/runs.ts'
 import type { Sessions } from '../broker/sessions.ts'
 import type { TurnRequest, Turns } from '../broker/turns.ts'
@@ -17,11 +18,12 @@ import { checkSettings, isThinkingLevel, setting } from './settings.ts'
 
 export interface ChatNeeds {
   agents: AgentNames
-  store: Pick<Store, 'session' | 'history' | 'append' | 'settle' | 'patchSession'>
+  store: Pick<Store, 'session' | 'history' | 'append' | 'settle' | 'patchSession' | 'run'>
   turns: Turns
   sessions: Pick<Sessions, 'abort' | 'queue'>
-  runs: Pick<Runs, 'record'>
-  hub: Pick<Hub, 'publish'>
+  runs: Pick<Runs, 'record' | 'of'>
+  hub: Pick<Hub, 'publish' | 'hold' | 'release'>
+  replay: Pick<Replay, 'position' | 'since'>
   now(): number
   newId(): string
   /** Whether an agent's first model takes images. */
@@ -147,10 +149,7 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
     if (Buffer.byteLength(text) > LIMITS.message)
       throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
 
-    const record = await store.session(sessionKey)
-    if (setting(record, 'sendPolicy') === 'deny')
-      throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
-    if (attachments.length > 0 && !needs.takesImages(agentId, setting(record, 'model')))
+    if (attachments.length > 0 && !needs.takesImages(agentId, setting(await store.session(sessionKey), 'model')))
       throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
 
     const request: TurnRequest = {
@@ -232,6 +231,45 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       }
     },
 
+    async 'chat.resume'(params, caller) {
+      const { key } = addressed(params.sessionKey, params.agentId, agents, caller)
+      // From here on, in one tick: what is said later is kept back, what was said before is asked for, and what runs is noted.
+      if (!hub.hold(caller.connId, key))
+        throw new GatewayError('RESUME_UNDER_WAY', 'this session is being resumed already', { retryAfterMs: 100 })
+      const release = () => hub.release(caller.connId, key)
+      try {
+        const { epoch, offset = 0 } = params
+        const live = needs.runs.of(key)
+        const position = needs.replay.position(key)
+        const recovery =
+          epoch === undefined
+            ? { recovered: false as const, position, reason: 'no_position' as const }
+            : await needs.replay.since(key, { epoch, offset })
+        if (recovery.recovered)
+          return after({ recovered: true as const, ...recovery.position, events: recovery.events }, release)
+        const { sessionId, messages } = await store.history(key, { limit: HISTORY_DEFAULT, maxBytes: LIMITS.snapshot })
+        const asked = (params.runIds ?? []).filter((runId) => !live.some((run) => run.runId === runId))
+        const kept = await Promise.all(asked.map((runId) => store.run(runId)))
+        const ended = kept.flatMap((run) =>
+          run && run.sessionKey === key
+            ? [{ runId: run.runId, state: run.state, text: textOfRun(run), ...(run.error && { error: run.error }) }]
+            : [],
+        )
+        return after(
+          {
+            recovered: false as const,
+            ...recovery.position,
+            reason: recovery.reason,
+            snapshot: { ...(sessionId !== undefined && { sessionId }), messages, runs: [...live, ...ended] },
+          },
+          release,
+        )
+      } catch (error) {
+        release()
+        throw error
+      }
+    },
+
     async 'chat.inject'(params) {
       const { key, agentId } = session(params.sessionKey, params.agentId, agents)
       const message = injected(params.label ? `[${params.label}]\n\n${params.message}` : params.message)
@@ -241,6 +279,12 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       return { ok: true, messageId }
     },
   }
+}
+
+/** The whole text of a run that has ended, from what its method answers; what it had streamed, if it has not. */
+function textOfRun({ result, text }: RunRecord): string {
+  const payloads = (result as { payloads?: { text: string }[] } | undefined)?.payloads
+  return payloads ? payloads.map((payload) => payload.text).join('') : text
 }
 
 /** The answer to a repeat of a key whose run has ended: `ok`, or the error it ended in. */

@@ -4,7 +4,7 @@ import { createConnections } from '../../src/broker/connections.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createPresence } from '../../src/broker/presence.ts'
 import { CONNECT } from '../support/gateway.ts'
-import { listening, quiet, settled } from '../support/rooms.ts'
+import { listening, places, quiet, settled } from '../support/rooms.ts'
 
 const facts: PeerFacts = {
   address: '127.0.0.1',
@@ -16,7 +16,7 @@ const facts: PeerFacts = {
 }
 
 function open(authenticate?: Authenticator['authenticate']) {
-  const hub = createHub({ onSlow() {} })
+  const hub = createHub({ onSlow() {}, replay: places() })
   const presence = createPresence({ now: () => Date.now(), version: '1' })
   let fails = false
   const failNext = (value: boolean) => {
@@ -54,7 +54,7 @@ function open(authenticate?: Authenticator['authenticate']) {
       if (fails) throw new Error('an effect failed')
       return {}
     },
-    onPresence() {},
+    onLeft() {},
   })
   /** A socket that hears and remembers. */
   const accept = () => {

@@ -3,11 +3,11 @@ import { createHub, holds } from '../../src/broker/hub.ts'
 import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
 import { CAPS, LIMITS } from '../../src/contract/connect.ts'
 import { EVENTS, type EventName } from '../../src/contract/index.ts'
-import { type Listening, listening } from '../support/rooms.ts'
+import { type Listening, listening, places } from '../support/rooms.ts'
 
 const open = (...peers: Listening[]) => {
   const onSlow = vi.fn()
-  const hub = createHub({ onSlow })
+  const hub = createHub({ onSlow, replay: places() })
   for (const peer of peers) hub.join(peer)
   return { hub, onSlow }
 }
@@ -63,13 +63,13 @@ describe('an event', () => {
     expect(few.heard.map(({ seq }) => seq)).toEqual(Array.from({ length: 10 }, (_, index) => index + 1))
   })
 
-  it('is encoded once for each way it can look', () => {
+  it('is encoded once for each way it can look, and once to be kept', () => {
     const render = vi.fn(() => '{}')
     const many = Array.from({ length: 50 }, () => listening())
     const deltas = listening({ caps: new Set([CAPS.deltaOnly]) })
     const { hub } = open(...many, deltas)
     hub.publish('agent', render, { sessionKey: 'agent:main:main' })
-    expect(render).toHaveBeenCalledTimes(2)
+    expect(render).toHaveBeenCalledTimes(3)
   })
 
   it('names the session as the peer spells it', () => {

@@ -3,13 +3,13 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { createHub } from '../../src/broker/hub.ts'
 import { createStream, LONGEST_WAIT_MS } from '../../src/broker/stream.ts'
 import { CAPS } from '../../src/contract/connect.ts'
-import { type Listening, listening } from '../support/rooms.ts'
+import { type Listening, listening, places } from '../support/rooms.ts'
 
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
 
 function open() {
-  const hub = createHub({ onSlow() {} })
+  const hub = createHub({ onSlow() {}, replay: places() })
   const whole = listening()
   const deltas = listening({ caps: new Set([CAPS.deltaOnly]) })
   const old = listening({ protocol: 3 })

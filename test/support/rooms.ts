@@ -109,11 +109,17 @@ export interface RoomsOptions {
   log?: Log
 }
 
+/** Gives events their places, and keeps nothing. */
+export function places() {
+  let offset = 0
+  return { next: () => ({ epoch: 'e1', offset: ++offset }), take() {} }
+}
+
 export const SESSION = 'agent:main:main'
 
 export function openRooms(options: RoomsOptions = {}): Rooms {
   const { store = openMemoryStore(), queueLimit = 32, retryMs = 1, log = quiet } = options
-  const inner = createHub({ onSlow() {} })
+  const inner = createHub({ onSlow() {}, replay: places() })
   const ear = listening()
   inner.join(ear)
   const hub: Hub = {
@@ -138,14 +144,16 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     now,
     retryMs,
     deadlineMs: 0,
-    answer: ({ runId }, sink, signal) =>
-      new Promise((resolve, reject) => {
-        order.push(runId)
-        signal.addEventListener('abort', () => reject(signal.reason as Error))
-        const usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
-        const finish = () => resolve({ stopReason: 'stop', usage, model })
-        askedOf(runId).resolve({ sink, signal, finish, fail: reject })
-      }),
+    prepare:
+      async ({ runId }) =>
+      (sink, signal) =>
+        new Promise((resolve, reject) => {
+          order.push(runId)
+          signal.addEventListener('abort', () => reject(signal.reason as Error))
+          const usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
+          const finish = () => resolve({ stopReason: 'stop', usage, model })
+          askedOf(runId).resolve({ sink, signal, finish, fail: reject })
+        }),
     onEnded(record, { outcome }) {
       supervisor.ended(record, outcome)
       sessions.ended(record.sessionKey, record.runId)

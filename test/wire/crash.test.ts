@@ -38,7 +38,8 @@ function createClient() {
 
   async function ask(sent: Sent): Promise<Frame> {
     const answer = await peer.request('chat.send', turn(sent))
-    if (answer['ok']) sent.acked = true
+    // A turn that was kept and cut off before its first answer left is answered with how it ended.
+    if (answer['ok'] || answer['payload']?.status === 'error') sent.acked = true
     return answer
   }
 
