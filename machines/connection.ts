@@ -11,8 +11,14 @@ type Id = { connId: string }
 
 export const connectionMachine = setup({
   types: {} as {
-    input: { connId: string; handshakeTimeoutMs: number }
-    context: { connId: string; handshakeTimeoutMs: number; pending: number; close: Close | CloseName | null }
+    input: { connId: string; handshakeTimeoutMs: number; pendingLimit: number }
+    context: {
+      connId: string
+      handshakeTimeoutMs: number
+      pendingLimit: number
+      pending: number
+      close: Close | CloseName | null
+    }
     events:
       | { type: 'frame.connect'; request: RequestFrame; incoming: Incoming }
       | { type: 'frame.request'; request: RequestFrame; incoming: Incoming }
@@ -24,6 +30,8 @@ export const connectionMachine = setup({
   actions: {
     challenge: effect<Id>('challenge'),
     refuseFirst: effect<Id & { request: RequestFrame }>('refuseFirst'),
+    /** The check itself failed: a matter for the log, and an answer that says so. */
+    authenticationFailed: effect<Id & { error: unknown }>('authenticationFailed'),
     hold: effect<Id & { incoming: Incoming }>('hold'),
     welcome: effect<Id>('welcome'),
     openLane: effect<Id>('openLane'),
@@ -36,7 +44,7 @@ export const connectionMachine = setup({
     authenticate: work<Verdict, Id & { request: RequestFrame }>('authenticate'),
   },
   guards: {
-    hasRoom: ({ context }, { limit }: { limit: number }) => context.pending < limit,
+    hasRoom: ({ context }) => context.pending < context.pendingLimit,
     isAdmitted: (_, { verdict }: { verdict: Verdict }) => verdict.admitted,
   },
   delays: {
@@ -99,12 +107,21 @@ export const connectionMachine = setup({
                 actions: assign({ close: ({ event }) => (event.output.admitted ? null : event.output.close) }),
               },
             ],
-            onError: { target: '#connection.closing', actions: assign({ close: 'internal' }) },
+            onError: {
+              target: '#connection.closing',
+              actions: [
+                {
+                  type: 'authenticationFailed',
+                  params: ({ context, event }) => ({ connId: context.connId, error: event.error }),
+                },
+                assign({ close: 'internal' }),
+              ],
+            },
           },
           on: {
             'frame.*': [
               {
-                guard: { type: 'hasRoom', params: { limit: 4 } },
+                guard: 'hasRoom',
                 actions: [
                   {
                     type: 'hold',

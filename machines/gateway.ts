@@ -8,7 +8,7 @@ export const gatewayMachine = setup({
   types: {} as {
     input: { drainMs: number }
     context: { drainMs: number; reason: string; failure: string | null }
-    events: { type: 'stop'; reason: string } | { type: 'storage.lost'; error: string }
+    events: { type: 'stop'; reason: string } | { type: 'failed'; error: string }
   },
   actions: {
     refuseNewTurns: effect<undefined>('refuseNewTurns'),
@@ -32,7 +32,7 @@ export const gatewayMachine = setup({
     /** Stopped, or without storage, before it was ready. */
     isUnwanted: ({ context }) => context.reason !== '' || context.failure !== null,
   },
-  delays: { drainBudget: ({ context }) => context.drainMs },
+  delays: { drainBudget: ({ context }) => context.drainMs, hangUpBudget: 5_000 },
 }).createMachine({
   id: 'gateway',
   description: 'Storage, listener and recovery are started in that order, and closed in reverse.',
@@ -48,7 +48,7 @@ export const gatewayMachine = setup({
       // to the next process.
       on: {
         stop: { actions: assign({ reason: ({ event }) => event.reason }) },
-        'storage.lost': { actions: assign({ failure: ({ event }) => event.error }) },
+        failed: { actions: assign({ failure: ({ event }) => event.error }) },
       },
       states: {
         storage: {
@@ -85,7 +85,7 @@ export const gatewayMachine = setup({
       description: 'Ready.',
       on: {
         stop: { target: 'draining', actions: assign({ reason: ({ event }) => event.reason }) },
-        'storage.lost': { target: 'checkpointing', actions: assign({ failure: ({ event }) => event.error }) },
+        failed: { target: 'checkpointing', actions: assign({ failure: ({ event }) => event.error }) },
       },
     },
     draining: {
@@ -95,7 +95,7 @@ export const gatewayMachine = setup({
       after: { drainBudget: 'checkpointing' },
       on: {
         stop: 'checkpointing',
-        'storage.lost': { target: 'checkpointing', actions: assign({ failure: ({ event }) => event.error }) },
+        failed: { target: 'checkpointing', actions: assign({ failure: ({ event }) => event.error }) },
       },
     },
     checkpointing: {
@@ -106,11 +106,13 @@ export const gatewayMachine = setup({
     stopping: {
       description: 'Closing in reverse order.',
       initial: 'sockets',
-      on: { stop: {}, 'storage.lost': {} },
+      on: { stop: {}, failed: {} },
       states: {
         sockets: {
           description: 'Closing the sockets and the listener.',
           invoke: { src: 'hangUp', onDone: 'storage', onError: 'storage' },
+          // Whoever does not let go of a socket does not keep the gateway from stopping.
+          after: { hangUpBudget: 'storage' },
         },
         storage: {
           description: 'Closing the store.',

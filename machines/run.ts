@@ -21,8 +21,9 @@ const words = (error: unknown): string => (error instanceof Error ? error.messag
 
 export const runMachine = setup({
   types: {} as {
-    input: { runId: string; timeoutMs: number; retryMs: number; interrupted?: boolean }
-    context: { runId: string; timeoutMs: number; retryMs: number; interrupted: boolean; outcome: RunOutcome | null }
+    /** `outcome`: what was decided before this actor was made; it only has to be written and told. */
+    input: { runId: string; timeoutMs: number; retryMs: number; outcome?: RunOutcome }
+    context: { runId: string; timeoutMs: number; retryMs: number; outcome: RunOutcome | null }
     events: { type: 'begin' } | { type: 'abort'; reason: AbortReason } | { type: 'firstToken' }
   },
   actions: {
@@ -41,7 +42,7 @@ export const runMachine = setup({
   },
   guards: {
     hasDeadline: ({ context }) => context.timeoutMs > 0,
-    wasInterrupted: ({ context }) => context.interrupted,
+    isDecided: ({ context }) => context.outcome !== null,
     isCompleted: ({ context }) => context.outcome?.state === 'completed',
     isFailed: ({ context }) => context.outcome?.state === 'failed',
     isAborted: ({ context }) => context.outcome?.state === 'aborted',
@@ -56,7 +57,7 @@ export const runMachine = setup({
   description:
     'One turn of a session. Every run ends in exactly one of the five endings, and says so once it is on disk.',
   options: { maxIterations: MAX_ITERATIONS },
-  context: ({ input }) => ({ interrupted: false, ...input, outcome: null }),
+  context: ({ input }) => ({ outcome: null, ...input }),
   initial: 'accepted',
   on: {
     '*': {
@@ -66,16 +67,7 @@ export const runMachine = setup({
   states: {
     accepted: {
       description: 'On disk and acknowledged; waits for the session to be free.',
-      always: {
-        guard: 'wasInterrupted',
-        target: 'settling',
-        actions: assign({
-          outcome: {
-            state: 'interrupted',
-            error: 'the gateway stopped while this run was under way; send it again to repeat it',
-          },
-        }),
-      },
+      always: { guard: 'isDecided', target: 'settling' },
       on: {
         begin: 'starting',
         abort: {

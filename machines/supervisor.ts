@@ -127,8 +127,7 @@ export const supervisorMachine = setup({
       },
     },
     draining: {
-      description:
-        'The gateway stops: keys that are live are still answered, nothing new is taken, nothing is begun again.',
+      description: 'The gateway stops: keys that are live are still answered, nothing new is taken.',
       on: {
         admit: [
           {
@@ -141,9 +140,10 @@ export const supervisorMachine = setup({
           },
           { actions: { type: 'refuseDraining', params: ({ event }) => ({ ticket: event.ticket }) } },
         ],
-        crashed: {},
-        due: {},
-        rested: {},
+        // Its runs must be able to end: no backoff, since the end is near.
+        crashed: { actions: { type: 'restart', params: ({ event }) => ({ id: event.id }) } },
+        due: { actions: { type: 'restart', params: ({ event }) => ({ id: event.id }) } },
+        rested: { actions: { type: 'restart', params: ({ event }) => ({ id: event.id }) } },
         drain: {},
       },
     },

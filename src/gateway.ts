@@ -94,6 +94,8 @@ export function createGateway(options: GatewayOptions): Gateway {
     })
   let rooms: Rooms | undefined
   let database: SqliteStore | undefined
+  /** The error behind the failure that the chart knows in words. */
+  let cause: unknown
   let timers: NodeJS.Timeout[] = []
 
   const actor = createActor(
@@ -117,9 +119,13 @@ export function createGateway(options: GatewayOptions): Gateway {
       },
       actors: {
         openStorage: work(async () => {
-          const store = watched(await openConfiguredStore(), (error) => {
+          const opened = await openConfiguredStore().catch((error: unknown) => {
+            cause = error
+            throw error
+          })
+          const store = watched(opened, (error) => {
             log.fatal(`the storage is lost: ${error}`)
-            actor.send({ type: 'storage.lost', error })
+            actor.send({ type: 'failed', error })
           })
           try {
             rooms = await furnish(store)
@@ -141,8 +147,12 @@ export function createGateway(options: GatewayOptions): Gateway {
           timers = housekeeping(rooms!)
         }),
         runsEnded: work(async () => {
-          await rooms!.runs.idle()
-          await rooms!.dispatch.answered()
+          const { supervisor, turns, runs, dispatch } = rooms!
+          // A turn that is being kept is still to be acknowledged and begun: it is waited for like those under way.
+          await supervisor.settled()
+          await turns.arrivedAll()
+          await runs.idle()
+          await dispatch.answered()
         }),
         hangUp: work(async () => {
           for (const timer of timers) clearInterval(timer)
@@ -166,6 +176,10 @@ export function createGateway(options: GatewayOptions): Gateway {
     const replay = createReplay({ store, log, now })
     const hub = createHub({
       replay,
+      onBroken: ({ connId }, error) => {
+        log.error({ connId, err: error }, 'a socket failed; it is disconnected')
+        connections.close(connId, 'internal')
+      },
       onSlow: ({ connId }, event) => {
         log.warn({ connId, event }, 'a reader is too slow; it is disconnected')
         connections.close(connId, 'slowConsumer')
@@ -210,10 +224,11 @@ export function createGateway(options: GatewayOptions): Gateway {
       // One runs, the others wait.
       isFull: (_, unfinished) => unfinished > config.messages.queueLimit,
       restartSession: (key) => sessions.restart(key),
+      onCrash: () => actor.send({ type: 'failed', error: 'the supervisor crashed' }),
       monotonic: () => performance.now(),
       random: Math.random,
     })
-    const turns = createTurns({ store, supervisor, runs, sessions, now })
+    const turns = createTurns({ store, supervisor, runs, sessions, replay, now })
     const health = createHealth({
       agents,
       store,
@@ -337,7 +352,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     }
   }
 
-  function housekeeping({ hub, health, sessions, store, presence }: Rooms): NodeJS.Timeout[] {
+  function housekeeping({ hub, health, sessions, supervisor, store, presence }: Rooms): NodeJS.Timeout[] {
     const owned = (what: string, promise: Promise<unknown>) =>
       void promise.catch((error: unknown) => log.error({ err: error }, `${what} failed`))
     const every = (ms: number, what: () => void) => setInterval(what, ms)
@@ -358,6 +373,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       }),
       every(SWEEP_EVERY_MS, () => {
         sessions.sweep()
+        supervisor.forget(Date.now() - KEY_LIFETIME_MS)
         owned('forgetting old keys', store.forgetRuns(Date.now() - KEY_LIFETIME_MS))
         owned(
           'forgetting old events',
@@ -390,7 +406,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       })
       actor.start()
       const failed = stopped.then(({ failure }) => {
-        throw new Error(failure ?? 'the gateway was stopped while it started')
+        throw new Error(failure ?? 'the gateway was stopped while it started', { cause })
       })
       await Promise.race([serving, failed])
       failed.catch(() => {})

@@ -5,7 +5,7 @@ import type { TSchema } from 'typebox'
 import type { EventBlock, MethodBlock } from '../src/contract/block.ts'
 import { Closes } from '../src/contract/closes.ts'
 import { CAPS, ConnectParams, LIMITS, PROTOCOLS } from '../src/contract/connect.ts'
-import { ERRORS } from '../src/contract/errors.ts'
+import { ERRORS, REFUSALS } from '../src/contract/errors.ts'
 import { RequestFrame } from '../src/contract/frames.ts'
 import { EVENTS, METHODS } from '../src/contract/index.ts'
 
@@ -32,6 +32,7 @@ export function protocolJson(): string {
     methods: Object.fromEntries(methods),
     events: Object.fromEntries(events),
     errors: ERRORS,
+    refusals: REFUSALS,
     closes: Closes,
     limits: LIMITS,
     caps: CAPS,
@@ -58,11 +59,8 @@ export function protocolMarkdown(): string {
     `The highest protocol of ${PROTOCOLS.join(' and ')} that lies between \`minProtocol\` and \`maxProtocol\` is spoken; both missing means 3.`,
     'The answer is `hello-ok` with `protocol`, `server`, `features`, `snapshot`, `auth` and `policy`.',
     '',
-    'Capabilities (`caps`) that change what a connection is sent: ' +
-      Object.values(CAPS)
-        .map((cap) => `\`${cap}\``)
-        .join(', ') +
-      '.',
+    'Capabilities (`caps`) change what a connection is sent: `delta-only` leaves out the cumulative text of deltas, `stream-offsets`',
+    'adds `epoch` and `offset` to the events of a session (for `chat.resume`), `tool-events` asks for what tools do.',
     '',
     '## Methods',
     '',
@@ -99,6 +97,14 @@ export function protocolMarkdown(): string {
       ([name, { code, retryable, meaning }]) =>
         `| \`${name}\` | \`${code}\` | ${retryable ? 'yes' : 'no'} | ${meaning} |`,
     ),
+    '',
+    '## Refusals of connect',
+    '',
+    'The answer has one of these as `details.code`; the socket is closed after it.',
+    '',
+    '| details.code | why, and what to do |',
+    '|---|---|',
+    ...Object.entries(REFUSALS).map(([name, meaning]) => `| \`${name}\` | ${meaning} |`),
     '',
     '## Close codes',
     '',

@@ -20,6 +20,7 @@
  * | a paired device's own token | admitted on what it was paired for |
  */
 import { OPERATOR_SCOPES, type Role, type Scope } from '../contract/block.ts'
+import type { Refusal } from '../contract/errors.ts'
 import type { DeviceProof } from './devices.ts'
 
 export type CredentialFact =
@@ -72,7 +73,7 @@ export type Decision =
       admitted: false
       code: 'INVALID_REQUEST' | 'NOT_PAIRED'
       message: string
-      details: { code: string; [name: string]: unknown }
+      details: { code: Refusal; [name: string]: unknown }
       rule: string
     }
 
@@ -91,7 +92,7 @@ function hint(clientId: string, mode: Facts['mode']): string {
 const refused = (
   rule: string,
   message: string,
-  code: string,
+  code: Refusal,
   more: { wire?: 'NOT_PAIRED'; next?: string; reason?: string } = {},
 ): Decision => ({
   admitted: false,

@@ -2,6 +2,7 @@
 import { createHash, createHmac, createPublicKey, timingSafeEqual, verify } from 'node:crypto'
 import type { Scope } from '../contract/block.ts'
 import type { ConnectParams } from '../contract/connect.ts'
+import type { Refusal } from '../contract/errors.ts'
 import type { Json, Store } from '../stores/store.ts'
 
 /** How far a device's clock may be off, in milliseconds. */
@@ -10,7 +11,7 @@ export const SKEW_MS = 120_000
 export type DeviceProof =
   | { kind: 'none' }
   | { kind: 'valid'; deviceId: string; publicKey: string }
-  | { kind: 'invalid'; reason: string; code: string }
+  | { kind: 'invalid'; reason: string; code: Refusal }
 
 /** What the signature must cover. */
 export interface Signed {
@@ -25,7 +26,7 @@ export interface Signed {
   nonce: string
 }
 
-const invalid = (reason: string, code: string): DeviceProof => ({ kind: 'invalid', reason, code })
+const invalid = (reason: string, code: Refusal): DeviceProof => ({ kind: 'invalid', reason, code })
 
 /** The prefix of an Ed25519 public key in SPKI form: what comes before the raw 32 bytes. */
 const SPKI = Buffer.from('302a300506032b6570032100', 'hex')

@@ -1,5 +1,6 @@
 /** The peers that are connected: each an actor, its socket, and the lane its requests take. */
 import { randomUUID } from 'node:crypto'
+import { nanoid } from 'nanoid'
 import { connectionMachine, type Verdict } from '../../machines/connection.ts'
 import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
 import type { Scope } from '../contract/block.ts'
@@ -14,6 +15,7 @@ import { createHost, work } from './host.ts'
 import type { Hub, Peer, Wire } from './hub.ts'
 import type { Log } from './log.ts'
 import type { Presence } from './presence.ts'
+import { createTurnstile } from './turnstile.ts'
 
 /** The broker's side of a socket. */
 export interface Connection {
@@ -31,8 +33,6 @@ export interface Connections {
   close(connId: string, close: CloseName): void
   /** Closes every connection, a batch at a time so that not all come back at once. Resolves when all are gone. */
   closeAll(close: CloseName, batch: { size: number; everyMs: number }): Promise<void>
-  /** The state of each connection's chart, for listings. */
-  states(): { connId: string; state: unknown; client: ClientInfo | undefined }[]
   readonly size: number
 }
 
@@ -58,7 +58,13 @@ interface Port {
   facts: PeerFacts
   nonce: string
   held: Incoming[]
+  /** The `connect` that is being checked, or was. */
+  connecting: RequestFrame | undefined
   lane: ((incoming: Incoming) => void) | undefined
+  /** Bytes a frame may have; `ws` itself stops at what it may have at the most. */
+  maxPayload: number
+  /** Made for those who want to know when the peer has left. */
+  left: AbortController | undefined
   /** Set by `authenticate`, used by `welcome`. */
   admitted:
     | { request: RequestFrame; protocol: Protocol; client: ClientInfo; caps: readonly string[]; outcome: Admitted }
@@ -100,6 +106,17 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
             message: Closes.notConnect.reason,
             details: { code: 'CONNECT_FIRST' },
           }),
+        authenticationFailed: (_, { connId, error }) => {
+          const incident = nanoid(10)
+          log.error({ connId, incident, err: error }, 'a peer could not be checked')
+          const port = get(connId)
+          if (port.connecting)
+            answerError(
+              port,
+              port.connecting.id,
+              new GatewayError('INTERNAL', `internal error (incident ${incident})`, { details: { incident } }).shape(3),
+            )
+        },
         hold: (_, { connId, incoming }) => void get(connId).held.push(incoming),
         welcome: (_, { connId }) => welcome(get(connId)),
         openLane: (_, { connId }) => openLane(get(connId)),
@@ -131,6 +148,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
 
   /** Checks a `connect` from its parameters to its credentials. Every refusal is answered before the socket closes. */
   async function authenticate(port: Port, request: RequestFrame): Promise<Verdict> {
+    port.connecting = request
     const refuse = (error: ErrorShape, close: Close | CloseName): Verdict => {
       answerError(port, request.id, error)
       return { admitted: false, close }
@@ -234,6 +252,10 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       scopes,
       protocol,
       client,
+      gone() {
+        port.left ??= new AbortController()
+        return port.left.signal
+      },
       addressed(sessionKey, spelling) {
         // Clients of protocol 3 drop events whose key differs from their own by one character.
         peer.spellings.delete(sessionKey)
@@ -244,10 +266,11 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       },
     }
     const send = (text: string) => wire.send(text)
+    const letIn = createTurnstile(wire, (request, done) => dispatch.dispatch(request, caller, send, done))
     const lane = (incoming: Incoming) => {
       switch (incoming.kind) {
         case 'request':
-          return dispatch.dispatch(incoming.request, caller, send)
+          return letIn(incoming.request)
         case 'invalid':
           return answerError(
             port,
@@ -264,16 +287,13 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     }
     hub.join(peer)
     port.lane = lane
-    maxPayload.set(connId, LIMITS.maxPayload[protocol])
+    port.maxPayload = LIMITS.maxPayload[protocol]
     for (const incoming of port.held.splice(0)) lane(incoming)
   }
 
-  /** Bytes a frame may have, by connection; `ws` itself stops at the largest of them. */
-  const maxPayload = new Map<string, number>()
-
   function leave(port: Port): void {
     port.lane = undefined
-    maxPayload.delete(port.connId)
+    port.left?.abort()
     hub.leave(port.connId)
     const { presenceKey } = port
     port.presenceKey = undefined
@@ -289,18 +309,24 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         facts,
         nonce: randomUUID(),
         held: [],
+        connecting: undefined,
         lane: undefined,
+        maxPayload: LIMITS.preauthPayload,
+        left: undefined,
         admitted: undefined,
         presenceKey: undefined,
       }
       ports.set(connId, port)
-      const actor = host.open(connId, { connId, handshakeTimeoutMs: needs.handshakeTimeoutMs })
+      const actor = host.open(connId, {
+        connId,
+        handshakeTimeoutMs: needs.handshakeTimeoutMs,
+        pendingLimit: LIMITS.pendingHandshakeFrames,
+      })
       return {
         connId,
         receive(data) {
-          const limit = maxPayload.get(connId)
-          if (data.length > (limit ?? LIMITS.preauthPayload))
-            return actor.send({ type: 'close', close: limit === undefined ? 'preauthTooLarge' : 'tooLarge' })
+          if (data.length > port.maxPayload)
+            return actor.send({ type: 'close', close: port.lane ? 'tooLarge' : 'preauthTooLarge' })
           const incoming = decode(data.toString('utf8'))
           if (port.lane) return port.lane(incoming)
           // Frames are told at once, not by a microtask: what comes after must find the lane open or be held in order.
@@ -332,12 +358,6 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       }
       if (ports.size > 0) await new Promise<void>((resolve) => waiters.push(resolve))
     },
-    states: () =>
-      [...ports.values()].map(({ connId, admitted }) => ({
-        connId,
-        state: host.get(connId)?.getSnapshot().value,
-        client: admitted?.client,
-      })),
     get size() {
       return ports.size
     },

@@ -18,6 +18,8 @@ export interface Caller {
   readonly scopes: ReadonlySet<Scope>
   readonly protocol: Protocol
   readonly client: ClientInfo
+  /** Aborted when the caller's connection has ended. */
+  gone(): AbortSignal
   /** Remembers how this caller spells a session, so that its events say the same. */
   addressed(sessionKey: string, spelling: string): void
 }
@@ -27,7 +29,8 @@ const REPLY = Symbol('reply')
 /** An answer with something to follow it. */
 export interface Reply<R> {
   [REPLY]: true
-  result: R
+  /** Absent: the only answer comes later. */
+  result?: R
   /** Done once the answer is on its way: what must not happen before it. */
   next?: () => void
   /** A second answer under the same id. */
@@ -56,6 +59,9 @@ export const twice = <R>(result: R, later: Promise<R | Failure>, next?: () => vo
   ...(next && { next }),
 })
 
+/** Answers once, when there is something to answer: no other request of the connection waits for it. */
+export const eventually = <R>(later: Promise<R | Failure>): Reply<R> => ({ [REPLY]: true, later })
+
 export type Handler<B> = (
   params: ParamsOf<B>,
   caller: Caller,
@@ -65,8 +71,11 @@ type MaybePromise<T> = T | Promise<T>
 export type Handlers<T> = { [M in keyof T]: Handler<T[M]> }
 
 export interface Dispatch {
-  /** Answers a request, once or twice. Never throws, never rejects. */
-  dispatch(request: RequestFrame, caller: Caller, send: (text: string) => void): void
+  /**
+   * Answers a request, once or twice. Never throws, never rejects.
+   * @param done called when the first answer is on its way, or when there is nothing but a later one to wait for
+   */
+  dispatch(request: RequestFrame, caller: Caller, send: (text: string) => void, done?: () => void): void
   /** Resolves when nobody is owed a second answer. */
   answered(): Promise<void>
 }
@@ -112,8 +121,19 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
     return block
   }
 
-  async function call(request: RequestFrame, caller: Caller, send: (text: string) => void): Promise<void> {
+  async function call(
+    request: RequestFrame,
+    caller: Caller,
+    send: (text: string) => void,
+    done: () => void,
+  ): Promise<void> {
     const { id, method } = request
+    let finished = false
+    const finish = () => {
+      if (finished) return
+      finished = true
+      done()
+    }
     const answer = (result: unknown) => send(encode({ type: 'res', id, ok: true, payload: result }))
     const fail = ({ error, payload }: Failure) =>
       send(
@@ -133,7 +153,7 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
       const reply = await handler(params as never, caller)
       if (reply instanceof Failure) return fail(reply)
       if (!isReply(reply)) return answer(reply)
-      answer(reply.result)
+      if ('result' in reply) answer(reply.result)
       try {
         reply.next?.()
       } catch (error) {
@@ -141,17 +161,22 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
         log.error({ method, connId: caller.connId, err: error }, 'what follows an answer failed')
       }
       if (!reply.later) return
-      owed += 1
+      finish()
+      // A request that only waits holds nobody up; one that has been told of its turn is told of its end.
+      const isOwed = 'result' in reply
+      if (isOwed) owed += 1
       try {
         const later = await reply.later
         if (later instanceof Failure) fail(later)
         else answer(later)
       } finally {
-        owed -= 1
+        if (isOwed) owed -= 1
         if (owed === 0) for (const wake of onAnswered.splice(0)) wake()
       }
     } catch (error) {
       fail(new Failure(told(error, method, caller), undefined))
+    } finally {
+      finish()
     }
   }
 
@@ -180,7 +205,7 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
   }
 
   return {
-    dispatch: (request, caller, send) => void call(request, caller, send),
+    dispatch: (request, caller, send, done = () => {}) => void call(request, caller, send, done),
     answered: () => (owed === 0 ? Promise.resolve() : new Promise((resolve) => onAnswered.push(resolve))),
   }
 }

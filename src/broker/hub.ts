@@ -19,6 +19,13 @@ export interface Wire {
   terminate(): void
   /** Bytes of event frames that have not left the process yet. */
   readonly eventBytesWaiting: number
+  /** Bytes of all frames that have not left the process yet. */
+  readonly bytesWaiting: number
+  /** Reads no further, until `resume`. */
+  pause(): void
+  resume(): void
+  /** Calls back whenever everything that waited has left. */
+  onDrained(callback: () => void): void
 }
 
 /** An authenticated peer. */
@@ -77,6 +84,8 @@ export function holds(scopes: ReadonlySet<Scope>, scope: Scope): boolean {
 export interface HubNeeds {
   /** A peer reads too slowly for an event that must not be skipped: it is to be disconnected. */
   onSlow(peer: Peer, event: EventName): void
+  /** The socket of a peer threw: it is to be disconnected. */
+  onBroken?(peer: Peer, error: unknown): void
   /** Gives each event of a session its place in the session's stream, and keeps it. */
   replay: Pick<Replay, 'next' | 'take'>
 }
@@ -90,7 +99,7 @@ interface Member extends Peer {
   held: Map<string, { head: Buffer; end: string }[]> | undefined
 }
 
-export function createHub({ onSlow, replay }: HubNeeds): Hub {
+export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hub {
   const members = new Map<string, Member>()
 
   function mayHear(peer: Peer, scope: Scope | 'everyone'): boolean {
@@ -101,7 +110,13 @@ export function createHub({ onSlow, replay }: HubNeeds): Hub {
   function send(member: Member, head: Buffer, end: string): void {
     // Each connection counts its own events: a hole means a loss, never that somebody else was meant.
     member.seq += 1
-    member.wire.sendShared(head, `${member.seq}${end}`)
+    try {
+      member.wire.sendShared(head, `${member.seq}${end}`)
+    } catch (error) {
+      // One socket that throws is its own peer's trouble, not that of whoever speaks or of the others.
+      members.delete(member.connId)
+      onBroken(member, error)
+    }
   }
 
   const hub: Hub = {
@@ -121,9 +136,10 @@ export function createHub({ onSlow, replay }: HubNeeds): Hub {
       const { scope, delivery } = eventBlock(name)
       let place = ''
       if (sessionKey !== '') {
+        // Rendered before it takes its place: what cannot be said must not leave a hole.
+        const payload = render({ protocol: 4, deltaOnly: true, sessionKey })
         const { epoch, offset } = replay.next(sessionKey)
         place = `,"epoch":"${epoch}","offset":${offset}}`
-        const payload = render({ protocol: 4, deltaOnly: true, sessionKey })
         replay.take(sessionKey, `{"event":"${name}","payload":${payload.slice(0, -1)}${place}}`, endOf)
       }
       const encode = (variant: Variant, withOffsets: boolean) => {

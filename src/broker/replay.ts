@@ -60,6 +60,9 @@ const MOST_WAITING = 8 * 1024 * 1024
 const MOST_RECOVERED = 4 * 1024 * 1024
 const RETRY_MS = 1_000
 
+/** Before the first event of a session. No stream has this epoch, so that who was here is told of what came meanwhile. */
+const NOTHING_SAID: Position = { epoch: 'none', offset: 0 }
+
 interface Stream extends Position {
   /** Taken and not yet on their way: the events after `offset - waiting.length`. */
   waiting: string[]
@@ -148,13 +151,14 @@ export function createReplay({ store, log, now, newEpoch = () => nanoid(12) }: R
       else stream.timer ??= setTimeout(() => void write(sessionKey, stream), KEEP_EVERY_MS)
     },
     position(sessionKey) {
-      const { epoch, offset } = get(sessionKey)
+      // Asking makes no stream: anybody can ask for anything. Nothing has been said in a session that has none.
+      const { epoch, offset } = streams.get(sessionKey) ?? NOTHING_SAID
       return { epoch, offset }
     },
     async since(sessionKey, from) {
-      const stream = get(sessionKey)
-      const position = { epoch: stream.epoch, offset: stream.offset }
-      if (from.epoch !== position.epoch || from.offset > position.offset)
+      const stream = streams.get(sessionKey)
+      const position = stream ? { epoch: stream.epoch, offset: stream.offset } : NOTHING_SAID
+      if (!stream || from.epoch !== position.epoch || from.offset > position.offset)
         return { recovered: false, position, reason: 'epoch_changed' }
       if (from.offset === position.offset) return { recovered: true, position, events: [] }
       await write(sessionKey, stream)

@@ -1,12 +1,19 @@
 /** The runs that are under way: each an actor, its stream, and what the model is asked. */
 import type { SnapshotFrom } from 'xstate'
 import { type AbortReason, type RunOutcome, runMachine } from '../../machines/run.ts'
-import type { Answer, Model, Sink, Usage } from '../runtimes/runtime.ts'
-import type { Ending, Json, RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import type { Answer, Model, ModelFailure, Sink, Usage } from '../runtimes/runtime.ts'
+import {
+  type Ending,
+  type Json,
+  type RunRecord,
+  type Store,
+  StoreError,
+  type TranscriptMessage,
+} from '../stores/store.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
 import type { Log } from './log.ts'
-import { createStream, type Stream } from './stream.ts'
+import { createStream, type FailureDetail, type Stream } from './stream.ts'
 
 /** How a run ended, for those who waited for it. */
 export interface Ended {
@@ -21,8 +28,10 @@ export interface Ended {
 }
 
 export interface Runs {
-  /** Takes a turn that is on disk. It waits for `begin`; one that a former process had started is ended as interrupted. */
-  admit(record: RunRecord): void
+  /**
+   * Takes a turn that is on disk. It waits for `begin`, or is ended at once in a way that is decided already.
+   */
+  admit(record: RunRecord, outcome?: RunOutcome): void
   begin(runId: string): void
   abort(runId: string, reason: AbortReason): void
   /** The ending of a live run, once it is on disk and announced; undefined if no such run is live. */
@@ -38,8 +47,6 @@ export interface Runs {
   idle(): Promise<void>
   /** Leaves every live run to the next process. */
   dropAll(): void
-  /** The state of a live run as its chart has it, for listings. */
-  state(runId: string): unknown
   readonly size: number
 }
 
@@ -74,12 +81,13 @@ interface Live {
   answer: Answer | undefined
   /** The model that was asked last. */
   model: Model | undefined
+  failure: FailureDetail | undefined
   endedAt: number
   message: TranscriptMessage | undefined
   /** How it ended, once that is on disk. */
   kept: RunOutcome | undefined
-  /** Aborted when its actor threw: a chart that is gone can no longer call its work off. */
-  crashed: AbortController
+  /** Calls the model off: when its state is left, or when the actor threw and can call nothing off any more. */
+  calledOff: AbortController
   ended: PromiseWithResolvers<Ended>
 }
 
@@ -134,7 +142,7 @@ export function createRuns(needs: RunsNeeds): Runs {
         closeStream: (_, { runId }) => get(runId).stream.close(),
         announceEnd: (_, { runId, outcome }) => {
           const run = get(runId)
-          run.stream.end(outcome, run.endedAt, run.message)
+          run.stream.end(outcome, run.endedAt, run.message, run.failure)
         },
         storageFailed: (_, { runId, error }) =>
           log.error({ runId, error }, 'the ending of a run could not be kept; trying again'),
@@ -154,19 +162,24 @@ export function createRuns(needs: RunsNeeds): Runs {
         }),
         model: work(async ({ runId }, signal) => {
           const run = get(runId)
-          const called = AbortSignal.any([signal, run.crashed.signal])
+          // Not AbortSignal.any, which stays known to its sources for as long as anybody listens to it.
+          signal.addEventListener('abort', () => run.calledOff.abort(signal.reason), { once: true })
           const ask = await run.prepared!
-          run.answer = await ask(run.stream, called, (model) => {
-            run.model = model
-          })
+          try {
+            run.answer = await ask(run.stream, run.calledOff.signal, (model) => {
+              run.model = model
+            })
+          } catch (error) {
+            run.failure = failureOf(run.model, error)
+            throw error
+          }
           return { stopReason: run.answer.stopReason }
         }),
         journalEnd: work(async ({ runId, outcome }) => {
           const run = get(runId)
           run.endedAt ||= now()
           run.message = entry(run, outcome)
-          await store.settle(runId, ending(run, outcome))
-          run.kept = outcome
+          await keepEnding(run, outcome)
         }),
       },
     }),
@@ -178,10 +191,20 @@ export function createRuns(needs: RunsNeeds): Runs {
     },
   })
 
+  /** Writes an ending. A record that does not fit it will not fit it later: that is said in the log, and not tried for ever. */
+  async function keepEnding(run: Live, outcome: RunOutcome): Promise<void> {
+    const { runId } = run.record
+    await store.settle(runId, ending(run, outcome)).catch((error: unknown) => {
+      if (!(error instanceof StoreError) || error.code !== 'CONFLICT') throw error
+      log.error({ runId, err: error }, 'the ending of a run does not fit what is kept of it')
+    })
+    run.kept = outcome
+  }
+
   /** A crash is one run's: it still ends exactly once, on disk first, and in words that say so. */
   async function settleCrashed(run: Live): Promise<void> {
     const { runId } = run.record
-    run.crashed.abort(new Error('the run crashed'))
+    run.calledOff.abort(new Error('the run crashed'))
     const outcome: RunOutcome = run.kept ?? {
       state: 'failed',
       stopReason: 'error',
@@ -199,8 +222,7 @@ export function createRuns(needs: RunsNeeds): Runs {
     // As the chart does it: an ending that is only spoken would be lost by a restart.
     while (!run.kept) {
       try {
-        await store.settle(runId, ending(run, outcome))
-        run.kept = outcome
+        await keepEnding(run, outcome)
       } catch (error) {
         log.error({ runId, err: error }, 'the ending of a crashed run could not be kept; trying again')
         await new Promise((resolve) => setTimeout(resolve, retryMs))
@@ -208,7 +230,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       }
     }
     try {
-      run.stream.end(outcome, run.endedAt, run.message)
+      run.stream.end(outcome, run.endedAt, run.message, run.failure)
     } catch (error) {
       log.error({ runId, err: error }, 'the ending of a crashed run could not be announced')
     }
@@ -216,17 +238,18 @@ export function createRuns(needs: RunsNeeds): Runs {
   }
 
   return {
-    admit(record) {
+    admit(record, outcome) {
       const { runId, sessionKey, agentId } = record
       const run: Live = {
         record,
         prepared: undefined,
         answer: undefined,
         model: undefined,
+        failure: undefined,
         endedAt: 0,
         message: undefined,
         kept: undefined,
-        crashed: new AbortController(),
+        calledOff: new AbortController(),
         ended: Promise.withResolvers<Ended>(),
         stream: createStream({
           runId,
@@ -237,7 +260,7 @@ export function createRuns(needs: RunsNeeds): Runs {
           onFirst: () => host.tell(runId, { type: 'firstToken' }),
           onFailure: (error) => {
             log.error({ runId, err: error }, 'the text of a run could not be said; the run is ended')
-            run.crashed.abort(error)
+            run.calledOff.abort(error)
           },
           keep: (text) => {
             store
@@ -251,7 +274,7 @@ export function createRuns(needs: RunsNeeds): Runs {
         runId,
         timeoutMs: deadlineOf(record, needs.deadlineMs),
         retryMs,
-        ...(record.state === 'started' && { interrupted: true }),
+        ...(outcome && { outcome }),
       })
     },
     begin: (runId) => void host.tell(runId, { type: 'begin' }),
@@ -283,10 +306,10 @@ export function createRuns(needs: RunsNeeds): Runs {
     idle: () => (live.size === 0 ? Promise.resolve() : new Promise((resolve) => idleWaiters.push(resolve))),
     dropAll() {
       for (const runId of host.ids()) host.drop(runId)
+      for (const { stream } of live.values()) stream.abandon()
       live.clear()
       for (const wake of idleWaiters.splice(0)) wake()
     },
-    state: (runId) => host.get(runId)?.getSnapshot().value,
     get size() {
       return live.size
     },
@@ -297,6 +320,14 @@ const NO_USAGE: Usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, tota
 
 /** The text of a run, also of one that a former process was streaming. */
 const textOf = ({ stream, record }: Live): string => stream.text || record.text
+
+/** Which model failed, and how it answered; undefined when it was not a model that failed. */
+function failureOf(model: Model | undefined, error: unknown): FailureDetail | undefined {
+  if (!model || !(error instanceof Error) || error.name !== ('ModelFailure' satisfies ModelFailure['name']))
+    return undefined
+  const { status } = error as ModelFailure
+  return { provider: model.provider, model: model.id, ...(status !== undefined && { httpStatus: status }) }
+}
 
 /** The assistant's entry for the transcript; undefined when there is neither text nor a failure to keep. */
 function entry(run: Live, { state, stopReason, error }: RunOutcome): TranscriptMessage | undefined {

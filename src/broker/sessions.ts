@@ -24,7 +24,7 @@ export interface Sessions {
 }
 
 export interface SessionsNeeds {
-  runs: Pick<Runs, 'begin' | 'abort' | 'ending' | 'record' | 'ids' | 'state'>
+  runs: Pick<Runs, 'begin' | 'abort' | 'ending' | 'record' | 'ids'>
   log: Log
   /** A session's actor threw. Its runs live on; the supervisor decides when `restart` is called. */
   onCrash(sessionKey: string): void
@@ -33,8 +33,8 @@ export interface SessionsNeeds {
 export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions {
   /** Sessions that were idle at the last sweep. */
   let drowsy = new Set<string>()
-  /** Crashed sessions, with what came for them meanwhile. */
-  const down = new Map<string, { ended: string[] }>()
+  /** Crashed sessions. */
+  const down = new Set<string>()
 
   const host = createHost({
     machine: sessionMachine.provide({
@@ -47,7 +47,7 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
     }),
     onCrash(key, error) {
       log.error({ sessionKey: key, err: error }, 'a session crashed; it is begun again from its runs')
-      down.set(key, { ended: [] })
+      down.add(key)
       onCrash(key)
     },
   })

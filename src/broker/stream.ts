@@ -17,6 +17,13 @@ const BYTES_PER_WAITING_MS = 2048
 const KEEP_EVERY_MS = 250
 const KEEP_EVERY_CHARS = 4096
 
+/** Which model failed, and how it answered. */
+export interface FailureDetail {
+  provider: string
+  model: string
+  httpStatus?: number
+}
+
 export interface Stream extends Sink {
   /** Says that the run has started; deltas pass from now on. */
   open(startedAt: number): void
@@ -24,8 +31,10 @@ export interface Stream extends Sink {
   close(): void
   /** The text that has been said: `text` without what still waits. */
   readonly said: string
+  /** Says nothing any more, not even what waits. */
+  abandon(): void
   /** The one terminal pair of events. */
-  end(outcome: RunOutcome, endedAt: number, message: TranscriptMessage | undefined): void
+  end(outcome: RunOutcome, endedAt: number, message: TranscriptMessage | undefined, failure?: FailureDetail): void
   readonly text: string
 }
 
@@ -64,6 +73,9 @@ export function createStream(needs: StreamNeeds): Stream {
   const id = JSON.stringify(runId)
   const agent = JSON.stringify(agentId)
   let isOpen = false
+  /** Which half of the ending has been told: after a throw it is asked for again, and each half is told once. */
+  let toldAgent = false
+  let toldChat = false
   let seq = 0
   let text = ''
   let escapedText = ''
@@ -185,29 +197,41 @@ export function createStream(needs: StreamNeeds): Stream {
       flush()
       isOpen = false
     },
-    end(outcome, endedAt, entry) {
+    abandon() {
+      isOpen = false
+      callOff?.()
+      callOff = undefined
+    },
+    end(outcome, endedAt, entry, failure) {
       const { state, stopReason, error } = outcome
       const failed = state === 'failed' || state === 'interrupted'
       const cutShort = state === 'aborted' || state === 'timedOut'
       if (waitingChat !== '') chatDelta(now(), PROTOCOL_4)
-      agentEvent(
-        'lifecycle',
-        JSON.stringify(
-          failed
-            ? { phase: 'error', error, endedAt }
-            : { phase: 'end', ...(cutShort && { aborted: true, stopReason }), endedAt },
-        ),
-      )
+      if (!toldAgent)
+        agentEvent(
+          'lifecycle',
+          JSON.stringify(
+            failed
+              ? { phase: 'error', error, endedAt }
+              : { phase: 'end', ...(cutShort && { aborted: true, stopReason }), endedAt },
+          ),
+        )
+      toldAgent = true
       const shown = entry && JSON.stringify({ role: entry.role, content: entry.content, timestamp: entry.timestamp })
+      if (toldChat) return
       chatEvent(
         ({ protocol }) => {
-          if (failed) return `"state":"error","errorMessage":${JSON.stringify(error ?? 'unknown error')}`
+          if (failed) {
+            const detail = protocol >= 4 && failure ? `,"errorDetail":${JSON.stringify(failure)}` : ''
+            return `"state":"error","errorMessage":${JSON.stringify(error ?? 'unknown error')}${detail}`
+          }
           if (cutShort)
             return `"state":"aborted","stopReason":${JSON.stringify(stopReason)}${protocol >= 4 && shown ? `,"message":${shown}` : ''}`
           return `"state":"final"${protocol >= 4 && stopReason ? `,"stopReason":${JSON.stringify(stopReason)}` : ''}${shown ? `,"message":${shown}` : ''}`
         },
         { endOf: runId },
       )
+      toldChat = true
     },
   }
 }

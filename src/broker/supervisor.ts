@@ -25,6 +25,10 @@ export interface Supervisor {
   /** A run has ended: repeats of its key are answered with this. */
   ended(record: RunRecord, outcome: RunOutcome): void
   crashed(sessionKey: string): void
+  /** Forgets the keys of ended runs that were accepted before this time, as the store does. */
+  forget(acceptedBefore: number): void
+  /** Resolves when no turn is on its way to the disk. */
+  settled(): Promise<void>
   drain(): void
   stop(): void
 }
@@ -35,6 +39,8 @@ export interface SupervisorNeeds {
   /** Whether the session takes no more turns; it has `unfinished` ones: running, waiting, or on their way to it. */
   isFull(sessionKey: string, unfinished: number): boolean
   restartSession(sessionKey: string): void
+  /** The policy itself threw: a gateway without it is to be stopped. */
+  onCrash(error: unknown): void
   /** Monotonic milliseconds. */
   monotonic(): number
   random(): number
@@ -71,6 +77,8 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
   const recent = new Set<string>()
   /** Turns without an ending, by session, from the moment they are sent to the disk. */
   const unfinished = new Map<string, number>()
+  /** Admissions on their way to the disk. */
+  const journaling = new Set<Promise<Admission>>()
   /** The request being decided: the actor handles `admit` before `send` returns. */
   let asking: { turn: NewTurn; decide: (answer: Promise<Admission>) => void } | undefined
 
@@ -96,6 +104,9 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
           // From here on, in the same tick as the question, every copy finds this entry.
           entries.set(ticket, entry)
           entry.durable = journal(ticket, entry, turn)
+          const done = () => journaling.delete(entry.durable)
+          journaling.add(entry.durable)
+          entry.durable.then(done, done)
           decide(entry.durable)
         },
         attach: (_, { ticket }) => decide(attach(entries.get(ticket)!)),
@@ -120,7 +131,10 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
   )
   actor.subscribe({
     // A throw here is a bug in the policy, not in a session: without a supervisor nothing may be admitted.
-    error: (error) => log.error({ err: error }, 'the supervisor crashed; no further turn is admitted'),
+    error: (error) => {
+      log.error({ err: error }, 'the supervisor crashed; no further turn is admitted')
+      needs.onCrash(error)
+    },
   })
   actor.start()
 
@@ -212,6 +226,16 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     },
     crashed: (sessionKey) =>
       actor.send({ type: 'crashed', id: sessionKey, at: monotonic(), jitter: Math.floor(random() * policy.backoffMs) }),
+    forget(acceptedBefore) {
+      for (const ticket of recent) {
+        if (entries.get(ticket)!.acceptedAt >= acceptedBefore) continue
+        recent.delete(ticket)
+        entries.delete(ticket)
+      }
+    },
+    async settled() {
+      while (journaling.size > 0) await Promise.allSettled(journaling)
+    },
     drain: () => actor.send({ type: 'drain' }),
     stop: () => void actor.stop(),
   }

@@ -3,6 +3,7 @@ import { createHash, randomUUID } from 'node:crypto'
 import { nanoid } from 'nanoid'
 import type { RunOutcome } from '../../machines/run.ts'
 import type { Json, NewTurn, RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import type { Replay } from './replay.ts'
 import type { Runs } from './runs.ts'
 import type { Sessions } from './sessions.ts'
 import type { Admission, Supervisor } from './supervisor.ts'
@@ -26,6 +27,8 @@ export interface Turns {
   arriving<T>(sessionKey: string, answer: Promise<T>): Promise<T>
   /** Resolves when every turn that was on its way to the session when this was called has been started or refused. */
   arrived(sessionKey: string): Promise<void>
+  /** The same for all sessions. */
+  arrivedAll(): Promise<void>
   /** Keeps a turn: resolves once it is on disk, or was. */
   admit(request: TurnRequest): Promise<Admission>
   /** Starts a turn that is on disk and acknowledged. */
@@ -37,6 +40,10 @@ export interface Turns {
   startAnew(record: RunRecord): Promise<() => void>
   /** Ends a turn that needed no run: a command. Durable when it resolves. */
   end(record: RunRecord, outcome: RunOutcome, message: TranscriptMessage): Promise<void>
+  /** Ends a turn that was kept and cannot be carried out; it says so like any run. */
+  fail(record: RunRecord, error: string): void
+  /** Removes a session. Stops what runs in it first. Resolves to whether there was one. */
+  remove(sessionKey: string): Promise<boolean>
   /** Begins a new transcript. Stops what runs in the session first. */
   reset(sessionKey: string, agentId: string): ReturnType<Store['resetSession']>
   /** Starts, ends or remembers what a former process left. Resolves to how many of each. */
@@ -44,23 +51,27 @@ export interface Turns {
 }
 
 export interface TurnsNeeds {
-  store: Pick<Store, 'unsettled' | 'resetSession' | 'settle'>
+  store: Pick<Store, 'unsettled' | 'resetSession' | 'settle' | 'deleteSession'>
   supervisor: Pick<Supervisor, 'admit' | 'restore' | 'ended'>
   runs: Pick<Runs, 'admit'>
   sessions: Pick<Sessions, 'turn' | 'abort'>
+  replay: Pick<Replay, 'forget'>
   now(): number
 }
 
-export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNeeds): Turns {
+export function createTurns({ store, supervisor, runs, sessions, replay, now }: TurnsNeeds): Turns {
   /** Sessions whose transcript is being changed: what is to start there waits until that is done. */
   const holds = new Map<string, Promise<void>>()
 
-  function hold(key: string): () => void {
+  /** Takes a session for oneself, in the order of the calls. Resolves, once it is one's turn, to what gives it back. */
+  async function hold(key: string): Promise<() => void> {
+    const before = holds.get(key)
     const { promise, resolve } = Promise.withResolvers<void>()
-    const released = Promise.all([holds.get(key), promise]).then(() => {
+    const released = Promise.all([before, promise]).then(() => {
       if (holds.get(key) === released) holds.delete(key)
     })
     holds.set(key, released)
+    await before
     return resolve
   }
 
@@ -82,6 +93,9 @@ export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNee
       }
       answer.then(gone, gone)
       return answer
+    },
+    async arrivedAll() {
+      await Promise.allSettled([...onTheirWay.values()].flatMap((here) => [...here]))
     },
     async arrived(sessionKey) {
       // Who made the request waits for the same promise, and began to wait before us: the turn is started before we go on.
@@ -111,17 +125,18 @@ export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNee
     },
     async startAnew(record) {
       const { sessionKey, agentId, runId } = record
-      await holds.get(sessionKey)
-      const release = hold(sessionKey)
+      const release = await hold(sessionKey)
       try {
         await renew(sessionKey, agentId)
       } catch (error) {
         release()
-        // It is on disk and cannot be started: it has failed, unless the disk refuses that, too.
-        const outcome: RunOutcome = { state: 'failed', error: 'the session could not be begun anew' }
-        await store.settle(runId, { ...outcome, endedAt: now() })
-        supervisor.ended(record, outcome)
-        throw error
+        // It is on disk and acknowledged as that: it ends like any other run.
+        return () => {
+          runs.admit(record, {
+            state: 'failed',
+            error: `the session could not be begun anew: ${(error as Error).message}`,
+          })
+        }
       }
       return () => {
         runs.admit(record)
@@ -133,10 +148,23 @@ export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNee
       await store.settle(record.runId, { ...outcome, endedAt: now(), message })
       supervisor.ended(record, outcome)
     },
+    fail: (record, error) => runs.admit(record, { state: 'failed', error }),
     async reset(key, agentId) {
-      await holds.get(key)
-      const release = hold(key)
+      const release = await hold(key)
       return renew(key, agentId).finally(release)
+    },
+    async remove(key) {
+      // What was sent before is removed with it. Before the hold: one of them may be waiting for it.
+      await turns.arrived(key)
+      const release = await hold(key)
+      try {
+        await sessions.abort(key, null, 'reset')
+        const removed = await store.deleteSession(key)
+        replay.forget(key)
+        return removed
+      } finally {
+        release()
+      }
     },
     async recover() {
       const left = await store.unsettled()
@@ -147,7 +175,7 @@ export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNee
         const isCommand = record.message === '' && record.attachments.length === 0
         if (record.state === 'started' || isCommand) {
           interrupted += 1
-          runs.admit({ ...record, state: 'started' })
+          runs.admit(record, INTERRUPTED)
           continue
         }
         // A turn that was to begin a new transcript: the process may have died between its admission and the reset. Doing it
@@ -159,6 +187,11 @@ export function createTurns({ store, supervisor, runs, sessions, now }: TurnsNee
     },
   }
   return turns
+}
+
+const INTERRUPTED: RunOutcome = {
+  state: 'interrupted',
+  error: 'the gateway stopped while this run was under way; send it again to repeat it',
 }
 
 /** SHA-256 over a value whose members are put in order first: the same request gives the same digest, however it was spelled. */

@@ -1,13 +1,14 @@
 /** `doctor`: checks what a gateway needs, and says how to mend what is wrong. */
 import { accessSync, constants, existsSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { readToken } from '../auth/token-file.ts'
 import type { Config } from '../config/config.ts'
 import { ConfigError } from '../config/load.ts'
 import { openStore } from '../stores/index.ts'
 import { EXIT } from './exit.ts'
 import { configFrom, type StartFlags } from './gateway.ts'
+import { findRunning } from './running.ts'
 
 interface Finding {
   what: string
@@ -22,8 +23,18 @@ export async function doctor(flags: StartFlags & { json?: boolean }): Promise<nu
   const findings: Finding[] = []
   let config: Config | undefined
   try {
-    config = configFrom(flags)
-    findings.push({ what: 'configuration', state: 'ok', detail: config.path ?? 'none; defaults are used' })
+    // A gateway that has no file and was not told to do without one is not found out here: there is nothing wrong with the rest.
+    config = configFrom({ ...flags, allowUnconfigured: true })
+    findings.push(
+      config.path
+        ? { what: 'configuration', state: 'ok', detail: config.path }
+        : {
+            what: 'configuration',
+            state: 'warning',
+            detail: `there is no file in ${config.stateDir}; defaults are used`,
+            mend: 'start the gateway with --allow-unconfigured (as npm start does), or write openclaw.json5',
+          },
+    )
     for (const warning of config.warnings) findings.push({ what: 'configuration', state: 'warning', detail: warning })
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
@@ -32,7 +43,7 @@ export async function doctor(flags: StartFlags & { json?: boolean }): Promise<nu
         what: 'configuration',
         state: 'problem',
         detail: problem,
-        mend: 'correct it in the file or the environment',
+        mend: `correct it in ${error.file ?? 'the environment'}`,
       })
   }
   if (config) {
@@ -67,10 +78,10 @@ function checkToken({ gateway, stateDir }: Config): Finding {
 }
 
 function checkState({ stateDir }: Config): Finding {
-  if (!existsSync(stateDir))
-    return { what: 'state folder', state: 'ok', detail: `${stateDir}; the first start makes it` }
+  let nearest = stateDir
+  while (!existsSync(nearest)) nearest = dirname(nearest)
   try {
-    accessSync(stateDir, constants.R_OK | constants.W_OK | constants.X_OK)
+    accessSync(nearest, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch {
     return {
       what: 'state folder',
@@ -79,6 +90,8 @@ function checkState({ stateDir }: Config): Finding {
       mend: `chown it to the user of the gateway, or choose another with --state-dir`,
     }
   }
+  if (nearest !== stateDir)
+    return { what: 'state folder', state: 'ok', detail: `${stateDir}; the first start makes it` }
   const open = (statSync(stateDir).mode & 0o077) !== 0
   return open
     ? {
@@ -116,21 +129,40 @@ async function checkStore({ stateDir }: Config): Promise<Finding> {
   }
 }
 
-function checkPort({ gateway }: Config): Promise<Finding> {
-  return new Promise((resolve) => {
+async function checkPort({ gateway, stateDir }: Config): Promise<Finding> {
+  const running = findRunning(stateDir)
+  if (running && (await isGateway(running.url)))
+    return {
+      what: 'port',
+      state: 'ok',
+      detail: `the gateway of this folder runs at ${running.url} (process ${running.pid})`,
+    }
+  const host = gateway.hosts[0]!
+  const free = await new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
     const server = createServer()
-    server.once('error', ({ message, code }: NodeJS.ErrnoException) =>
-      resolve({
-        what: 'port',
-        state: code === 'EADDRINUSE' ? 'warning' : 'problem',
-        detail: code === 'EADDRINUSE' ? `${gateway.port} is taken, perhaps by a running gateway` : message,
-        mend: 'stop what has it, or choose another with --port',
-      }),
-    )
-    server.listen(gateway.port, gateway.hosts[0], () =>
-      server.close(() => resolve({ what: 'port', state: 'ok', detail: `${gateway.hosts[0]}:${gateway.port} is free` })),
-    )
+    server.once('error', resolve)
+    server.listen(gateway.port, host, () => server.close(() => resolve(undefined)))
   })
+  if (!free) return { what: 'port', state: 'ok', detail: `${host}:${gateway.port} is free` }
+  const mend = 'stop what has it, or choose another with --port'
+  if (free.code !== 'EADDRINUSE') return { what: 'port', state: 'problem', detail: free.message, mend }
+  const ours = await isGateway(`ws://${host}:${gateway.port}/`)
+  return {
+    what: 'port',
+    state: 'problem',
+    detail: `${gateway.port} is taken by ${ours ? 'another gateway' : 'another program'}`,
+    mend,
+  }
+}
+
+/** Whether a gateway answers there. */
+async function isGateway(url: string): Promise<boolean> {
+  try {
+    const response = await fetch(new URL('/health', url.replace(/^ws/, 'http')), { signal: AbortSignal.timeout(2_000) })
+    return ((await response.json()) as { service?: string }).service === 'kurultai-gateway'
+  } catch {
+    return false
+  }
 }
 
 function checkModels({ agents, models }: Config): Finding[] {

@@ -1,11 +1,15 @@
 /** `gateway`: from flags and files to a gateway that runs until it is told to stop. */
+import { accessSync, constants, existsSync, mkdirSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
+import { dirname } from 'node:path'
 import { ensureToken, readToken, tokenFile } from '../auth/token-file.ts'
 import type { Config } from '../config/config.ts'
 import { ConfigError, loadConfig, trustedProxiesLine } from '../config/load.ts'
 import { createGateway, type Gateway } from '../gateway.ts'
 import { openLog } from '../logging.ts'
+import { version } from '../version.ts'
 import { EXIT } from './exit.ts'
+import { findRunning, forgetRunning, noteRunning } from './running.ts'
 
 export interface StartFlags {
   bind?: string
@@ -22,10 +26,23 @@ export function configFrom({ config: configPath, ...flags }: StartFlags): Config
 }
 
 /** Prints the problems of a configuration, one a line. */
-export function printProblems({ problems }: ConfigError): void {
-  console.error('The configuration cannot be used:')
+function printProblems({ problems, warnings, file }: ConfigError): void {
+  console.error(`The configuration${file ? ` in ${file}` : ''} cannot be used:`)
   for (const problem of problems) console.error(`  - ${problem}`)
+  for (const warning of warnings) console.error(`  (also: ${warning})`)
   console.error('Nothing was started. `kurultai doctor` checks it again.')
+}
+
+/**
+ * Makes the state folder, for its owner alone. Step by step: with `recursive`, Node.js does not come back from a place such as
+ * /proc where nothing can be made.
+ */
+function makeStateDir(stateDir: string): void {
+  const missing: string[] = []
+  for (let folder = stateDir; !existsSync(folder); folder = dirname(folder)) missing.unshift(folder)
+  for (const folder of missing) mkdirSync(folder, { mode: 0o700 })
+  accessSync(stateDir, constants.R_OK | constants.W_OK | constants.X_OK)
+  if (!statSync(stateDir).isDirectory()) throw new Error(`${stateDir} is not a folder`)
 }
 
 /** Runs a gateway until a signal stops it. Resolves to the exit code. */
@@ -38,17 +55,25 @@ export async function runGateway(flags: StartFlags): Promise<number> {
     printProblems(error)
     return EXIT.config
   }
+  const { stateDir } = config
+  try {
+    makeStateDir(stateDir)
+  } catch (error) {
+    console.error(`The state folder ${stateDir} cannot be used: ${(error as Error).message}`)
+    console.error('Make it writable for this user, or choose another one with --state-dir or OPENCLAW_STATE_DIR.')
+    return EXIT.storage
+  }
   const { auth } = config.gateway
   const made = auth.mode === 'token' && auth.token === undefined
   if (made) {
-    const first = readToken(config.stateDir) === undefined
-    auth.token = ensureToken(config.stateDir)
-    if (first) config.warnings.push(`no token is configured; one was made and kept in ${tokenFile(config.stateDir)}`)
+    const first = readToken(stateDir) === undefined
+    auth.token = ensureToken(stateDir)
+    if (first) config.warnings.push(`no token is configured; one was made and kept in ${tokenFile(stateDir)}`)
   }
   const { log, problem, close } = openLog(config.logging)
   for (const warning of [...config.warnings, ...(problem ? [problem] : [])]) log.warn(warning)
   const gateway = createGateway({ config, log })
-  stopOnSignals(gateway)
+  const signals = stopOnSignals(gateway)
   // Every promise has an owner and every actor an observer; should one be forgotten all the same, it costs its own request, not
   // everybody's gateway. What is on disk is true in any case.
   process.on('uncaughtException', (error) => log.error({ err: error }, 'an error nobody handled'))
@@ -56,28 +81,50 @@ export async function runGateway(flags: StartFlags): Promise<number> {
   try {
     await gateway.start()
   } catch (error) {
-    const { message, code } = error as NodeJS.ErrnoException
+    const { message, cause } = error as Error
+    if (signals.count > 0) {
+      log.info('stopped while it started')
+      close()
+      return 0
+    }
     log.fatal(message)
-    console.error(adviceFor(message, config, code))
+    console.error(adviceFor(message, config))
     close()
-    return message.includes('newer schema') ? EXIT.schema : EXIT.storage
+    return (cause as { reason?: string } | undefined)?.reason === 'newerSchema' ? EXIT.schema : EXIT.storage
   }
+  const { port } = gateway.addresses[0]!
+  const host =
+    config.gateway.loopbackOnly || config.gateway.hosts[0] === '0.0.0.0' ? '127.0.0.1' : config.gateway.hosts[0]!
+  noteRunning(stateDir, { url: `ws://${host.includes(':') ? `[${host}]` : host}:${port}/`, pid: process.pid })
   log.info(
-    { config: config.path ?? 'none', agents: config.agents.list.map(({ id }) => id) },
-    trustedProxiesLine(config),
+    { version, pid: process.pid, port, config: config.path ?? 'none', agents: config.agents.list.map(({ id }) => id) },
+    `listening; ${trustedProxiesLine(config)}`,
   )
   announce(gateway, config, made)
   const { failure } = await gateway.stopped
+  forgetRunning(stateDir)
   if (failure) log.fatal(failure)
   else log.info('stopped')
   close()
   return failure ? EXIT.storage : 0
 }
 
-function stopOnSignals(gateway: Gateway): void {
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => gateway.stop('gateway stopping'))
+/** The first signal stops it when its runs have ended, the second at once. */
+function stopOnSignals(gateway: Gateway): { readonly count: number } {
+  let count = 0
+  for (const signal of ['SIGTERM', 'SIGINT'] as const)
+    process.on(signal, () => {
+      count += 1
+      if (count === 1 && signal === 'SIGINT') console.error('\nStopping; runs may end. Once more cuts them off.')
+      gateway.stop('gateway stopping')
+    })
   // A terminal that goes away is no reason to stop a gateway that was told to run.
   process.on('SIGHUP', () => {})
+  return {
+    get count() {
+      return count
+    },
+  }
 }
 
 /** Tells a person where the gateway is and how to talk to it. */
@@ -100,10 +147,12 @@ function announce({ addresses }: Gateway, config: Config, madeToken: boolean): v
   console.log(lines.join('\n'))
 }
 
-function adviceFor(message: string, config: Config, code: string | undefined): string {
-  if (code === 'EADDRINUSE' || message.includes('EADDRINUSE'))
-    return `Port ${config.gateway.port} is taken, perhaps by another gateway. Stop that one, or choose another port with --port.`
-  if (message.includes('EACCES'))
-    return 'The port or the state folder may not be used by this user; choose another one.'
+function adviceFor(message: string, { gateway, stateDir }: Config): string {
+  if (message.includes('EADDRINUSE'))
+    return `Port ${gateway.port} is taken, perhaps by another gateway. Stop that one, or choose another port with --port.`
+  if (message.includes('EACCES')) return 'The port may not be used by this user; choose another one with --port.'
+  const other = findRunning(stateDir)
+  if (message.includes('another gateway') && other)
+    return `It is process ${other.pid}, at ${other.url}. Stop it (kill ${other.pid}), or choose another folder with --state-dir.`
   return 'The gateway could not be started. `kurultai doctor` looks for the cause.'
 }

@@ -16,13 +16,19 @@ export class ConfigError extends Error {
   override readonly name = 'ConfigError'
   /** One line each, the config path first where there is one; no line holds a secret. */
   readonly problems: string[]
+  /** The file they are in, if they are in one. */
+  readonly file: string | undefined
+  /** What else was found, one line each. */
+  readonly warnings: string[]
   /** `EX_CONFIG` of sysexits. */
   readonly exitCode = 78
 
-  constructor(problems: string[], file?: string) {
+  constructor(problems: string[], file?: string, warnings: string[] = []) {
     const head = file === undefined ? 'The configuration is refused:' : `The configuration in ${file} is refused:`
     super([head, ...problems.map((problem) => `  ${problem}`)].join('\n'))
     this.problems = problems
+    this.file = file
+    this.warnings = warnings
   }
 }
 

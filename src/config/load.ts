@@ -24,7 +24,12 @@ export interface ConfigSource {
     /** Start with defaults when there is no file. */
     allowUnconfigured?: boolean | undefined
   }
+  /** Read nothing of the file but its section `gateway`: enough to find a gateway, and none of the others' secrets. */
+  gatewayOnly?: boolean
 }
+
+const onlyGateway = (parsed: unknown): unknown =>
+  parsed !== null && typeof parsed === 'object' && 'gateway' in parsed ? { gateway: parsed.gateway } : {}
 
 /** A file of more bytes is not a configuration. */
 const largestFile = 1_048_576
@@ -33,7 +38,7 @@ const largestFile = 1_048_576
  * Reads and checks the configuration. Throws a {@link ConfigError} that lists every problem, with the config path of
  * each.
  */
-export function loadConfig({ env, home, cwd, flags = {} }: ConfigSource): Config {
+export function loadConfig({ env, home, cwd, flags = {}, gatewayOnly = false }: ConfigSource): Config {
   const resolve = (text: string): string =>
     path.resolve(
       cwd,
@@ -46,12 +51,13 @@ export function loadConfig({ env, home, cwd, flags = {} }: ConfigSource): Config
   const file = named ? resolve(named) : fileIn(stateDir)
   const raw = file === undefined ? undefined : readText(file)
   if (raw === undefined) {
-    if (!flags.allowUnconfigured) throw new ConfigError([nothingFound(file, stateDir)])
+    // Who names a file in the command means that file.
+    if (!flags.allowUnconfigured || flags.configPath) throw new ConfigError([nothingFound(file, stateDir)])
     if (file !== undefined) findings.warnings.push(`there is no file ${file}; starting with defaults`)
   }
   const parsed = raw === undefined || file === undefined ? undefined : parseText(raw, file)
 
-  const reading = readFile(raw === undefined ? {} : parsed, env, findings)
+  const reading = readFile(raw === undefined ? {} : gatewayOnly ? onlyGateway(parsed) : parsed, env, findings)
   const settings = reading.file
   const gateway = readListener({ reading, env, flags, findings })
   const models = readModels(settings.models, env, findings)
@@ -62,7 +68,8 @@ export function loadConfig({ env, home, cwd, flags = {} }: ConfigSource): Config
   if (settings.env?.shellEnv?.enabled) {
     findings.warnings.push('env.shellEnv.enabled: the login shell is not asked for variables here')
   }
-  if (findings.problems.length > 0) throw new ConfigError(findings.problems, raw === undefined ? undefined : file)
+  if (findings.problems.length > 0)
+    throw new ConfigError(findings.problems, raw === undefined ? undefined : file, findings.warnings)
 
   return {
     path: raw === undefined ? undefined : file,

@@ -192,6 +192,14 @@ export const chatEvents = {
       deltaText: Type.Optional(Type.String()),
       stopReason: Type.Optional(Type.String()),
       errorMessage: Type.Optional(Type.String()),
+      /** Protocol 4: whose words `errorMessage` are. */
+      errorDetail: Type.Optional(
+        Type.Object({
+          provider: Type.Optional(Type.String()),
+          model: Type.Optional(Type.String()),
+          httpStatus: Type.Optional(Type.Integer()),
+        }),
+      ),
     }),
   }),
 }

@@ -110,6 +110,32 @@ export const ERRORS = {
   },
 } as const satisfies Record<string, Kind>
 
+/** Why a `connect` is refused: the `details.code` of its answer, after which the socket is closed. */
+export const REFUSALS = {
+  CONNECT_FIRST: 'The first request must be connect.',
+  INVALID_PARAMS: 'The parameters of connect do not fit; the message names each member.',
+  PROTOCOL_MISMATCH: 'The range of protocols has neither 3 nor 4; `details.expectedProtocol` is the nearest.',
+  PROXY_ATTRIBUTION_REQUIRED:
+    'Forwarding headers came from an address that is not in gateway.trustedProxies; add the proxy there.',
+  INVALID_ROLE: 'The role is neither operator nor node.',
+  CONTROL_UI_ORIGIN_NOT_ALLOWED: 'A page must come from the gateway itself or from gateway.controlUi.allowedOrigins.',
+  CONTROL_UI_DEVICE_IDENTITY_REQUIRED:
+    'A page needs a device key, which browsers give on HTTPS and localhost only; or gateway.controlUi.allowInsecureAuth.',
+  DEVICE_IDENTITY_REQUIRED: 'Neither a credential nor a device was shown; send auth.token.',
+  DEVICE_AUTH_PUBLIC_KEY_INVALID: 'device.publicKey is no Ed25519 key of 32 bytes in base64url.',
+  DEVICE_AUTH_DEVICE_ID_MISMATCH: 'device.id is not the SHA-256 of the public key.',
+  DEVICE_AUTH_SIGNATURE_EXPIRED: 'device.signedAt is more than two minutes off; set the clock, or sign anew.',
+  DEVICE_AUTH_NONCE_REQUIRED: 'The nonce of connect.challenge must be signed.',
+  DEVICE_AUTH_NONCE_MISMATCH: 'The nonce is not the one of this connection.',
+  DEVICE_AUTH_SIGNATURE_INVALID: 'The signature does not fit what was sent.',
+  AUTH_TOKEN_MISSING: 'No token was sent; send auth.token.',
+  AUTH_TOKEN_MISMATCH: 'The token is not the one of this gateway.',
+  AUTH_PASSWORD_MISSING: 'No password was sent; send auth.password.',
+  AUTH_PASSWORD_MISMATCH: 'The password is not the one of this gateway.',
+  PAIRING_REQUIRED: 'The device must be approved first.',
+} as const
+export type Refusal = keyof typeof REFUSALS
+
 export type ErrorName = keyof typeof ERRORS
 
 /** A failure that a client is told of, as it stands. */

@@ -1,13 +1,14 @@
 /** The agents and their models; turns addressed to an agent. */
 import type { Agents } from '../broker/agents.ts'
-import { Failure, type Handlers, twice } from '../broker/dispatch.ts'
+import { type Caller, eventually, Failure, type Handlers, type Reply, twice } from '../broker/dispatch.ts'
 import type { Ended, Runs } from '../broker/runs.ts'
 import type { Turns } from '../broker/turns.ts'
 import type { AgentConfig, Config } from '../config/config.ts'
 import type { agents as contract } from '../contract/agents.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
-import { canonical, unknownAgent } from '../contract/session-key.ts'
+import type { Params, Result } from '../contract/index.ts'
+import { type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
 import type { Json, RunRecord, Store } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
 import { addressed } from './door.ts'
@@ -49,8 +50,41 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   const failure = (runId: string, error: GatewayError, status: string) =>
     new Failure(error, { runId, status, summary: error.message })
 
-  /** The key of the session that a request is for: by key, by transcript, or the agent's main one. */
-  async function sessionFor(params: { sessionKey?: string; sessionId?: string; agentId?: string }): Promise<string> {
+  /** The ending of a run, once there is one; `timeout` when the time is up or the caller has gone. */
+  async function waitFor(runId: string, timeoutMs: number, caller: Caller): Promise<Result<'agent.wait'>> {
+    const answer = ({
+      state,
+      startedAt,
+      endedAt,
+      error,
+    }: Pick<RunRecord, 'state' | 'startedAt' | 'endedAt' | 'error'>) => ({
+      runId,
+      status: state === 'completed' || state === 'aborted' ? ('ok' as const) : ('error' as const),
+      ...(startedAt !== undefined && { startedAt }),
+      ...(endedAt !== undefined && { endedAt }),
+      ...(state === 'timedOut' ? { error: 'the run reached its deadline' } : error !== undefined && { error }),
+    })
+    const listening = new AbortController()
+    const giveUp = () => listening.abort()
+    const gone = caller.gone()
+    gone.addEventListener('abort', giveUp, { once: true })
+    try {
+      // Listen first, look second: a run that ends in between is not missed.
+      const next = runs.wait(runId, timeoutMs, listening.signal)
+      const kept = await store.run(runId)
+      if (kept?.endedAt !== undefined) return answer(kept)
+      const ended: Ended | undefined = await next
+      if (!ended) return { runId, status: 'timeout' }
+      const { outcome, startedAt, endedAt } = ended
+      return answer({ ...outcome, ...(startedAt !== undefined && { startedAt }), endedAt })
+    } finally {
+      gone.removeEventListener('abort', giveUp)
+      listening.abort()
+    }
+  }
+
+  /** The key of the session that a request is for: by key, or the agent's main one. Undefined: it has to be looked up by its id. */
+  function keyFor(params: { sessionKey?: string; sessionId?: string; agentId?: string }): string | undefined {
     const agentId = params.agentId === undefined ? undefined : agents.resolve(params.agentId)
     if (params.agentId !== undefined && agentId === undefined) {
       const { message, details } = unknownAgent(params.agentId, agents)
@@ -65,11 +99,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
         )
       return agentId && !named ? `agent:${agentId}:${params.sessionKey}` : params.sessionKey
     }
-    if (params.sessionId) {
-      const found = (await store.sessions({})).find(({ sessionId }) => sessionId === params.sessionId)
-      if (!found) throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${params.sessionId.slice(0, 200)}`)
-      return found.key
-    }
+    if (params.sessionId) return undefined
     if (agentId) return `agent:${agentId}:${agents.mainKey}`
     throw new GatewayError(
       'INVALID_PARAMS',
@@ -77,87 +107,80 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     )
   }
 
-  return {
-    async agent(params, caller) {
-      const { key: sessionKey, agentId } = addressed(await sessionFor(params), undefined, agents, caller)
-      if (Buffer.byteLength(params.message) > LIMITS.message)
-        throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
-      const attachments = readAttachments(params.attachments)
-      if (attachments.length > 0 && !needs.takesImages(agentId, setting(await store.session(sessionKey), 'model')))
-        throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
-      const { timeout, thinking, extraSystemPrompt, label, spawnedBy, deliver, to, channel } = params
-      const meta: RunRecord['meta'] = {}
-      if (timeout !== undefined) meta['timeoutMs'] = timeout * 1000
-      for (const [name, value] of Object.entries({
-        thinking,
-        extraSystemPrompt,
-        label,
-        spawnedBy,
-        deliver,
-        to,
-        channel,
-      }))
-        if (value !== undefined) meta[name] = value as Json
-      const admission = await turns.admit({
-        principal: caller.principal,
-        method: 'agent',
-        sessionKey,
-        agentId,
-        key: params.idempotencyKey,
-        message: params.message,
-        attachments,
-        meta,
-      })
-      switch (admission.kind) {
-        case 'new': {
-          const { runId, acceptedAt } = admission.record
-          // The run is live before it is asked for its ending, and begins after the first answer is on its way.
-          const { promise, resolve } = Promise.withResolvers<void>()
-          return twice(
-            { runId, status: 'accepted', acceptedAt },
-            promise.then(() => runs.ending(runId)).then(() => result(runId)),
-            () => {
-              turns.start(admission.record)
-              resolve()
-            },
-          )
-        }
-        case 'running':
-          return twice(
-            { runId: admission.runId, status: 'accepted', acceptedAt: admission.acceptedAt },
-            Promise.resolve(runs.ending(admission.runId)).then(() => result(admission.runId)),
-          )
-        case 'ended':
-          return result(admission.runId)
+  async function keyById(sessionId: string): Promise<string> {
+    const found = (await store.sessions({})).find((session) => session.sessionId === sessionId)
+    if (!found) throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${sessionId.slice(0, 200)}`)
+    return found.key
+  }
+
+  async function send(
+    params: Params<'agent'>,
+    caller: Caller,
+    { key: sessionKey, agentId }: CanonicalKey,
+  ): Promise<Result<'agent'> | Reply<Result<'agent'>> | Failure> {
+    if (Buffer.byteLength(params.message) > LIMITS.message)
+      throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
+    const attachments = readAttachments(params.attachments)
+    if (attachments.length > 0 && !needs.takesImages(agentId, setting(await store.session(sessionKey), 'model')))
+      throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
+    const { timeout, thinking, extraSystemPrompt, label, spawnedBy, deliver, to, channel } = params
+    const meta: RunRecord['meta'] = {}
+    if (timeout !== undefined) meta['timeoutMs'] = timeout * 1000
+    for (const [name, value] of Object.entries({
+      thinking,
+      extraSystemPrompt,
+      label,
+      spawnedBy,
+      deliver,
+      to,
+      channel,
+    }))
+      if (value !== undefined) meta[name] = value as Json
+    const admission = await turns.admit({
+      principal: caller.principal,
+      method: 'agent',
+      sessionKey,
+      agentId,
+      key: params.idempotencyKey,
+      message: params.message,
+      attachments,
+      meta,
+    })
+    switch (admission.kind) {
+      case 'new': {
+        const { runId, acceptedAt } = admission.record
+        // The run is live before it is asked for its ending, and begins after the first answer is on its way.
+        const { promise, resolve } = Promise.withResolvers<void>()
+        return twice(
+          { runId, status: 'accepted', acceptedAt },
+          promise.then(() => runs.ending(runId)).then(() => result(runId)),
+          () => {
+            turns.start(admission.record)
+            resolve()
+          },
+        )
       }
+      case 'running':
+        return twice(
+          { runId: admission.runId, status: 'accepted', acceptedAt: admission.acceptedAt },
+          Promise.resolve(runs.ending(admission.runId)).then(() => result(admission.runId)),
+        )
+      case 'ended':
+        return result(admission.runId)
+    }
+  }
+
+  return {
+    agent(params, caller) {
+      const key = keyFor(params)
+      const sendTo = (spelling: string) => {
+        const session = addressed(spelling, undefined, agents, caller)
+        return turns.arriving(session.key, send(params, caller, session))
+      }
+      return key === undefined ? keyById(params.sessionId!).then(sendTo) : sendTo(key)
     },
 
-    async 'agent.wait'({ runId, timeoutMs = WAIT_MS }) {
-      const answer = ({
-        state,
-        startedAt,
-        endedAt,
-        error,
-      }: Pick<RunRecord, 'state' | 'startedAt' | 'endedAt' | 'error'>) => ({
-        runId,
-        status: state === 'completed' || state === 'aborted' ? ('ok' as const) : ('error' as const),
-        ...(startedAt !== undefined && { startedAt }),
-        ...(endedAt !== undefined && { endedAt }),
-        ...(state === 'timedOut' ? { error: 'the run reached its deadline' } : error !== undefined && { error }),
-      })
-      // Listen first, look second: a run that ends in between is not missed.
-      const listening = new AbortController()
-      const next = runs.wait(runId, timeoutMs, listening.signal)
-      const kept = await store.run(runId)
-      if (kept?.endedAt !== undefined) {
-        listening.abort()
-        return answer(kept)
-      }
-      const ended: Ended | undefined = await next
-      if (!ended) return { runId, status: 'timeout' }
-      const { outcome, startedAt, endedAt } = ended
-      return answer({ ...outcome, ...(startedAt !== undefined && { startedAt }), endedAt })
-    },
+    'agent.wait': ({ runId, timeoutMs = WAIT_MS }, caller) => eventually(waitFor(runId, timeoutMs, caller)),
 
     'agent.identity.get'(params) {
       let agentId = agents.defaultId

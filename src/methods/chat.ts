@@ -99,15 +99,20 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
     }
   }
 
-  /** What a command comes to, in words. One that could not be obeyed has ended all the same: its key is used. */
-  async function answerTo(command: Command, record: RunRecord): Promise<string> {
+  /** Obeys a command and keeps what it came to. If that cannot be kept, its run ends like any other that failed. */
+  async function carryOut(command: Command, record: RunRecord): Promise<() => void> {
+    const { runId, sessionKey, agentId } = record
     try {
-      return await obey(command, record.sessionKey, record.agentId)
+      const words = await obey(command, sessionKey, agentId).catch((error: unknown) => {
+        // Refused in words, such as a model that is not there: that is the answer.
+        if (error instanceof GatewayError) return error.message
+        throw error
+      })
+      const message = injected(words)
+      await turns.end(record, { state: 'completed', stopReason: 'injected' }, message)
+      return () => announce(runId, sessionKey, agentId, 1, message)
     } catch (error) {
-      if (error instanceof GatewayError) return error.message
-      const words = 'the command could not be obeyed'
-      await turns.end(record, { state: 'failed', error: words }, injected(words))
-      throw error
+      return () => turns.fail(record, `the command could not be carried out: ${(error as Error).message}`)
     }
   }
 
@@ -186,10 +191,7 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
         const { record } = admission
         const started = { runId: record.runId, status: 'started' as const }
         if (command?.kind === 'new') return after(started, await turns.startAnew(record))
-        if (!command) return after(started, () => turns.start(record))
-        const message = injected(await answerTo(command, record))
-        await turns.end(record, { state: 'completed', stopReason: 'injected' }, message)
-        return after(started, () => announce(record.runId, sessionKey, agentId, 1, message))
+        return after(started, command ? await carryOut(command, record) : () => turns.start(record))
       }
     }
   }

@@ -1,7 +1,6 @@
 /** `sessions.*`: list, look into, set, begin anew, remove. */
 import { randomUUID } from 'node:crypto'
 import type { Handlers } from '../broker/dispatch.ts'
-import type { Sessions } from '../broker/sessions.ts'
 import type { Turns } from '../broker/turns.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
@@ -14,9 +13,8 @@ import { checkSettings, setting } from './settings.ts'
 
 export interface SessionsNeeds {
   agents: AgentNames
-  store: Pick<Store, 'session' | 'sessions' | 'patchSession' | 'deleteSession' | 'history'>
-  turns: Pick<Turns, 'reset'>
-  sessions: Pick<Sessions, 'abort'>
+  store: Pick<Store, 'session' | 'sessions' | 'patchSession' | 'history'>
+  turns: Pick<Turns, 'reset' | 'remove'>
   now(): number
   /** Where the sessions are kept, as clients are told. */
   path: string
@@ -41,7 +39,7 @@ function cut(text: string, most: number): string {
 }
 
 export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> {
-  const { agents, store, turns, sessions, now } = needs
+  const { agents, store, turns, now } = needs
 
   /** A session as `sessions.patch` and `sessions.reset` answer it. */
   function entryOf(record: SessionRecord) {
@@ -175,8 +173,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       const { key, agentId } = session(params.key, params.agentId, agents)
       if (key === `agent:${agentId}:${agents.mainKey}`)
         throw new GatewayError('MAIN_SESSION', `Cannot delete the main session (${key}).`)
-      await sessions.abort(key, null, 'reset')
-      return { ok: true, key, deleted: await store.deleteSession(key), archived: [] }
+      return { ok: true, key, deleted: await turns.remove(key), archived: [] }
     },
   }
 }

@@ -165,12 +165,13 @@ export const ledger = (tables: Tables): Ledger => {
     return newSession(wanted, at)
   }
 
-  /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. */
-  const addUserMessage = (sessionId: string, run: RunRecord, timestamp: number): void => {
+  /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. Answers how many entries. */
+  const addUserMessage = (sessionId: string, run: RunRecord, timestamp: number): number => {
     // A command has no words of its own to keep, only its answer.
-    if (run.message === '' && run.attachments.length === 0) return
+    if (run.message === '' && run.attachments.length === 0) return 0
     tables.addMessage(sessionId, userMessage(run, timestamp))
     for (const { sha256 } of run.attachments) tables.holdPicture(sha256, { transcript: sessionId })
+    return 1
   }
 
   const withText = (run: RunRecord): RunRecord => ({ ...run, text: tables.text(run.runId) ?? '' })
@@ -198,8 +199,10 @@ export const ledger = (tables: Tables): Ledger => {
       if (run?.state !== 'admitted')
         throw new StoreError('CONFLICT', `cannot start: ${runId} is ${run?.state ?? 'unknown'}`)
       const session = sessionOrNew({ ...run, key: run.sessionKey }, startedAt)
-      tables.putSession({ ...session, systemSent: true, messageCount: session.messageCount + 1 })
-      addUserMessage(session.sessionId, run, startedAt)
+      // Before the entry: a transcript has an owner only once its session is there.
+      tables.putSession({ ...session, systemSent: true })
+      const added = addUserMessage(session.sessionId, run, startedAt)
+      tables.putSession({ ...session, systemSent: true, messageCount: session.messageCount + added })
       tables.putRun({ ...run, sessionId: session.sessionId, state: 'started', startedAt })
       tables.addText(runId)
     },
@@ -218,10 +221,7 @@ export const ledger = (tables: Tables): Ledger => {
       const sessionId = run.state === 'started' ? run.sessionId : (session?.sessionId ?? run.sessionId)
       let added = 0
       if (tables.owner(sessionId) === run.sessionKey) {
-        if (run.state === 'admitted') {
-          addUserMessage(sessionId, run, ending.endedAt)
-          added += 1
-        }
+        if (run.state === 'admitted') added += addUserMessage(sessionId, run, ending.endedAt)
         if (ending.message !== undefined) {
           tables.addMessage(sessionId, ending.message)
           added += 1

@@ -112,6 +112,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
   function turnAway(socket: Duplex, status: number, message: string, headers: string[] = []): void {
     const body = JSON.stringify({ ok: false, error: { message } })
     socket.on('error', () => socket.destroy())
+    // Who does not close its half would keep the socket, and with it the listener, for ever.
+    socket.once('finish', () => socket.destroy())
     socket.end(
       [
         `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`,

@@ -66,6 +66,8 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
   let sizes: number[] = []
   let eventBytes = 0
   let eventBytesWaiting = 0
+  /** Bytes that wait for the end of this turn of the loop. */
+  let gathered = 0
 
   function flush(): void {
     if (sizes.length === 0) return
@@ -75,6 +77,7 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
     tails = []
     sizes = []
     eventBytes = 0
+    gathered = 0
     if (ws.readyState !== ws.OPEN) return
     const sent = () => {
       eventBytesWaiting -= events
@@ -96,6 +99,7 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
     heads.push(head)
     tails.push(tail)
     sizes.push(size)
+    gathered += size
     schedule(flush)
     return size
   }
@@ -115,6 +119,12 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
     get eventBytesWaiting() {
       return eventBytesWaiting
     },
+    get bytesWaiting() {
+      return gathered + raw.writableLength
+    },
+    pause: () => ws.pause(),
+    resume: () => ws.resume(),
+    onDrained: (callback) => void raw.on('drain', callback),
   }
 }
 

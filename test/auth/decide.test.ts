@@ -7,7 +7,7 @@ const scopes = fc.subarray([...OPERATOR_SCOPES])
 const device = fc.constantFrom<Facts['device']>(
   { kind: 'none' },
   { kind: 'valid', deviceId: 'd', publicKey: 'k' },
-  { kind: 'invalid', reason: 'device signature invalid', code: 'X' },
+  { kind: 'invalid', reason: 'device signature invalid', code: 'DEVICE_AUTH_SIGNATURE_INVALID' },
 )
 const facts: fc.Arbitrary<Facts> = fc.record({
   mode: fc.constantFrom<Facts['mode']>('token', 'password', 'none'),

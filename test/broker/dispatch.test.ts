@@ -16,6 +16,7 @@ const caller = (changes: Partial<Caller> = {}): Caller => ({
   scopes: new Set<Scope>(['operator.admin']),
   protocol: 4,
   client: { id: 'cli', version: '1', platform: 'linux', mode: 'cli' },
+  gone: () => new AbortController().signal,
   addressed() {},
   ...changes,
 })

@@ -11,6 +11,7 @@ const open = (store: Store = openMemoryStore(), more: Partial<SupervisorNeeds> =
     log: quiet,
     isFull: () => false,
     restartSession() {},
+    onCrash() {},
     monotonic: () => performance.now(),
     random: () => 0,
     ...more,

@@ -200,7 +200,7 @@ describe('a running gateway', () => {
     chat.child.kill('SIGINT')
     const { code, err } = await chat.finished
     expect(code).toBe(130)
-    expect(err).toContain('stopped: rpc')
+    expect(err).toContain('(stopped)')
   })
 
   it('goes on with a conversation line by line', async () => {

@@ -5,7 +5,7 @@ import { type Rig, rig } from './rig.ts'
 
 const request = { type: 'req', id: '1', method: 'connect' }
 const frame = (name: string) => ({ type: `frame.${name}`, request, incoming: { kind: 'request', request } })
-const start = () => rig(connectionMachine, { input: { connId: 'c', handshakeTimeoutMs: 10_000 } })
+const start = () => rig(connectionMachine, { input: { connId: 'c', handshakeTimeoutMs: 10_000, pendingLimit: 4 } })
 
 async function authenticated(): Promise<Rig> {
   const peer = start()

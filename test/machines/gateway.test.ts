@@ -5,7 +5,7 @@ import { type Rig, rig } from './rig.ts'
 
 const start = () => rig(gatewayMachine, { input: { drainMs: 60_000 } })
 const stop = { type: 'stop', reason: 'a signal' }
-const lost = { type: 'storage.lost', error: 'the disk is gone' }
+const lost = { type: 'failed', error: 'the disk is gone' }
 
 async function serving(): Promise<Rig> {
   const gateway = start()

@@ -68,7 +68,7 @@ const gateway: Invariants = {
   'ends with a failure exactly when something it needed failed': ({ log, snapshot }) => {
     if (snapshot.status !== 'done') return
     const needed = ['openStorage', 'listen', 'recover', 'closeStorage']
-    const lost = log.some((e) => is('event', 'storage.lost')(e) && e.state.startsWith('stopping') && !before(log, e))
+    const lost = log.some((e) => is('event', 'failed')(e) && e.state.startsWith('stopping') && !before(log, e))
     const failed = lost || needed.some((name) => count(log, 'failed', name) > 0)
     expect(snapshot.context.failure !== null).toBe(failed)
   },
@@ -84,7 +84,15 @@ const connection: Invariants = {
   'sends nothing but the challenge and a refusal before the peer is known': ({ log }) => {
     const welcomed = first(log, 'effect', 'welcome')
     const early = effects(welcomed < 0 ? log : log.slice(0, welcomed))
-    const allowed = ['challenge', 'refuseFirst', 'hold', 'closeSocket', 'terminate', 'unexpected']
+    const allowed = [
+      'challenge',
+      'refuseFirst',
+      'authenticationFailed',
+      'hold',
+      'closeSocket',
+      'terminate',
+      'unexpected',
+    ]
     expect(early.filter((name) => !allowed.includes(name))).toEqual([])
   },
   'welcomes a peer once, after its credentials were checked, and opens its lane right after': ({ log }) => {
@@ -124,11 +132,11 @@ const supervisor: Invariants = {
   'gives every request exactly one answer': ({ log }) => {
     expect(effects(log).filter((name) => ANSWERS.includes(name)).length).toBe(count(log, 'event', 'admit'))
   },
-  'admits and begins nothing once it drains': ({ log }) => {
+  'admits nothing once it drains, and lets what is down end': ({ log }) => {
     const drained = first(log, 'event', 'drain')
     if (drained < 0) return
     const late = effects(log.slice(drained))
-    const allowed = ['refuseReused', 'attach', 'refuseDraining', 'unexpected']
+    const allowed = ['refuseReused', 'attach', 'refuseDraining', 'restart', 'unexpected']
     expect(late.filter((name) => !allowed.includes(name))).toEqual([])
   },
   'refuses the turns of a session exactly while it rests': ({ log }) => {

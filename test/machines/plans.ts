@@ -29,11 +29,11 @@ export const PLANS: { [name: string]: TourPlan } = {
     machine: gatewayMachine,
     inputs: [{ drainMs: 60_000 }],
     abstract: ({ context }) => context.failure !== null,
-    samples: { stop: () => [{ reason: 'a signal' }], 'storage.lost': () => [{ error: 'the disk is gone' }] },
+    samples: { stop: () => [{ reason: 'a signal' }], failed: () => [{ error: 'the disk is gone' }] },
   },
   connection: {
     machine: connectionMachine,
-    inputs: [{ connId: 'c', handshakeTimeoutMs: 10_000 }],
+    inputs: [{ connId: 'c', handshakeTimeoutMs: 10_000, pendingLimit: 4 }],
     abstract: ({ context }) => [context.pending, context.close],
     samples: {
       'frame.connect': frame,
@@ -70,7 +70,11 @@ export const PLANS: { [name: string]: TourPlan } = {
   },
   run: {
     machine: runMachine,
-    inputs: [RUN_INPUT, { ...RUN_INPUT, timeoutMs: 0 }, { ...RUN_INPUT, interrupted: true }],
+    inputs: [
+      RUN_INPUT,
+      { ...RUN_INPUT, timeoutMs: 0 },
+      { ...RUN_INPUT, outcome: { state: 'interrupted', error: 'cut off' } },
+    ],
     abstract: ({ context }) => context.outcome,
     samples: { abort: () => [{ reason: 'rpc' }], 'done model': () => [{ stopReason: 'stop' }] },
   },

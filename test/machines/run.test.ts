@@ -124,7 +124,7 @@ describe('a run', () => {
   })
 
   test('that a former process had begun ends as interrupted, and asks no model', async () => {
-    const run = start({ interrupted: true })
+    const run = start({ outcome: { state: 'interrupted', error: 'cut off' } })
     run.send({ type: 'begin' })
     await run.resolve('journalEnd')
     expect(run.state()).toBe('interrupted')

@@ -62,6 +62,10 @@ export function listening(changes: Partial<Omit<Peer, 'wire'>> = {}): Listening 
         peer.closedBy = close
       },
       terminate() {},
+      pause() {},
+      resume() {},
+      onDrained() {},
+      bytesWaiting: 0,
       get eventBytesWaiting() {
         return peer.stuckBytes
       },
@@ -175,11 +179,12 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     log,
     isFull: (_, unfinished) => unfinished > queueLimit,
     restartSession: (key) => sessions.restart(key),
+    onCrash() {},
     monotonic: () => performance.now(),
     random: () => 0,
     policy: options.policy ?? { restarts: 5, windowMs: 30_000, backoffMs: 1, restMs: 20 },
   })
-  const turns = createTurns({ store, supervisor, runs, sessions, now })
+  const turns = createTurns({ store, supervisor, runs, sessions, replay: { forget() {} }, now })
   return {
     store,
     hub,

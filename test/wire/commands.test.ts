@@ -22,7 +22,8 @@ describe('a command that cannot be obeyed', () => {
     await using gateway = await startGateway({ store: storeWith(kept, { patchSession }) })
     const peer = await gateway.connect()
     const params = { sessionKey: 'main', message: '/think high', idempotencyKey: 'k1' }
-    expect(await peer.request('chat.send', params)).toMatchObject({ ok: false })
+    expect(await peer.request('chat.send', params)).toMatchObject({ ok: true, payload: { status: 'started' } })
+    expect((await peer.next(endOf('k1')))['payload']).toMatchObject({ state: 'error' })
     expect(await peer.request('chat.send', params)).toMatchObject({ ok: false, payload: { runId: 'k1' } })
     expect(await kept.unsettled()).toEqual([])
   })
