@@ -79,7 +79,7 @@ export type Decision =
 
 const BROWSERS = new Set(['openclaw-control-ui', 'webchat', 'webchat-ui'])
 /** Whether a client says it is a web page. Only ever makes the rules stricter. */
-export const saysBrowser = (clientId: string, clientMode: string): boolean =>
+const saysBrowser = (clientId: string, clientMode: string): boolean =>
   BROWSERS.has(clientId) || clientMode === 'webchat'
 
 function hint(clientId: string, mode: Facts['mode']): string {

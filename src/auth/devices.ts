@@ -6,7 +6,7 @@ import type { Refusal } from '../contract/errors.ts'
 import type { Json, Store } from '../stores/store.ts'
 
 /** How far a device's clock may be off, in milliseconds. */
-export const SKEW_MS = 120_000
+const SKEW_MS = 120_000
 
 export type DeviceProof =
   | { kind: 'none' }

@@ -190,7 +190,7 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
       const held = member?.held?.get(sessionKey)
       if (!member || !held) return
       member.held!.delete(sessionKey)
-      for (const { head, end } of held) send(member, head, end)
+      for (const { head, end } of held) if (members.get(connId) === member) send(member, head, end)
     },
     tellAll(name, payload, audience) {
       const text = JSON.stringify(payload)

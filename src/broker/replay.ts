@@ -97,8 +97,11 @@ export function createReplay({ store, log, now, newEpoch = () => nanoid(12) }: R
 
   /** Writes what waits, and what comes to wait meanwhile. Never rejects: who reads afterwards sees how far it came. */
   function write(sessionKey: string, stream: Stream): Promise<void> {
-    stream.writing ??= writeAll(sessionKey, stream).finally(() => {
+    stream.writing ??= writeAll(sessionKey, stream).then(() => {
       stream.writing = undefined
+      // Taken after the last look and before this: nobody else would write it.
+      const isLeft = stream.waiting.length > 0 && stream.timer === undefined && streams.get(sessionKey) === stream
+      return isLeft ? write(sessionKey, stream) : undefined
     })
     return stream.writing
   }

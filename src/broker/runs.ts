@@ -45,7 +45,7 @@ export interface Runs {
   ids(): string[]
   /** Resolves when none is live. */
   idle(): Promise<void>
-  /** Leaves every live run to the next process. */
+  /** Leaves every live run to the next process, and every one that is admitted later. */
   dropAll(): void
   readonly size: number
 }
@@ -92,7 +92,7 @@ interface Live {
 }
 
 /** What a timer can hold, in ms, about 25 days: a longer one would fire at once. */
-export const LONGEST_TIMER_MS = 2 ** 31 - 1
+const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** The deadline of a turn in milliseconds, as it asked or by default; 0 = none. */
 function deadlineOf({ meta }: Pick<RunRecord, 'meta'>, defaultMs: number): number {
@@ -103,6 +103,8 @@ function deadlineOf({ meta }: Pick<RunRecord, 'meta'>, defaultMs: number): numbe
 export function createRuns(needs: RunsNeeds): Runs {
   const { store, hub, log, now, onEnded, retryMs = 1_000 } = needs
   const live = new Map<string, Live>()
+  /** All were left to the next process: so is what comes now. */
+  let isOver = false
   const idleWaiters: (() => void)[] = []
   const waiting = new Map<string, Set<(ended: Ended) => void>>()
 
@@ -239,6 +241,7 @@ export function createRuns(needs: RunsNeeds): Runs {
 
   return {
     admit(record, outcome) {
+      if (isOver) return
       const { runId, sessionKey, agentId } = record
       const run: Live = {
         record,
@@ -305,6 +308,7 @@ export function createRuns(needs: RunsNeeds): Runs {
     ids: () => [...live.keys()],
     idle: () => (live.size === 0 ? Promise.resolve() : new Promise((resolve) => idleWaiters.push(resolve))),
     dropAll() {
+      isOver = true
       for (const runId of host.ids()) host.drop(runId)
       for (const { stream } of live.values()) stream.abandon()
       live.clear()

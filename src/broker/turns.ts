@@ -75,7 +75,12 @@ export function createTurns({ store, supervisor, runs, sessions, replay, now }: 
     return resolve
   }
 
+  /** Where a turn stands was settled when it was asked for: what it waits for, or, if it begins anew, its hold. */
+  const places = new WeakMap<RunRecord, { after: Promise<void> | undefined; hold: Promise<() => void> | undefined }>()
+
   async function renew(key: string, agentId: string): ReturnType<Store['resetSession']> {
+    // Turns that were kept before this in the same turn of the loop are about to be started: they are to be ended, too.
+    await new Promise((resolve) => setImmediate(resolve))
     await sessions.abort(key, null, 'reset')
     return store.resetSession({ key, agentId, sessionId: randomUUID() }, now())
   }
@@ -101,31 +106,43 @@ export function createTurns({ store, supervisor, runs, sessions, replay, now }: 
       // Who made the request waits for the same promise, and began to wait before us: the turn is started before we go on.
       await Promise.allSettled(onTheirWay.get(sessionKey) ?? [])
     },
-    admit({ typed, ...request }) {
-      const { key, message, attachments, meta } = request
-      return supervisor.admit({
-        ...request,
-        runId: key,
-        spareRunId: nanoid(),
-        sessionId: randomUUID(),
-        fingerprint: fingerprint({
-          message: typed ?? message,
-          attachments: attachments.map(({ sha256 }) => sha256),
-          meta,
-        }),
-        acceptedAt: now(),
-      })
+    async admit({ typed, ...request }) {
+      const { key, message, attachments, meta, sessionKey } = request
+      // Behind what was asked for before it, and before what is asked for later, however long the disk takes.
+      const place = { after: holds.get(sessionKey), hold: meta['reset'] === true ? hold(sessionKey) : undefined }
+      let isPlaced = false
+      try {
+        const admission = await supervisor.admit({
+          ...request,
+          runId: key,
+          spareRunId: nanoid(),
+          sessionId: randomUUID(),
+          fingerprint: fingerprint({
+            message: typed ?? message,
+            attachments: attachments.map(({ sha256 }) => sha256),
+            meta,
+          }),
+          acceptedAt: now(),
+        })
+        if (admission.kind === 'new') {
+          isPlaced = true
+          places.set(admission.record, place)
+        }
+        return admission
+      } finally {
+        if (!isPlaced) void place.hold?.then((release) => release())
+      }
     },
     start(record) {
       const { sessionKey, runId } = record
       runs.admit(record)
-      const held = holds.get(sessionKey)
+      const held = places.has(record) ? places.get(record)?.after : holds.get(sessionKey)
       if (held) void held.then(() => sessions.turn(sessionKey, runId))
       else sessions.turn(sessionKey, runId)
     },
     async startAnew(record) {
       const { sessionKey, agentId, runId } = record
-      const release = await hold(sessionKey)
+      const release = await (places.get(record)?.hold ?? hold(sessionKey))
       try {
         await renew(sessionKey, agentId)
       } catch (error) {
@@ -150,13 +167,17 @@ export function createTurns({ store, supervisor, runs, sessions, replay, now }: 
     },
     fail: (record, error) => runs.admit(record, { state: 'failed', error }),
     async reset(key, agentId) {
-      const release = await hold(key)
+      const holding = hold(key)
+      // What was sent before is ended with the rest; what is sent later waits for the new transcript.
+      await turns.arrived(key)
+      const release = await holding
       return renew(key, agentId).finally(release)
     },
     async remove(key) {
-      // What was sent before is removed with it. Before the hold: one of them may be waiting for it.
+      const holding = hold(key)
+      // What was sent before is removed with it; none of it waits for this hold. What is sent later does.
       await turns.arrived(key)
-      const release = await hold(key)
+      const release = await holding
       try {
         await sessions.abort(key, null, 'reset')
         const removed = await store.deleteSession(key)
@@ -195,7 +216,7 @@ const INTERRUPTED: RunOutcome = {
 }
 
 /** SHA-256 over a value whose members are put in order first: the same request gives the same digest, however it was spelled. */
-export function fingerprint(value: unknown): string {
+function fingerprint(value: unknown): string {
   return createHash('sha256')
     .update(JSON.stringify(ordered(value)))
     .digest('hex')

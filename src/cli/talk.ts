@@ -45,7 +45,7 @@ export const status = (flags: TargetFlags): Promise<number> =>
     const answer = (await client.call('status')) as { sessions: { count: number; recent: SessionRow[] } }
     if (flags.json) return print(answer)
     const { server, protocol } = client.hello
-    console.log(`gateway ${server.version}, protocol ${protocol}, ${answer.sessions.count} sessions`)
+    console.log(`gateway ${server.version}, protocol ${protocol}, ${sessionsIn(answer.sessions.count)}`)
     for (const { key, age, totalTokens } of answer.sessions.recent)
       console.log(`  ${key.padEnd(40)} ${duration(age).padStart(8)} ago  ${totalTokens} tokens`)
   })
@@ -59,7 +59,7 @@ export const health = (flags: TargetFlags): Promise<number> =>
     if (flags.json) return print(answer)
     console.log(answer.ok ? 'ok' : 'not ok')
     for (const { agentId, isDefault, sessions } of answer.agents)
-      console.log(`  ${agentId}${isDefault ? ' (default)' : ''}: ${sessions.count} sessions`)
+      console.log(`  ${agentId}${isDefault ? ' (default)' : ''}: ${sessionsIn(sessions.count)}`)
   })
 
 interface AgentFlags extends TargetFlags {
@@ -90,6 +90,8 @@ export const agent = (flags: AgentFlags): Promise<number> =>
     if (flags.json) return print(answer)
     for (const { text } of answer.result?.payloads ?? []) console.log(text)
   })
+
+const sessionsIn = (count: number): string => (count === 1 ? '1 session' : `${count} sessions`)
 
 function duration(ms: number): string {
   const seconds = Math.round(ms / 1000)

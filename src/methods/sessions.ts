@@ -28,7 +28,7 @@ const PREVIEW_CHARS = 240
 const TITLE_CHARS = 60
 
 /** The text of an entry, its other parts left out. */
-export function textOf({ content }: Pick<TranscriptMessage, 'content'>): string {
+function textOf({ content }: Pick<TranscriptMessage, 'content'>): string {
   return content.map((part) => (part.type === 'text' && typeof part['text'] === 'string' ? part['text'] : '')).join('')
 }
 

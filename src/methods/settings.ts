@@ -4,7 +4,7 @@ import { GatewayError } from '../contract/errors.ts'
 import type { ThinkingLevel } from '../runtimes/runtime.ts'
 import type { SessionRecord } from '../stores/store.ts'
 
-export const THINKING_LEVELS = ['off', 'minimal', 'low', 'medium', 'high'] as const satisfies readonly ThinkingLevel[]
+const THINKING_LEVELS = ['off', 'minimal', 'low', 'medium', 'high'] as const satisfies readonly ThinkingLevel[]
 const VERBOSE_LEVELS = ['off', 'on', 'full']
 const REASONING_LEVELS = ['off', 'on', 'stream']
 

@@ -3,9 +3,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { WebSocket } from 'ws'
+import type { Config } from '../../src/config/config.ts'
 import { loadConfig } from '../../src/config/load.ts'
-import { createGateway, type GatewayOptions } from '../../src/gateway.ts'
-import { openLog } from '../../src/logging.ts'
+import { createGateway, type Gateway, type GatewayOptions } from '../../src/gateway.ts'
+import { type Logger, openLog } from '../../src/logging.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import type { Store } from '../../src/stores/store.ts'
 
@@ -16,6 +17,8 @@ export interface TestGateway extends AsyncDisposable {
   url: string
   stateDir: string
   store: Store
+  /** The gateway itself, for what `stop` does all at once. */
+  gateway: Gateway
   stop(): Promise<void>
   open(options?: PeerOptions): Promise<Peer>
   /** A peer that has shaken hands. */
@@ -30,19 +33,24 @@ export interface TestGatewayOptions {
   store?: Store
   runtimes?: NonNullable<GatewayOptions['runtimes']>
   drainMs?: number
+  /** Silent unless given. */
+  log?: Logger
+  /** Changes what the configuration came to. */
+  alter?(config: Config): Config
 }
 
 /** Starts a gateway on loopback. */
 export async function startGateway(options: TestGatewayOptions = {}): Promise<TestGateway> {
   const stateDir = mkdtempSync(join(tmpdir(), 'kurultai-test-'))
-  const config = loadConfig({
+  const loaded = loadConfig({
     env: { OPENCLAW_GATEWAY_TOKEN: TOKEN, LOG_LEVEL: 'silent', ...options.env },
     home: stateDir,
     cwd: stateDir,
     flags: { stateDir, allowUnconfigured: true, port: '0', ...writeConfig(stateDir, options.config) },
   })
   const store = options.store ?? openMemoryStore()
-  const { log } = openLog({ ...config.logging, level: 'silent' })
+  const config = options.alter?.(loaded) ?? loaded
+  const log = options.log ?? openLog({ ...config.logging, level: 'silent' }).log
   const gateway = createGateway({
     config,
     log,
@@ -54,10 +62,13 @@ export async function startGateway(options: TestGatewayOptions = {}): Promise<Te
   const { port } = gateway.addresses[0]!
   const url = `ws://127.0.0.1:${port}/`
   const peers: Peer[] = []
+  let isStopped = false
+  void gateway.stopped.then(() => {
+    isStopped = true
+  })
   const stop = async () => {
     for (const peer of peers) peer.socket.terminate()
-    gateway.stop('the test is over')
-    gateway.stop('the test is over')
+    for (let times = 0; times < 2; times++) if (!isStopped) gateway.stop('the test is over')
     await gateway.stopped
     rmSync(stateDir, { recursive: true, force: true })
   }
@@ -71,6 +82,7 @@ export async function startGateway(options: TestGatewayOptions = {}): Promise<Te
     url,
     stateDir,
     store,
+    gateway,
     stop,
     open,
     async connect(params, peerOptions) {

@@ -1,0 +1,85 @@
+/** How the process of a gateway ends, and what it says when it does. */
+import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { fileURLToPath } from 'node:url'
+import { afterAll, expect, it } from 'vitest'
+import { openStore } from '../../src/stores/index.ts'
+import { CONNECT, openPeer, TOKEN } from '../support/gateway.ts'
+
+const entry = fileURLToPath(new URL('../../src/index.ts', import.meta.url))
+const folders: string[] = []
+afterAll(() => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true })
+})
+
+function stateFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'kurultai-endings-'))
+  folders.push(folder)
+  return folder
+}
+
+/** Starts a gateway on a state folder and a free port. */
+function start(folder: string) {
+  const args = ['gateway', '--allow-unconfigured', '--port', '0', '--bind', 'loopback', '--state-dir', folder]
+  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', entry, ...args], {
+    env: { PATH: process.env['PATH'] ?? '', HOME: folder, OPENCLAW_GATEWAY_TOKEN: TOKEN },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let said = ''
+  const port = Promise.withResolvers<number>()
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (data) => {
+      said += data
+      const found = /running on \S+?:(\d+)/.exec(said)?.[1]
+      if (found) port.resolve(Number(found))
+    })
+  const finished = new Promise<{ code: number | null; said: string }>((resolve) =>
+    child.on('close', (code) => {
+      resolve({ code, said })
+      port.reject(new Error(`ended with ${code}: ${said}`))
+    }),
+  )
+  port.promise.catch(() => {})
+  return { child, finished, port: port.promise }
+}
+
+it('a file of a newer gateway is left as it is, and the process ends with 65', async () => {
+  const folder = stateFolder()
+  const path = join(folder, 'kurultai.sqlite')
+  const store = await openStore('sqlite', { path })
+  await store.close()
+  const db = new DatabaseSync(path)
+  const version = Number(db.prepare('PRAGMA user_version').get()!['user_version']) + 1
+  // What a next step would have made: without it the number alone would be taken for damage.
+  db.exec(`CREATE TABLE later (id TEXT PRIMARY KEY); PRAGMA user_version = ${version}`)
+  db.close()
+  const { code, said } = await start(folder).finished
+  expect(said).toContain('newer gateway')
+  expect(code).toBe(65)
+  const after = new DatabaseSync(path)
+  expect(after.prepare('PRAGMA user_version').get()!['user_version']).toBe(version)
+  after.close()
+})
+
+it('two signals in the middle of an answer end the process with 0, and nothing is left unhandled', async () => {
+  const folder = stateFolder()
+  const { child, finished, port } = start(folder)
+  const peer = await openPeer(`ws://127.0.0.1:${await port}/`)
+  await peer.next((frame) => frame['event'] === 'connect.challenge')
+  await peer.request('connect', CONNECT)
+  for (const sessionKey of ['a', 'b', 'c'])
+    await peer.request('chat.send', { sessionKey, message: 'word '.repeat(200), idempotencyKey: sessionKey })
+  for (const runId of ['a', 'b', 'c'])
+    await peer.next(({ event, payload }) => event === 'chat' && payload.runId === runId && payload.state === 'delta')
+  child.kill('SIGTERM')
+  await peer.next(({ event }) => event === 'shutdown')
+  child.kill('SIGTERM')
+  const { code, said } = await finished
+  expect(said).not.toMatch(/nobody handled|ERROR|FATAL/)
+  expect(said).toContain('runs were cut off')
+  expect(code).toBe(0)
+  expect((await peer.closed).code).toBe(1012)
+})
