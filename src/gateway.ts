@@ -11,7 +11,7 @@ import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
-import { createHub, type Hub } from './broker/hub.ts'
+import { createHub, type Hub, holds } from './broker/hub.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
 import { createReplay, type Replay } from './broker/replay.ts'
@@ -297,8 +297,9 @@ export function createGateway(options: GatewayOptions): Gateway {
       tickIntervalMs: config.gateway.tickIntervalMs,
       version,
       snapshot: (scopes) => ({
-        presence: presence.list(),
-        health: health.current(),
+        // Who may not ask for it is not told it at the door either.
+        presence: holds(new Set(scopes), 'operator.read') ? presence.list() : [],
+        health: holds(new Set(scopes), 'operator.read') ? health.current() : { ok: true },
         stateVersion: stateVersion(),
         uptimeMs: now() - startedAt,
         // Paths of the machine are for those who may change it.

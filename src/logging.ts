@@ -21,10 +21,10 @@ export function readable(line: string): string {
   const { level, time, msg, err, ...rest } = JSON.parse(line) as { [name: string]: unknown }
   const details = Object.entries(rest)
     .filter(([name]) => !HIDDEN.has(name))
-    .map(([name, value]) => `${name}=${typeof value === 'string' ? visible(value) : JSON.stringify(value)}`)
+    .map(([name, value]) => `${name}=${visible(typeof value === 'string' ? value : JSON.stringify(value))}`)
   const stack = (err as { stack?: string } | undefined)?.stack
   const at = new Date(Number(time)).toISOString().slice(11, 23)
-  return `${at} ${(NAMES[Number(level)] ?? String(level)).padEnd(5)} ${visible(String(msg))}${details.length > 0 ? ` (${details.join(' ')})` : ''}${stack ? `\n${stack}` : ''}\n`
+  return `${at} ${(NAMES[Number(level)] ?? String(level)).padEnd(5)} ${visible(String(msg))}${details.length > 0 ? ` (${details.join(' ')})` : ''}${stack ? `\n${stack.split('\n').map(visible).join('\n')}` : ''}\n`
 }
 
 export interface Logs {

@@ -15,7 +15,7 @@ import { createHost, work } from './host.ts'
 import type { Hub, Peer, Wire } from './hub.ts'
 import type { Log } from './log.ts'
 import type { Presence } from './presence.ts'
-import { createTurnstile } from './turnstile.ts'
+import { createTurnstile, MOST_UNREAD_BYTES } from './turnstile.ts'
 
 /** The broker's side of a socket. */
 export interface Connection {
@@ -268,6 +268,9 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     const send = (text: string) => wire.send(text)
     const letIn = createTurnstile(wire, (request, done) => dispatch.dispatch(request, caller, send, done))
     const lane = (incoming: Incoming) => {
+      // Refusals are answers, too: who sends what is none and reads nothing does not fill the memory with them.
+      if (incoming.kind !== 'request' && wire.bytesWaiting > MOST_UNREAD_BYTES)
+        return void host.tell(connId, { type: 'close', close: 'slowConsumer' })
       switch (incoming.kind) {
         case 'request':
           return letIn(incoming.request)
@@ -288,6 +291,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     hub.join(peer)
     port.lane = lane
     port.maxPayload = LIMITS.maxPayload[protocol]
+    wire.takeFramesOf(port.maxPayload)
     for (const incoming of port.held.splice(0)) lane(incoming)
   }
 

@@ -21,6 +21,8 @@ export interface Wire {
   readonly eventBytesWaiting: number
   /** Bytes of all frames that have not left the process yet. */
   readonly bytesWaiting: number
+  /** Takes frames of so many bytes; a larger one ends the socket with 1009 before it is buffered. */
+  takeFramesOf(bytes: number): void
   /** Reads no further, until `resume`. */
   pause(): void
   resume(): void

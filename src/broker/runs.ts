@@ -91,6 +91,8 @@ interface Live {
   ended: PromiseWithResolvers<Ended>
 }
 
+/** Callers of `agent.wait` at once, over all connections. */
+const MOST_WAITS = 20_000
 /** What a timer can hold, in ms, about 25 days: a longer one would fire at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
@@ -107,6 +109,7 @@ export function createRuns(needs: RunsNeeds): Runs {
   let isOver = false
   const idleWaiters: (() => void)[] = []
   const waiting = new Map<string, Set<(ended: Ended) => void>>()
+  let waits = 0
 
   /** A run that an effect is about is live by construction: only its own actor names it. */
   const get = (runId: string): Live => {
@@ -284,6 +287,9 @@ export function createRuns(needs: RunsNeeds): Runs {
     abort: (runId, reason) => void host.tell(runId, { type: 'abort', reason }),
     ending: (runId) => live.get(runId)?.ended.promise,
     wait(runId, timeoutMs, givenUp) {
+      // Each wait costs memory for as long as its caller likes: beyond this many, nobody waits.
+      if (waits >= MOST_WAITS) return Promise.resolve(undefined)
+      waits += 1
       const { promise, resolve } = Promise.withResolvers<Ended | undefined>()
       const here = waiting.get(runId) ?? new Set()
       waiting.set(runId, here.add(resolve))
@@ -291,6 +297,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       const timer = setTimeout(() => resolve(undefined), Math.min(timeoutMs, LONGEST_TIMER_MS)).unref()
       givenUp?.addEventListener('abort', () => resolve(undefined))
       return promise.finally(() => {
+        waits -= 1
         clearTimeout(timer)
         here.delete(resolve)
         if (here.size === 0) waiting.delete(runId)

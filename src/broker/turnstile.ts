@@ -7,7 +7,7 @@ const MOST_UNDER_WAY = 32
 /** Requests that wait before the socket is read no further. */
 const MOST_WAITING = 64
 /** Bytes that wait to be read by the peer before none of its requests is begun: it gets those first. */
-const MOST_UNREAD_BYTES = 8 * 1024 * 1024
+export const MOST_UNREAD_BYTES = 8 * 1024 * 1024
 
 /** @param start begins a request; `done` is to be called when its (first) answer is on its way */
 export function createTurnstile(

@@ -1,7 +1,7 @@
 /** The agents and their models; runs addressed to an agent rather than typed into a chat. */
 import { Type } from 'typebox'
 import { method } from './block.ts'
-import { Anything, IdempotencyKey, Milliseconds, NonEmpty, Open, SessionKey } from './shapes.ts'
+import { Anything, IdempotencyKey, Milliseconds, NonEmpty, Open, Said, SessionKey } from './shapes.ts'
 
 export const agents = {
   agent: method({
@@ -9,10 +9,10 @@ export const agents = {
     scope: 'operator.write',
     unknown: 'refused',
     params: Type.Object({
-      message: NonEmpty,
+      message: Said,
       agentId: Type.Optional(NonEmpty),
       sessionKey: Type.Optional(SessionKey),
-      sessionId: Type.Optional(Type.String()),
+      sessionId: Type.Optional(NonEmpty),
       thinking: Type.Optional(Type.String()),
       attachments: Type.Optional(Type.Array(Anything, { maxItems: 16 })),
       /** Seconds; 0 = no deadline. */
@@ -72,7 +72,7 @@ export const agents = {
     summary: 'The name and the sign an agent goes by.',
     scope: 'operator.read',
     unknown: 'ignored',
-    params: Type.Object({ agentId: Type.Optional(NonEmpty), sessionKey: Type.Optional(Type.String()) }),
+    params: Type.Object({ agentId: Type.Optional(NonEmpty), sessionKey: Type.Optional(SessionKey) }),
     result: Type.Object({ agentId: Type.String(), name: Type.String(), avatar: Type.String() }),
   }),
   'agents.list': method({

@@ -9,6 +9,7 @@ import {
   Milliseconds,
   NonEmpty,
   Open,
+  Said,
   SessionKey,
 } from './shapes.ts'
 
@@ -149,7 +150,7 @@ export const chat = {
     unlisted: true,
     params: Type.Object({
       sessionKey: SessionKey,
-      message: NonEmpty,
+      message: Said,
       label: Type.Optional(Type.String({ maxLength: 100 })),
       agentId: Type.Optional(NonEmpty),
     }),

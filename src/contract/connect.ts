@@ -5,6 +5,9 @@ import { NonEmpty } from './shapes.ts'
 
 export const PROTOCOLS = [3, 4] as const satisfies readonly Protocol[]
 
+/** What a client says of itself is shown to everybody who lists who is here. */
+const Name = Type.String({ minLength: 1, maxLength: 128 })
+
 /** Unknown members are ignored everywhere: newer clients send more, and the handshake is no place to guess. */
 export const ConnectParams = Type.Object({
   /** Missing (the documented short form) = 3. */
@@ -12,21 +15,21 @@ export const ConnectParams = Type.Object({
   maxProtocol: Type.Optional(Type.Integer({ minimum: 1 })),
   client: Type.Optional(
     Type.Object({
-      id: NonEmpty,
-      displayName: Type.Optional(Type.String()),
-      version: NonEmpty,
-      platform: NonEmpty,
-      deviceFamily: Type.Optional(Type.String()),
-      modelIdentifier: Type.Optional(Type.String()),
-      mode: NonEmpty,
-      instanceId: Type.Optional(Type.String()),
+      id: Name,
+      displayName: Type.Optional(Name),
+      version: Name,
+      platform: Name,
+      deviceFamily: Type.Optional(Name),
+      modelIdentifier: Type.Optional(Name),
+      mode: Name,
+      instanceId: Type.Optional(Name),
     }),
   ),
-  caps: Type.Optional(Type.Array(NonEmpty)),
-  commands: Type.Optional(Type.Array(NonEmpty)),
+  caps: Type.Optional(Type.Array(Name, { maxItems: 64 })),
+  commands: Type.Optional(Type.Array(Name, { maxItems: 256 })),
   permissions: Type.Optional(Type.Record(Type.String(), Type.Boolean())),
   role: Type.Optional(NonEmpty),
-  scopes: Type.Optional(Type.Array(NonEmpty)),
+  scopes: Type.Optional(Type.Array(Name, { maxItems: 64 })),
   device: Type.Optional(
     Type.Object({
       /** SHA-256 of the raw public key, lower-case hex. */

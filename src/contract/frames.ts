@@ -3,10 +3,12 @@ import { type Static, Type } from 'typebox'
 import type { ErrorShape } from './errors.ts'
 import { validator } from './validate.ts'
 
+const LONGEST_ID = 128
+
 export const RequestFrame = Type.Object(
   {
     type: Type.Literal('req'),
-    id: Type.String({ minLength: 1, maxLength: 128 }),
+    id: Type.String({ minLength: 1, maxLength: LONGEST_ID }),
     method: Type.String({ minLength: 1 }),
     params: Type.Optional(Type.Unknown()),
     /** W3C trace context, protocol 4; not used here. */
@@ -41,8 +43,25 @@ export function decode(text: string): Incoming {
   } catch {
     return { kind: 'notJson' }
   }
-  const problem = requestFrame.problem(value)
+  const problem = requestFrame.problem(value) ?? brokenText(text, value)
   if (problem === undefined) return { kind: 'request', request: value as RequestFrame }
   const id = value !== null && typeof value === 'object' ? (value as { id?: unknown }).id : undefined
-  return { kind: 'invalid', id: typeof id === 'string' || typeof id === 'number' ? id : 'invalid', problem }
+  const echoed = (typeof id === 'string' && id.length <= LONGEST_ID) || typeof id === 'number' ? id : 'invalid'
+  return { kind: 'invalid', id: echoed, problem }
+}
+
+/**
+ * Half a surrogate pair, which only an escape can bring in, has no UTF-8: kept, it would become the same replacement character as
+ * any other half, and two keys or two sessions one.
+ */
+function brokenText(text: string, value: unknown): string | undefined {
+  if (!/\\u[dD][89a-fA-F]/.test(text)) return undefined
+  const left: unknown[] = [value]
+  while (left.length > 0) {
+    const next = left.pop()
+    if (typeof next === 'string' && !next.isWellFormed()) return 'a string holds half of a surrogate pair'
+    if (next === null || typeof next !== 'object') continue
+    for (const [name, member] of Object.entries(next)) left.push(name, member)
+  }
+  return undefined
 }

@@ -19,7 +19,7 @@ export const sessions = {
       label: Type.Optional(Label),
       spawnedBy: Type.Optional(NonEmpty),
       agentId: Type.Optional(NonEmpty),
-      search: Type.Optional(Type.String()),
+      search: Type.Optional(Type.String({ maxLength: 256 })),
     }),
     result: Type.Object({
       ts: Type.Number(),

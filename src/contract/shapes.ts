@@ -1,7 +1,10 @@
 /** Schemas that several methods and events share. */
 import { type Static, Type } from 'typebox'
 
-export const NonEmpty = Type.String({ minLength: 1 })
+/** An id, a name, a level: short, since such texts are compared, folded, listed and echoed. */
+export const NonEmpty = Type.String({ minLength: 1, maxLength: 512 })
+/** What is said: at least a character, and no more of them than a message may have bytes. */
+export const Said = Type.String({ minLength: 1, maxLength: 256 * 1024 })
 /** A session key as clients spell it: `main`, `mykey`, `agent:main:main`, `agent:Möngke:notes`. */
 export const SessionKey = Type.String({ minLength: 1, maxLength: 512 })
 export const IdempotencyKey = Type.String({ minLength: 1, maxLength: 512 })

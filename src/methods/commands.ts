@@ -24,6 +24,9 @@ export const COMMAND_SCOPES: Record<Command['kind'], Scope> = {
   refused: 'operator.admin',
 }
 
+/** Characters of a text in which a command's name must stand. */
+const LOOKED_AT = 256
+
 const STOP_WORDS = new Set(['stop', 'esc', 'abort', 'wait', 'exit', 'interrupt'])
 /** They change the gateway or run things: never from text that a run, or whoever may only write, can send. */
 const REFUSED = new Set([
@@ -43,16 +46,18 @@ const REFUSED = new Set([
 
 /** The command in a text, or undefined for an ordinary message. Text that only looks like a path or a name is a message. */
 export function readCommand(text: string): Command | undefined {
-  // Compatibility forms and invisible characters must not hide a command from the check of its scope.
-  const plain = text
+  // Compatibility forms and invisible characters must not hide a command from the check of its scope. Only the beginning is looked
+  // at: folding takes a time that grows with the square of a hostile text, and a command's name is short.
+  const head = text
+    .slice(0, LOOKED_AT)
     .normalize('NFKC')
     .replace(/[\p{Cf}\p{Cc}]/gu, (character) => (/\s/.test(character) ? ' ' : ''))
     .trim()
-  if (STOP_WORDS.has(plain.toLowerCase())) return { kind: 'stop' }
-  const match = /^\/([a-z][a-z_-]*)(?::|\s+|$)(.*)$/is.exec(plain)
+  if (text.length <= LOOKED_AT && STOP_WORDS.has(head.toLowerCase())) return { kind: 'stop' }
+  const match = /^\/([a-z][a-z_-]*)(?:$|[:\s])/i.exec(head)
   if (!match) return undefined
   const name = match[1]!.toLowerCase()
-  const rest = match[2]!.trim()
+  const rest = text.replace(/^[\s\p{Cf}\p{Cc}]*[^\s:]+:?\s*/u, '').trim()
   switch (name) {
     case 'stop':
     case 'abort':

@@ -2,7 +2,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Handlers } from '../broker/dispatch.ts'
 import type { Turns } from '../broker/turns.ts'
-import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
 import { type AgentNames, canonical } from '../contract/session-key.ts'
 import type { sessions as contract } from '../contract/sessions.ts'
@@ -25,6 +24,8 @@ export interface SessionsNeeds {
 
 const PREVIEW_LIMIT = 12
 const PREVIEW_CHARS = 240
+/** JSON bytes of a session's newest entries that a preview is made from. */
+const PREVIEW_BYTES = 256 * 1024
 const TITLE_CHARS = 60
 
 /** The text of an entry, its other parts left out. */
@@ -115,17 +116,19 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
     async 'sessions.preview'(params) {
       const limit = params.limit ?? PREVIEW_LIMIT
       const chars = params.maxChars ?? PREVIEW_CHARS
-      const previews = params.keys.map(async (spelling) => {
+      // One after the other, and no more of each than a preview can show: 64 keys may all be long.
+      const previews: { [name: string]: unknown }[] = []
+      for (const spelling of params.keys) {
         const { key } = canonical(spelling, agents)
-        const { sessionId, messages } = await store.history(key, { limit, maxBytes: LIMITS.history })
+        const { sessionId, messages } = await store.history(key, { limit, maxBytes: PREVIEW_BYTES })
         const items = messages.map((message) => ({ role: message.role, text: cut(textOf(message), chars) }))
-        return {
+        previews.push({
           key: spelling,
           status: sessionId === undefined ? 'missing' : items.length === 0 ? 'empty' : 'ok',
           items,
-        }
-      })
-      return { ts: now(), previews: await Promise.all(previews) }
+        })
+      }
+      return { ts: now(), previews }
     },
 
     async 'sessions.resolve'({ key, sessionId, label, agentId }) {

@@ -50,8 +50,9 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
   const { WebSocketServer } = await import('ws')
   const upgrades: WebSocketServer = new WebSocketServer({
     noServer: true,
-    // The larger of the two protocols'; the connection checks its own. Never compressed (a few bytes could become gigabytes).
-    maxPayload: LIMITS.maxPayload[4],
+    // Before the handshake; `takeFramesOf` lifts it after. Twice the bound, so that a peer slightly over it is told why.
+    // Never compressed (a few bytes could become gigabytes).
+    maxPayload: 2 * LIMITS.preauthPayload,
     perMessageDeflate: false,
     skipUTF8Validation: false,
   })

@@ -62,6 +62,7 @@ export function listening(changes: Partial<Omit<Peer, 'wire'>> = {}): Listening 
         peer.closedBy = close
       },
       terminate() {},
+      takeFramesOf() {},
       pause() {},
       resume() {},
       onDrained() {},
