@@ -92,11 +92,9 @@ x', headers: { Authorization: 'Bearer canary-seven', 'X-Any': 'canary-eight' },
     )
   })
 
-  it('takes a text with many quotes and comments in linear time', () => {
+  it('comes to an end with a text of many quotes and comments: with the square of its length it would not', () => {
     const text = `{ a: '${"\\'".repeat(200_000)}', ${'/**/'.repeat(50_000)} b: '${'://a:b'.repeat(20_000)}', c: '${'a'.repeat(300_000)}', /*${'a'.repeat(300_000)}*/ }`
-    const before = performance.now()
     expect(redact(text)).toHaveLength(text.length)
-    expect(performance.now() - before).toBeLessThan(2_000)
   })
 })
 
