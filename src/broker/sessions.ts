@@ -24,7 +24,7 @@ export interface Sessions {
 }
 
 export interface SessionsNeeds {
-  runs: Pick<Runs, 'begin' | 'abort' | 'ending' | 'record' | 'ids'>
+  runs: Pick<Runs, 'begin' | 'abort' | 'ending' | 'of'>
   log: Log
   /** A session's actor threw. Its runs live on; the supervisor decides when `restart` is called. */
   onCrash(sessionKey: string): void
@@ -58,7 +58,7 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
   }
 
   /** The live runs of a session in the order of admission, which is the order of the table of runs. */
-  const runsOf = (key: string) => runs.ids().filter((id) => runs.record(id)?.sessionKey === key)
+  const runsOf = (key: string) => runs.of(key).map(({ runId }) => runId)
 
   return {
     turn(key, runId) {

@@ -22,7 +22,7 @@ export interface Attachment {
 
 /** A turn as a client asked for it. */
 export interface NewTurn {
-  /** The id wanted for the run. */
+  /** The id wanted for the run; in a record, the one it got. */
   runId: string
   /** The id to use when another run of the last 24 h already has `runId`. */
   spareRunId: string
@@ -47,20 +47,9 @@ export interface NewTurn {
 }
 
 /** A run as it is kept. */
-export interface RunRecord {
-  runId: string
-  principal: string
-  method: string
-  sessionKey: string
-  agentId: string
-  sessionId: string
-  key: string
-  fingerprint: string
-  message: string
+export interface RunRecord extends Omit<NewTurn, 'spareRunId' | 'attachments'> {
   attachments: Attachment[]
-  meta: { [name: string]: Json }
   state: RunState
-  acceptedAt: number
   startedAt?: number
   endedAt?: number
   /** What had been streamed at the last {@link Store.progress}; empty once the run has ended. */
