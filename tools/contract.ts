@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import type { TSchema } from 'typebox'
 import type { EventBlock, MethodBlock } from '../src/contract/block.ts'
 import { Closes } from '../src/contract/closes.ts'
-import { CAPS, ConnectParams, LIMITS, PROTOCOLS } from '../src/contract/connect.ts'
+import { CAPS, ConnectParams, HelloAuth, LIMITS, PROTOCOLS } from '../src/contract/connect.ts'
 import { ERRORS, REFUSALS } from '../src/contract/errors.ts'
 import { RequestFrame } from '../src/contract/frames.ts'
 import { EVENTS, METHODS } from '../src/contract/index.ts'
@@ -28,7 +28,7 @@ export function protocolJson(): string {
     $comment: 'Made by "npm run contract" from src/contract. Do not edit.',
     protocols: PROTOCOLS,
     frames: { request: RequestFrame },
-    connect: { params: ConnectParams },
+    connect: { params: ConnectParams, auth: HelloAuth },
     methods: Object.fromEntries(methods),
     events: Object.fromEntries(events),
     errors: ERRORS,
@@ -60,7 +60,13 @@ export function protocolMarkdown(): string {
     'The answer is `hello-ok` with `protocol`, `server`, `features`, `snapshot`, `auth` and `policy`.',
     '',
     'Capabilities (`caps`) change what a connection is sent: `delta-only` leaves out the cumulative text of deltas, `stream-offsets`',
-    'adds `epoch` and `offset` to the events of a session (for `chat.resume`), `tool-events` asks for what tools do.',
+    'adds `epoch` and `offset` to the events of a session (for `chat.resume`) and, to `hello-ok.auth`, the scopes that were `denied`,',
+    '`tool-events` asks for what tools do.',
+    '',
+    'A slow reader, one that has half of `policy.maxBufferedBytes` waiting, hears pieces of a text joined: fewer events, nothing missing.',
+    'With `stream-offsets` such an event says `from` and `offset`, the first and the last offset it stands for. It may tell what has a',
+    'later offset, too: if `chat.resume` gives that again, its `seq` is not above the last one heard of this text. Whoever has more',
+    'than the policy waiting, and goes on so, is disconnected with 1008 `slow consumer`.',
     '',
     '## Methods',
     '',
@@ -83,7 +89,7 @@ export function protocolMarkdown(): string {
     '|---|---|---|---|',
     ...Object.entries<EventBlock>(EVENTS).map(
       ([name, { scope, delivery, summary }]) =>
-        `| \`${name}\` | ${scope === 'everyone' ? 'everyone' : `\`${scope}\``} | ${delivery === 'kept' ? 'is disconnected' : 'misses it'} | ${summary.replaceAll('|', '\\|')} |`,
+        `| \`${name}\` | ${scope === 'everyone' ? 'everyone' : `\`${scope}\``} | ${delivery === 'kept' ? 'hears it joined, or is disconnected' : 'misses it'} | ${summary.replaceAll('|', '\\|')} |`,
     ),
     '',
     '## Errors',

@@ -5,15 +5,24 @@ import { connectionMachine, type Verdict } from '../../machines/connection.ts'
 import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
 import type { Scope } from '../contract/block.ts'
 import { type Close, type CloseName, Closes, refusal } from '../contract/closes.ts'
-import { type ClientInfo, ConnectParams, GENERIC_CLIENT, LIMITS, negotiate } from '../contract/connect.ts'
+import {
+  CAPS,
+  type ClientInfo,
+  ConnectParams,
+  GENERIC_CLIENT,
+  type HelloAuth,
+  LIMITS,
+  negotiate,
+} from '../contract/connect.ts'
 import { type ErrorShape, GatewayError, type Protocol } from '../contract/errors.ts'
 import { decode, type Incoming, type RequestFrame } from '../contract/frames.ts'
 import { FEATURES } from '../contract/index.ts'
 import { validator } from '../contract/validate.ts'
 import { type Caller, type Dispatch, encode } from './dispatch.ts'
 import { createHost, work } from './host.ts'
-import type { Hub, Peer, Wire } from './hub.ts'
+import type { Hub } from './hub.ts'
 import type { Log } from './log.ts'
+import type { Peer, Wire } from './peer.ts'
 import type { Presence } from './presence.ts'
 import { createTurnstile, MOST_UNREAD_BYTES } from './turnstile.ts'
 
@@ -190,7 +199,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   }
 
   function welcome(port: Port): void {
-    const { request, protocol, client, outcome } = port.admitted!
+    const { request, protocol, client, caps, outcome } = port.admitted!
     const { decision, deviceToken, deviceId } = outcome
     // By the device where it is known, else by the instance: a peer that comes back replaces its former entry. `cli` comes and
     // goes with every command, and is not listed.
@@ -198,7 +207,10 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       port.presenceKey = deviceId ?? client.instanceId ?? port.connId
       presence.join(port.presenceKey, port.connId, client, { role: decision.role, scopes: decision.granted, deviceId })
     }
-    const auth = { role: decision.role, scopes: decision.granted, ...deviceToken }
+    // Old clients refuse members they do not know.
+    const denied =
+      caps.includes(CAPS.streamOffsets) && decision.denied.length > 0 ? { denied: decision.denied } : undefined
+    const auth: HelloAuth = { role: decision.role, scopes: decision.granted, ...deviceToken, ...denied }
     port.wire.send(
       encode({
         type: 'res',
@@ -214,8 +226,8 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
           },
           features: FEATURES,
           snapshot: needs.snapshot(decision.granted),
-          // Protocol 3 has a device token in `auth` or no `auth` at all; protocol 4 always has it.
-          ...((protocol >= 4 || deviceToken) && { auth }),
+          // Protocol 3 has something to tell in `auth` or no `auth` at all; protocol 4 always has it.
+          ...((protocol >= 4 || deviceToken || denied) && { auth }),
           policy: {
             maxPayload: LIMITS.maxPayload[protocol],
             maxBufferedBytes: LIMITS.maxBufferedBytes,
@@ -349,7 +361,8 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
               return actor.send({ type: 'frame.notJson', incoming })
           }
         },
-        gone: () => actor.send({ type: 'socket.closed' }),
+        // A peer that was cut off has been forgotten before its socket is gone.
+        gone: () => void host.get(connId)?.send({ type: 'socket.closed' }),
         close: (close) => actor.send({ type: 'close', close }),
       }
     },

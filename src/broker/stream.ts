@@ -3,9 +3,12 @@
  * past the run's chart; the chart opens and closes it.
  */
 import type { RunOutcome } from '../../machines/run.ts'
+import { CAPS } from '../contract/connect.ts'
 import type { Sink } from '../runtimes/runtime.ts'
 import type { TranscriptMessage } from '../stores/store.ts'
-import type { Audience, Hub, Variant } from './hub.ts'
+import type { Variant } from './announcement.ts'
+import type { Piece } from './backlog.ts'
+import type { Audience, Hub } from './hub.ts'
 
 /** A waiting delta leaves at the latest after this many milliseconds. */
 export const LONGEST_WAIT_MS = 50
@@ -25,6 +28,8 @@ export interface FailureDetail {
 }
 
 export interface Stream extends Sink {
+  /** Tells those who count offsets how many runs of the session come before it. */
+  announcePlace(place: number): void
   /** Says that the run has started; deltas pass from now on. */
   open(startedAt: number): void
   /** From now on deltas are dropped; the ones that wait are sent. */
@@ -54,6 +59,8 @@ export interface StreamNeeds {
 
 /** Protocol 3 has no use for a last delta right before the final text. */
 const PROTOCOL_4: Pick<Audience, 'only'> = { only: (peer) => peer.protocol >= 4 }
+/** What protocols 3 and 4 do not know. */
+const WITH_OFFSETS: Pick<Audience, 'only'> = { only: (peer) => peer.caps.has(CAPS.streamOffsets) }
 
 /** JSON text of a string without its quotes, to be joined with other pieces: pieces are escaped once, not once an event. */
 const escaped = (text: string): string => JSON.stringify(text).slice(1, -1)
@@ -72,6 +79,9 @@ export function createStream(needs: StreamNeeds): Stream {
   const { runId, sessionKey, agentId, hub, now, onFirst, keep } = needs
   const id = JSON.stringify(runId)
   const agent = JSON.stringify(agentId)
+  const agentText = `${runId} assistant`
+  const chatText = `${runId} chat`
+  const thoughts = `${runId} reasoning`
   let isOpen = false
   /** Which half of the ending has been told: after a throw it is asked for again, and each half is told once. */
   let toldAgent = false
@@ -79,33 +89,48 @@ export function createStream(needs: StreamNeeds): Stream {
   let seq = 0
   let text = ''
   let escapedText = ''
+  let escapedThoughts = ''
   /** What has come since the last `assistant` event. */
   let waiting = ''
   /** What has come since the last `chat` delta, escaped. */
   let waitingChat = ''
   /** Calls off the flush that is due. */
   let callOff: (() => void) | undefined
-  let sentAt = 0
-  let chatAt = 0
-  let keptAt = 0
+  // By a clock that nobody sets: what waits must not wait for the wall clock to come again to where it was.
+  let sentAt = Number.NEGATIVE_INFINITY
+  let chatAt = Number.NEGATIVE_INFINITY
+  let keptAt = Number.NEGATIVE_INFINITY
   let keptChars = 0
 
   /** The members that every event of the run has. Protocol 4 also names the agent. */
   const head = (variant: Variant): string =>
     `{"runId":${id},"sessionKey":${JSON.stringify(variant.sessionKey)}${variant.protocol >= 4 ? `,"agentId":${agent}` : ''}`
 
-  function agentEvent(stream: string, data: string | ((variant: Variant) => string)): void {
+  function agentEvent(stream: string, data: string | ((variant: Variant) => string), piece?: Piece): void {
     const number = ++seq
     const ts = now()
     hub.publish(
       'agent',
       (variant) =>
         `${head(variant)},"stream":"${stream}","data":${typeof data === 'string' ? data : data(variant)},"seq":${number},"ts":${ts}}`,
-      { sessionKey },
+      piece ? { sessionKey, piece } : { sessionKey },
     )
   }
 
-  function chatEvent(rest: (variant: Variant) => string, audience: Pick<Audience, 'only' | 'endOf'> = {}): void {
+  /** What a turn that waits has to say. It has no number, so that those of the run are whole for everybody. */
+  function queueEvent(data: { place: number } | { absorbedBy: string }): void {
+    const ts = now()
+    hub.publish(
+      'agent',
+      (variant) => `${head(variant)},"stream":"queue","data":${JSON.stringify(data)},"seq":0,"ts":${ts}}`,
+      { sessionKey, ...WITH_OFFSETS },
+    )
+  }
+
+  function chatEvent(
+    rest: (variant: Variant) => string,
+    audience: Pick<Audience, 'only' | 'endOf' | 'piece'> = {},
+  ): void {
     const number = seq
     hub.publish('chat', (variant) => `${head(variant)},"seq":${number},${rest(variant)}}`, {
       sessionKey,
@@ -116,16 +141,19 @@ export function createStream(needs: StreamNeeds): Stream {
   const message = (escapedContent: string, timestamp: number): string =>
     `{"role":"assistant","content":[{"type":"text","text":"${escapedContent}"}],"timestamp":${timestamp}}`
 
-  function chatDelta(at: number, audience: Pick<Audience, 'only'> = {}): void {
-    const added = waitingChat
+  function chatDelta(audience: Pick<Audience, 'only'> = {}): void {
+    const at = now()
     const whole = escapedText
+    const added = waitingChat
     chatEvent(
-      ({ protocol, deltaOnly }) =>
-        `"state":"delta"${protocol >= 4 ? `,"deltaText":"${added}"` : ''}${deltaOnly ? '' : `,"message":${message(whole, at)}`}`,
-      audience,
+      ({ protocol, deltaOnly, start }) => {
+        const more = start === undefined ? added : whole.slice(start)
+        return `"state":"delta"${protocol >= 4 ? `,"deltaText":"${more}"` : ''}${deltaOnly ? '' : `,"message":${message(whole, at)}`}`
+      },
+      { ...audience, piece: { of: chatText, start: whole.length - added.length } },
     )
     waitingChat = ''
-    chatAt = at
+    chatAt = performance.now()
   }
 
   function flush(): void {
@@ -137,15 +165,21 @@ export function createStream(needs: StreamNeeds): Stream {
     waiting = ''
     // A character cut in two by the provider (a lone half of a surrogate pair) is escaped as \udXXX in both halves; joined, they
     // read as the one character again.
+    const added = { of: agentText, start: escapedText.length }
     escapedText += delta
     waitingChat += delta
     const whole = escapedText
-    agentEvent('assistant', ({ deltaOnly }) =>
-      deltaOnly ? `{"delta":"${delta}"}` : `{"text":"${whole}","delta":"${delta}"}`,
+    agentEvent(
+      'assistant',
+      ({ deltaOnly, start }) => {
+        const more = start === undefined ? delta : whole.slice(start)
+        return deltaOnly ? `{"delta":"${more}"}` : `{"text":"${whole}","delta":"${more}"}`
+      },
+      added,
     )
-    const at = now()
+    const at = performance.now()
     sentAt = at
-    if (at - chatAt >= CHAT_GAP_MS) chatDelta(at)
+    if (at - chatAt >= CHAT_GAP_MS) chatDelta()
     if (at - keptAt >= KEEP_EVERY_MS || text.length - keptChars >= KEEP_EVERY_CHARS) {
       keptAt = at
       keptChars = text.length
@@ -169,9 +203,10 @@ export function createStream(needs: StreamNeeds): Stream {
     get said() {
       return text
     },
+    announcePlace: (place) => queueEvent({ place }),
     open(startedAt) {
       isOpen = true
-      keptAt = startedAt
+      keptAt = performance.now()
       agentEvent('lifecycle', `{"phase":"start","startedAt":${startedAt}}`)
     },
     delta(piece) {
@@ -183,14 +218,18 @@ export function createStream(needs: StreamNeeds): Stream {
         onFirst()
       } else if (callOff === undefined) {
         const gap = Math.min(LONGEST_WAIT_MS, Math.floor(escapedText.length / BYTES_PER_WAITING_MS))
-        const wait = gap - (now() - sentAt)
+        const wait = gap - (performance.now() - sentAt)
         // All pieces of one read leave together, even when there is no need to wait.
         callOff = wait > 0 ? later(flushByClock, wait) : soon(flushByClock)
       }
     },
     reasoning(piece) {
       if (!isOpen || piece === '') return
-      agentEvent('reasoning', JSON.stringify({ delta: piece }))
+      const delta = escaped(piece)
+      const added = { of: thoughts, start: escapedThoughts.length }
+      escapedThoughts += delta
+      const whole = escapedThoughts
+      agentEvent('reasoning', ({ start }) => `{"delta":"${start === undefined ? delta : whole.slice(start)}"}`, added)
     },
     close() {
       if (!isOpen) return
@@ -203,11 +242,15 @@ export function createStream(needs: StreamNeeds): Stream {
       callOff = undefined
     },
     end(outcome, endedAt, entry, failure) {
-      const { state, stopReason, error } = outcome
+      const { state, stopReason, error, absorbedBy } = outcome
       const failed = state === 'failed' || state === 'interrupted'
       const cutShort = state === 'aborted' || state === 'timedOut'
-      if (waitingChat !== '') chatDelta(now(), PROTOCOL_4)
-      if (!toldAgent)
+      if (waitingChat !== '') chatDelta(PROTOCOL_4)
+      if (!toldAgent && absorbedBy !== undefined) {
+        queueEvent({ absorbedBy })
+        // As the first event of a run that never began.
+        seq = 1
+      } else if (!toldAgent)
         agentEvent(
           'lifecycle',
           JSON.stringify(

@@ -1,6 +1,6 @@
 /** Lets the requests of one connection in: a bounded number at a time, and none while their answers are not being read. */
 import type { RequestFrame } from '../contract/frames.ts'
-import type { Wire } from './hub.ts'
+import type { Wire } from './peer.ts'
 
 /** Requests under way at once on one connection. */
 const MOST_UNDER_WAY = 32

@@ -33,7 +33,10 @@ export interface EventBlock<P extends TSchema = TSchema> {
   summary: string
   /** Who may hear it: an operator with this scope, or everybody who is connected. */
   scope: Scope | 'everyone'
-  /** `kept`: a reader too slow for it is disconnected; `droppable`: it is skipped for a slow reader. */
+  /**
+   * `kept`: a slow reader hears it, pieces of text joined to fewer and longer ones, or is disconnected; `droppable`: it is skipped
+   * for one that has more waiting than the policy says.
+   */
   delivery: 'kept' | 'droppable'
   payload: P
 }

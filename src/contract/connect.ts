@@ -56,6 +56,17 @@ export const ConnectParams = Type.Object({
 })
 export type ConnectParams = Static<typeof ConnectParams>
 
+/** `hello-ok.auth`: what the connection may do. Protocol 3 has it only where there is something to tell. */
+export const HelloAuth = Type.Object({
+  role: Type.String(),
+  scopes: Type.Array(Type.String()),
+  deviceToken: Type.Optional(Type.String()),
+  issuedAtMs: Type.Optional(Type.Integer()),
+  /** Scopes that were asked for and not granted; only for connections with the capability `stream-offsets`. */
+  denied: Type.Optional(Type.Array(Type.Object({ scope: Type.String(), reason: Type.String() }))),
+})
+export type HelloAuth = Static<typeof HelloAuth>
+
 export interface ClientInfo {
   id: string
   displayName?: string

@@ -2,11 +2,12 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { WebSocket, WebSocketServer } from 'ws'
+import type { WebSocketServer } from 'ws'
 import type { Connection, Connections } from '../broker/connections.ts'
 import type { Log } from '../broker/log.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { type DoorPolicy, knock, pathOf } from './door.ts'
+import { startHeartbeat } from './heartbeat.ts'
 import { page } from './page.ts'
 import { createWire } from './socket.ts'
 
@@ -19,7 +20,9 @@ export interface Listener {
 }
 
 export interface Probe {
-  /** 503 unless it is ready. */
+  /** Whether peers are let in. */
+  serving: boolean
+  /** 503 unless it is ready: it may serve those who read although nothing can be kept. */
   ready: boolean
   /** Why not, in a word that tells a stranger nothing. */
   status: 'ok' | 'starting' | 'draining' | 'degraded'
@@ -30,12 +33,11 @@ export interface ListenerNeeds {
   log: Log
   policy: DoorPolicy
   probe(): Probe
-  startedAt: number
-  now(): number
+  uptimeMs(): number
   maxConnections: number
   /** The page at `/`, unless the configuration turns it off. */
   servePage: boolean
-  /** Ping and reap interval in ms: a peer that did not answer the last ping is gone. */
+  /** Between two pings of a socket, in ms. */
   heartbeatMs: number
 }
 
@@ -46,7 +48,7 @@ const UPGRADE_PATHS = new Set(['/', '/ws', '/ws/', '/gateway', '/gateway/'])
 const http = process.getBuiltinModule('node:http')
 
 export async function createListener(needs: ListenerNeeds): Promise<Listener> {
-  const { connections, log, policy, probe, now, startedAt } = needs
+  const { connections, log, policy, probe, uptimeMs } = needs
   const { WebSocketServer } = await import('ws')
   const upgrades: WebSocketServer = new WebSocketServer({
     noServer: true,
@@ -56,7 +58,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     perMessageDeflate: false,
     skipUTF8Validation: false,
   })
-  const alive = new Map<WebSocket, boolean>()
+  const heartbeat = startHeartbeat(needs.heartbeatMs)
   const servers: ReturnType<typeof http.createServer>[] = []
   const addresses: Listener['addresses'] = []
 
@@ -84,7 +86,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       case '/health':
       case '/healthz': {
         const { status } = probe()
-        return reply(200, { ok: status === 'ok', status, service: 'kurultai-gateway', uptimeMs: now() - startedAt })
+        return reply(200, { ok: status === 'ok', status, service: 'kurultai-gateway', uptimeMs: uptimeMs() })
       }
       case '/readyz':
       case '/startupz': {
@@ -131,8 +133,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
   function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     if (!UPGRADE_PATHS.has(pathOf(request))) return turnAway(socket, 404, 'WebSockets are served on / and /ws')
     // Before it is ready, what a former process left has to be settled first; when it drains, others are to be asked.
-    const { ready, status } = probe()
-    if (!ready) return turnAway(socket, 503, `the gateway is ${status}`, ['Retry-After: 2'])
+    const { serving, status } = probe()
+    if (!serving) return turnAway(socket, 503, `the gateway is ${status}`, ['Retry-After: 2'])
     if (needs.maxConnections > 0 && connections.size >= needs.maxConnections)
       return turnAway(socket, 503, 'the gateway has as many connections as it takes', ['Retry-After: 5'])
     const knocked = knock(request, policy)
@@ -147,30 +149,17 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       const raw = socket as Socket
       raw.setNoDelay(true)
       const connection: Connection = connections.accept(createWire(ws, raw), knocked.facts)
-      alive.set(ws, true)
+      heartbeat.watch(ws, raw)
       // Binary frames are read as the text they hold. `data` is one Buffer, since `binaryType` is as it was.
       ws.on('message', (data) => connection.receive(data as Buffer))
-      ws.on('pong', () => alive.set(ws, true))
       // `ws` closes by itself on a frame that breaks the protocol; the error only says which.
       ws.on('error', (error) => log.debug({ connId: connection.connId, reason: error.message }, 'socket error'))
       ws.on('close', () => {
-        alive.delete(ws)
+        heartbeat.forget(ws)
         connection.gone()
       })
     })
   }
-
-  const heartbeat = setInterval(() => {
-    for (const [ws, answered] of alive) {
-      if (!answered) {
-        ws.terminate()
-        continue
-      }
-      alive.set(ws, false)
-      ws.ping()
-    }
-  }, needs.heartbeatMs)
-  heartbeat.unref()
 
   const listenOn = (host: string, port: number) =>
     new Promise<void>((resolve, reject) => {
@@ -192,7 +181,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     })
 
   async function close(): Promise<void> {
-    clearInterval(heartbeat)
+    heartbeat.stop()
     await Promise.all(
       servers.splice(0).map(
         (server) =>

@@ -1,7 +1,7 @@
 /** A WebSocket as the broker sees it: frames in, frames out, and as few writes as can be. */
 import type { Socket } from 'node:net'
 import type { WebSocket } from 'ws'
-import type { Wire } from '../broker/hub.ts'
+import type { Wire } from '../broker/peer.ts'
 import type { Close } from '../contract/closes.ts'
 
 /** Frames are copied into one buffer for one write; a payload of more bytes is handed to the kernel where it lies. */
@@ -68,6 +68,7 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
   let eventBytesWaiting = 0
   /** Bytes that wait for the end of this turn of the loop. */
   let gathered = 0
+  let onEventsSent = () => {}
 
   function flush(): void {
     if (sizes.length === 0) return
@@ -81,6 +82,7 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
     if (ws.readyState !== ws.OPEN) return
     const sent = () => {
       eventBytesWaiting -= events
+      if (events > 0) onEventsSent()
     }
     const chunks = gather(frames)
     if (chunks.length === 1) {
@@ -131,6 +133,9 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
     pause: () => ws.pause(),
     resume: () => ws.resume(),
     onDrained: (callback) => void raw.on('drain', callback),
+    onEventsSent(callback) {
+      onEventsSent = callback
+    },
   }
 }
 

@@ -1,9 +1,13 @@
-import { describe, expect, it, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { PATIENCE_MS } from '../../src/broker/delivery.ts'
 import { createHub, holds } from '../../src/broker/hub.ts'
 import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
 import { CAPS, LIMITS } from '../../src/contract/connect.ts'
 import { EVENTS, type EventName } from '../../src/contract/index.ts'
 import { type Listening, listening, places } from '../support/rooms.ts'
+
+beforeEach(() => void vi.useFakeTimers())
+afterEach(() => void vi.useRealTimers())
 
 const open = (...peers: Listening[]) => {
   const onSlow = vi.fn()
@@ -102,17 +106,39 @@ describe('a reader that is too slow', () => {
     expect(slow.heard).toMatchObject([{ seq: 1 }])
   })
 
-  it('is disconnected for what cannot, hears nothing more, and holds nobody up', () => {
+  it('is disconnected when it stays so, though nothing more is said; it hears nothing more, and holds nobody up', () => {
     const slow = listening()
     const quick = listening()
     const { hub, onSlow } = open(slow, quick)
     slow.stuckBytes = LIMITS.maxBufferedBytes + 1
     hub.publish('chat', () => '{}')
-    hub.publish('chat', () => '{}')
+    vi.advanceTimersByTime(PATIENCE_MS + 1)
+    expect(onSlow).toHaveBeenCalledExactlyOnceWith(slow)
     slow.stuckBytes = 0
     hub.publish('chat', () => '{}')
-    expect(onSlow).toHaveBeenCalledOnce()
-    expect(slow.heard).toEqual([])
-    expect(quick.heard).toHaveLength(3)
+    hub.publish('chat', () => '{}')
+    expect([slow.heard.length, quick.heard.length]).toEqual([1, 3])
+  })
+
+  it('is left alone when it read on in time, and given as long again when it falls behind again', () => {
+    const slow = listening()
+    const { hub, onSlow } = open(slow)
+    for (let n = 0; n < 3; n++) {
+      slow.stuckBytes = LIMITS.maxBufferedBytes + 1
+      hub.publish('chat', () => '{}')
+      vi.advanceTimersByTime(PATIENCE_MS - 1)
+      slow.read(1)
+    }
+    expect(onSlow).not.toHaveBeenCalled()
+  })
+
+  it('that has left is not waited for', () => {
+    const slow = listening()
+    const { hub, onSlow } = open(slow)
+    slow.stuckBytes = LIMITS.maxBufferedBytes + 1
+    hub.publish('chat', () => '{}')
+    hub.leave(slow.connId)
+    expect(vi.getTimerCount()).toBe(0)
+    expect(onSlow).not.toHaveBeenCalled()
   })
 })

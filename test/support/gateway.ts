@@ -33,6 +33,10 @@ export interface TestGatewayOptions {
   store?: Store
   runtimes?: NonNullable<GatewayOptions['runtimes']>
   drainMs?: number
+  heartbeatMs?: number
+  sweepMs?: number
+  now?(): number
+  monotonic?(): number
   /** Silent unless given. */
   log?: Logger
   /** Changes what the configuration came to. */
@@ -57,6 +61,10 @@ export async function startGateway(options: TestGatewayOptions = {}): Promise<Te
     store: async () => store,
     ...(options.runtimes && { runtimes: options.runtimes }),
     drainMs: options.drainMs ?? 1_000,
+    ...(options.heartbeatMs && { heartbeatMs: options.heartbeatMs }),
+    ...(options.sweepMs && { sweepMs: options.sweepMs }),
+    ...(options.now && { now: options.now }),
+    ...(options.monotonic && { monotonic: options.monotonic }),
   })
   await gateway.start()
   const { port } = gateway.addresses[0]!

@@ -1,7 +1,8 @@
 /** The rooms of the broker without sockets: memory for a store, and a model that answers when a test tells it to. */
 
-import { createHub, type Hub, type Peer } from '../../src/broker/hub.ts'
+import { createHub, type Hub } from '../../src/broker/hub.ts'
 import type { Log } from '../../src/broker/log.ts'
+import type { Peer } from '../../src/broker/peer.ts'
 import { createRuns, type Runs } from '../../src/broker/runs.ts'
 import { createSessions, type Sessions } from '../../src/broker/sessions.ts'
 import type { Supervisor } from '../../src/broker/supervisor.ts'
@@ -36,6 +37,8 @@ export interface Listening extends Peer {
   closedBy: { code: number; reason: string } | undefined
   /** Bytes that its socket is said not to have sent yet. */
   stuckBytes: number
+  /** Sends so many of them. */
+  read(bytes: number): void
 }
 
 let peers = 0
@@ -55,6 +58,7 @@ export function listening(changes: Partial<Omit<Peer, 'wire'>> = {}): Listening 
     heard,
     closedBy: undefined,
     stuckBytes: 0,
+    read() {},
     wire: {
       send: (text) => void heard.push(JSON.parse(text) as Frame),
       sendShared: (head, tail) => void heard.push(JSON.parse(`${head.toString()}${tail}`) as Frame),
@@ -66,6 +70,12 @@ export function listening(changes: Partial<Omit<Peer, 'wire'>> = {}): Listening 
       pause() {},
       resume() {},
       onDrained() {},
+      onEventsSent(callback) {
+        peer.read = (bytes) => {
+          peer.stuckBytes = Math.max(0, peer.stuckBytes - bytes)
+          callback()
+        }
+      },
       bytesWaiting: 0,
       get eventBytesWaiting() {
         return peer.stuckBytes
@@ -81,6 +91,8 @@ export interface Asked {
   signal: AbortSignal
   finish(): void
   fail(error: Error): void
+  /** What had been said before each turn that had joined the run by then. */
+  joined: string[]
 }
 
 export interface Rooms {
@@ -94,8 +106,8 @@ export interface Rooms {
   ear: Listening
   /** The ids of the runs whose model was asked, in order. */
   readonly order: string[]
-  /** The model's side of a run, once the model has been asked. */
-  asked(runId: string): Promise<Asked>
+  /** The model's side of a run, once the model has been asked: for the first time, or for the nth. */
+  asked(runId: string, nth?: number): Promise<Asked>
   /** Admits a turn and starts it, as the methods do. */
   send(key: string, changes?: Partial<TurnRequest>): Promise<Admission>
   /** The terminal `chat` events of a run. */
@@ -105,6 +117,10 @@ export interface Rooms {
 export interface RoomsOptions {
   store?: Store
   queueLimit?: number
+  maxConcurrent?: number
+  recovery?: 'interrupt' | 'resume'
+  /** What the peer that listens can do. */
+  caps?: string[]
   policy?: NonNullable<SupervisorNeeds['policy']>
   retryMs?: number
   /** Called before each event; what it throws, the hub throws. */
@@ -125,7 +141,7 @@ export const SESSION = 'agent:main:main'
 export function openRooms(options: RoomsOptions = {}): Rooms {
   const { store = openMemoryStore(), queueLimit = 32, retryMs = 1, log = quiet } = options
   const inner = createHub({ onSlow() {}, replay: places() })
-  const ear = listening()
+  const ear = listening({ caps: new Set(options.caps) })
   inner.join(ear)
   const hub: Hub = {
     ...inner,
@@ -135,9 +151,10 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     },
   }
   const asked = new Map<string, PromiseWithResolvers<Asked>>()
-  const askedOf = (runId: string) => {
-    const known = asked.get(runId) ?? Promise.withResolvers<Asked>()
-    asked.set(runId, known)
+  const askedOf = (runId: string, nth: number) => {
+    const id = `${runId} ${nth}`
+    const known = asked.get(id) ?? Promise.withResolvers<Asked>()
+    asked.set(id, known)
     return known
   }
   const order: string[] = []
@@ -149,16 +166,19 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     now,
     retryMs,
     deadlineMs: 0,
-    prepare:
-      async ({ runId }) =>
-      (sink, signal) =>
+    maxConcurrent: options.maxConcurrent ?? 64,
+    async prepare({ runId }, sofar) {
+      const joined = [...sofar]
+      return (sink, signal) =>
         new Promise((resolve, reject) => {
           order.push(runId)
           signal.addEventListener('abort', () => reject(signal.reason as Error))
           const usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
           const finish = () => resolve({ stopReason: 'stop', usage, model })
-          askedOf(runId).resolve({ sink, signal, finish, fail: reject })
-        }),
+          const nth = order.filter((id) => id === runId).length
+          askedOf(runId, nth).resolve({ sink, signal, finish, fail: reject, joined })
+        })
+    },
     onEnded(record, { outcome }) {
       supervisor.ended(record, outcome)
       sessions.ended(record.sessionKey, record.runId)
@@ -167,9 +187,9 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
   const sessions = createSessions({
     runs: {
       ...runs,
-      begin(runId) {
+      begin(runId, absorbs) {
         options.onBegin?.(runId)
-        runs.begin(runId)
+        runs.begin(runId, absorbs)
       },
     },
     log,
@@ -185,7 +205,16 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     random: () => 0,
     policy: options.policy ?? { restarts: 5, windowMs: 30_000, backoffMs: 1, restMs: 20 },
   })
-  const turns = createTurns({ store, supervisor, runs, sessions, replay: { forget() {} }, now })
+  const turns = createTurns({
+    store,
+    supervisor,
+    runs,
+    sessions,
+    replay: { forget() {} },
+    now,
+    queueMode: 'followup',
+    recovery: options.recovery ?? 'interrupt',
+  })
   return {
     store,
     hub,
@@ -195,10 +224,10 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     turns,
     ear,
     order,
-    asked: (runId) => askedOf(runId).promise,
+    asked: (runId, nth = 1) => askedOf(runId, nth).promise,
     async send(key, changes) {
       const admission = await turns.admit({ ...request(key), ...changes })
-      if (admission.kind === 'new') turns.start(admission.record)
+      if (admission.kind === 'new') turns.start(admission.record, admission.settings)
       return admission
     },
     ends: (runId) =>
