@@ -3,13 +3,15 @@ import { assign, setup } from 'xstate'
 import type { EndState } from '../src/stores/store.ts'
 import { effect, MAX_ITERATIONS, work } from './effects.ts'
 
-export type AbortReason = 'rpc' | 'stop' | 'timeout' | 'reset' | 'shutdown'
+export type AbortReason = 'rpc' | 'stop' | 'timeout' | 'reset' | 'shutdown' | 'interrupt'
 
 /** What is known of an ending before it is on disk; the text and the usage stay with the host. */
 export interface RunOutcome {
   state: EndState
   stopReason?: string
   error?: string
+  /** The run that answers this turn with its own. */
+  absorbedBy?: string
 }
 
 /** What the model's work comes back with when it ends by itself. */
@@ -23,8 +25,23 @@ export const runMachine = setup({
   types: {} as {
     /** `outcome`: what was decided before this actor was made; it only has to be written and told. */
     input: { runId: string; timeoutMs: number; retryMs: number; outcome?: RunOutcome }
-    context: { runId: string; timeoutMs: number; retryMs: number; outcome: RunOutcome | null }
-    events: { type: 'begin' } | { type: 'abort'; reason: AbortReason } | { type: 'firstToken' }
+    context: {
+      runId: string
+      timeoutMs: number
+      retryMs: number
+      outcome: RunOutcome | null
+      /** Turns that are answered with this one from its beginning. */
+      absorbs: string[]
+      /** Turns that are to join while it is under way. */
+      joining: string[]
+    }
+    events:
+      | { type: 'begin'; absorbs: string[] }
+      | { type: 'steer'; runId: string }
+      /** Another run answers this turn. */
+      | { type: 'absorb'; by: string }
+      | { type: 'abort'; reason: AbortReason }
+      | { type: 'firstToken' }
   },
   actions: {
     /** Says that the run has started, and lets text through from now on. */
@@ -34,13 +51,26 @@ export const runMachine = setup({
     announceEnd: effect<{ runId: string; outcome: RunOutcome }>('announceEnd'),
     unexpected: effect<{ runId: string; event: string }>('unexpected'),
     storageFailed: effect<{ runId: string; error: string }>('storageFailed'),
+    abortWith: assign({
+      outcome: ({ context, event }) =>
+        event.type === 'abort' ? { state: 'aborted' as const, stopReason: event.reason } : context.outcome,
+    }),
+    addJoining: assign({
+      joining: ({ context, event }) =>
+        event.type === 'steer' && !context.joining.includes(event.runId)
+          ? [...context.joining, event.runId]
+          : context.joining,
+    }),
   },
   actors: {
-    journalStart: work<void, { runId: string }>('journalStart'),
+    journalStart: work<void, { runId: string; absorbs: string[] }>('journalStart'),
+    /** Ends other turns as absorbed by this one. Resolves to their ids, once all are on disk. */
+    takeIn: work<string[], { runId: string; turns: string[] }>('takeIn'),
     model: work<Answered, { runId: string }>('model'),
     journalEnd: work<void, { runId: string; outcome: RunOutcome }>('journalEnd'),
   },
   guards: {
+    isJoined: ({ context }) => context.joining.length > 0,
     hasDeadline: ({ context }) => context.timeoutMs > 0,
     isDecided: ({ context }) => context.outcome !== null,
     isCompleted: ({ context }) => context.outcome?.state === 'completed',
@@ -57,7 +87,7 @@ export const runMachine = setup({
   description:
     'One turn of a session. Every run ends in exactly one of the five endings, and says so once it is on disk.',
   options: { maxIterations: MAX_ITERATIONS },
-  context: ({ input }) => ({ outcome: null, ...input }),
+  context: ({ input }) => ({ outcome: null, absorbs: [], joining: [], ...input }),
   initial: 'accepted',
   on: {
     '*': {
@@ -69,29 +99,32 @@ export const runMachine = setup({
       description: 'On disk and acknowledged; waits for the session to be free.',
       always: { guard: 'isDecided', target: 'settling' },
       on: {
-        begin: 'starting',
-        abort: {
+        begin: { target: 'starting', actions: assign({ absorbs: ({ event }) => event.absorbs }) },
+        steer: { actions: 'addJoining' },
+        absorb: {
           target: 'settling',
-          actions: assign({ outcome: ({ event }) => ({ state: 'aborted', stopReason: event.reason }) }),
+          actions: assign({
+            outcome: ({ event }) => ({ state: 'completed', stopReason: 'absorbed', absorbedBy: event.by }),
+          }),
         },
+        abort: { target: 'settling', actions: 'abortWith' },
       },
     },
     starting: {
-      description: 'The start is being written: the model is called only after that.',
+      description:
+        'The turns that are answered with it, then its start are being written: the model is called only after that.',
       invoke: {
         src: 'journalStart',
-        input: ({ context }) => ({ runId: context.runId }),
-        onDone: 'streaming',
+        input: ({ context }) => ({ runId: context.runId, absorbs: context.absorbs }),
+        onDone: [{ guard: 'isJoined', target: 'streaming.steering' }, { target: 'streaming' }],
         onError: {
           target: 'settling',
           actions: assign({ outcome: ({ event }) => ({ state: 'failed', error: words(event.error) }) }),
         },
       },
       on: {
-        abort: {
-          target: 'settling',
-          actions: assign({ outcome: ({ event }) => ({ state: 'aborted', stopReason: event.reason }) }),
-        },
+        steer: { actions: 'addJoining' },
+        abort: { target: 'settling', actions: 'abortWith' },
       },
     },
     streaming: {
@@ -99,20 +132,6 @@ export const runMachine = setup({
         'The model is answering. Its text goes past this chart, through a stream that is open as long as this state.',
       entry: { type: 'openStream', params: ({ context }) => ({ runId: context.runId }) },
       exit: { type: 'closeStream', params: ({ context }) => ({ runId: context.runId }) },
-      invoke: {
-        src: 'model',
-        input: ({ context }) => ({ runId: context.runId }),
-        onDone: {
-          target: 'settling',
-          actions: assign({ outcome: ({ event }) => ({ state: 'completed', stopReason: event.output.stopReason }) }),
-        },
-        onError: {
-          target: 'settling',
-          actions: assign({
-            outcome: ({ event }) => ({ state: 'failed', stopReason: 'error', error: words(event.error) }),
-          }),
-        },
-      },
       after: {
         deadline: [
           {
@@ -125,21 +144,61 @@ export const runMachine = setup({
         ],
       },
       on: {
-        abort: {
-          target: 'settling',
-          actions: assign({ outcome: ({ event }) => ({ state: 'aborted', stopReason: event.reason }) }),
-        },
+        steer: { actions: 'addJoining' },
+        abort: { target: 'settling', actions: 'abortWith' },
       },
-      initial: 'waiting',
+      initial: 'asking',
       states: {
-        waiting: { description: 'The request is out, no text has come yet.', on: { firstToken: 'writing' } },
-        writing: { description: 'Text is coming.' },
+        asking: {
+          description: 'The model has been asked.',
+          invoke: {
+            src: 'model',
+            input: ({ context }) => ({ runId: context.runId }),
+            onDone: {
+              target: '#run.settling',
+              actions: assign({
+                outcome: ({ event }) => ({ state: 'completed', stopReason: event.output.stopReason }),
+              }),
+            },
+            onError: {
+              target: '#run.settling',
+              actions: assign({
+                outcome: ({ event }) => ({ state: 'failed', stopReason: 'error', error: words(event.error) }),
+              }),
+            },
+          },
+          on: { steer: { target: 'steering', actions: 'addJoining' } },
+          initial: 'waiting',
+          states: {
+            waiting: { description: 'The request is out, no text has come yet.', on: { firstToken: 'writing' } },
+            writing: { description: 'Text is coming.' },
+          },
+        },
+        steering: {
+          description: 'The model was called off: turns that join the run are being written, then it is asked again.',
+          invoke: {
+            src: 'takeIn',
+            input: ({ context }) => ({ runId: context.runId, turns: context.joining }),
+            onDone: {
+              target: 'joined',
+              actions: assign({
+                joining: ({ context, event }) => context.joining.filter((runId) => !event.output.includes(runId)),
+              }),
+            },
+            onError: { target: 'asking', actions: assign({ joining: [] }) },
+          },
+          on: { firstToken: {} },
+        },
+        joined: {
+          description: 'They are written; have others come meanwhile?',
+          always: [{ guard: 'isJoined', target: 'steering' }, { target: 'asking' }],
+        },
       },
     },
     settling: {
       description:
         'The ending is being written: nobody is told before that. What has been decided is not changed any more.',
-      on: { abort: {}, firstToken: {} },
+      on: { begin: {}, steer: {}, absorb: {}, abort: {}, firstToken: {} },
       initial: 'writing',
       states: {
         writing: {

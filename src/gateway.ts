@@ -1,6 +1,7 @@
 /** The whole gateway, put together: picks the store and the runtimes, and hands the rooms to each other. */
 import { randomBytes, randomUUID } from 'node:crypto'
 import { chmodSync, mkdirSync } from 'node:fs'
+import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { createActor, toPromise } from 'xstate'
 import { gatewayMachine } from '../machines/gateway.ts'
@@ -21,7 +22,9 @@ import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
 import { parseRange, type Range } from './config/address.ts'
 import type { Config } from './config/config.ts'
-import { redactConfig, redactRaw } from './config/redact.ts'
+import { openConfigFile } from './config/file.ts'
+import type { ConfigSource } from './config/load.ts'
+import { FileSchema } from './config/schema.ts'
 import { identity, systemPrompt } from './config/workspace.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
@@ -49,7 +52,26 @@ export interface GatewayOptions {
   runtimes?: Runtimes
   /** How long runs may go on after a stop, in ms. */
   drainMs?: number
+  /** Between two pings of a socket, in ms. */
+  heartbeatMs?: number
+  /** Between two looks for what is old, in ms. */
+  sweepMs?: number
+  /** The wall clock in ms, which anybody may set. */
+  now?(): number
+  /** Milliseconds of a clock that nobody sets. */
+  monotonic?(): number
+  /** How the configuration was found; default: in its state folder, with the environment of the process. */
+  source?: ConfigSource
+  /** Starts the gateway anew, because a client that may do so asked for it. */
+  restart?(delayMs: number, reason: string): void
 }
+
+const sourceOf = ({ stateDir }: Config): ConfigSource => ({
+  env: process.env,
+  home: homedir(),
+  cwd: process.cwd(),
+  flags: { stateDir, allowUnconfigured: true },
+})
 
 /** How long a key is remembered, in ms. */
 const KEY_LIFETIME_MS = 24 * 3_600_000
@@ -60,7 +82,10 @@ const PRESENCE_GATHERED_MS = 250
 const HEALTH_EVERY_MS = 60_000
 const BACKUP_EVERY_MS = 15 * 60_000
 const SWEEP_EVERY_MS = 60_000
+/** On a full disk. */
+const SPACE_EVERY_MS = 1_000
 const DRAIN_MS = 60_000
+const HEARTBEAT_MS = 20_000
 
 /** What is there once the store is open. */
 interface Rooms {
@@ -79,8 +104,9 @@ interface Rooms {
 }
 
 export function createGateway(options: GatewayOptions): Gateway {
-  const { config, log, runtimes = createRuntimes(), drainMs = DRAIN_MS } = options
-  const startedAt = Date.now()
+  const { config, log, runtimes = createRuntimes(), drainMs = DRAIN_MS, heartbeatMs = HEARTBEAT_MS } = options
+  const { now = () => Date.now(), monotonic = () => performance.now(), sweepMs = SWEEP_EVERY_MS } = options
+  const startedAt = monotonic()
   const agents = createAgents(config)
   const databasePath = join(config.stateDir, 'kurultai.sqlite')
   const openConfiguredStore =
@@ -97,6 +123,8 @@ export function createGateway(options: GatewayOptions): Gateway {
   /** The error behind the failure that the chart knows in words. */
   let cause: unknown
   let timers: NodeJS.Timeout[] = []
+  /** Runs while the disk is full: it looks for space. */
+  let seeking: NodeJS.Timeout | undefined
 
   const actor = createActor(
     gatewayMachine.provide({
@@ -111,7 +139,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         },
         checkpoint: () => {
           const left = rooms?.runs.size ?? 0
-          if (left > 0) log.warn({ runs: left }, 'runs were cut off; the next start ends them as interrupted')
+          if (left > 0) log.warn({ runs: left }, 'runs were cut off; the next start ends or resumes them')
           rooms?.sessions.dropAll()
           rooms?.runs.dropAll()
         },
@@ -123,9 +151,12 @@ export function createGateway(options: GatewayOptions): Gateway {
             cause = error
             throw error
           })
-          const store = watched(opened, (error) => {
-            log.fatal(`the storage is lost: ${error}`)
-            actor.send({ type: 'failed', error })
+          const store = watched(opened, {
+            onLost: (error) => {
+              log.fatal(`the storage is lost: ${error}`)
+              actor.send({ type: 'failed', error })
+            },
+            onFull: () => seekSpace(store),
           })
           try {
             rooms = await furnish(store)
@@ -136,13 +167,13 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, store, health, replay } = rooms!
+          const { turns, health, replay } = rooms!
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
-          const { started, interrupted } = await turns.recover()
-          if (started + interrupted > 0) log.info({ started, interrupted }, 'settled what the last process left')
-          await store.forgetRuns(Date.now() - KEY_LIFETIME_MS)
+          const { started, interrupted, resumed } = await turns.recover()
+          if (started + interrupted + resumed > 0)
+            log.info({ started, interrupted, resumed }, 'settled what the last process left')
           await health.refresh()
           timers = housekeeping(rooms!)
         }),
@@ -155,7 +186,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           await dispatch.answered()
         }),
         hangUp: work(async () => {
-          for (const timer of timers) clearInterval(timer)
+          for (const timer of [...timers, seeking]) clearInterval(timer)
           if (!rooms) return
           await rooms.connections.closeAll('serviceRestart', { size: 500, everyMs: 20 })
           await rooms.listener.close()
@@ -172,7 +203,6 @@ export function createGateway(options: GatewayOptions): Gateway {
 
   /** Makes every room. Nothing runs yet, and nobody can come in. */
   async function furnish(store: Store): Promise<Rooms> {
-    const now = () => Date.now()
     const replay = createReplay({ store, log, now })
     const hub = createHub({
       replay,
@@ -180,8 +210,8 @@ export function createGateway(options: GatewayOptions): Gateway {
         log.error({ connId, err: error }, 'a socket failed; it is disconnected')
         connections.close(connId, 'internal')
       },
-      onSlow: ({ connId }, event) => {
-        log.warn({ connId, event }, 'a reader is too slow; it is disconnected')
+      onSlow: ({ connId, wire }) => {
+        log.warn({ connId, bytesWaiting: wire.bytesWaiting }, 'a reader is too slow; it is disconnected')
         connections.close(connId, 'slowConsumer')
       },
     })
@@ -193,8 +223,9 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       now,
       deadlineMs: config.agents.timeoutMs,
-      async prepare(record) {
-        const { candidates, call } = await prompt.for(record)
+      maxConcurrent: config.agents.maxConcurrent,
+      async prepare(record, joined) {
+        const { candidates, call } = await prompt.for(record, joined)
         return (sink, signal, asking) =>
           answerWithFallbacks({
             runtimes,
@@ -225,10 +256,19 @@ export function createGateway(options: GatewayOptions): Gateway {
       isFull: (_, unfinished) => unfinished > config.messages.queueLimit,
       restartSession: (key) => sessions.restart(key),
       onCrash: () => actor.send({ type: 'failed', error: 'the supervisor crashed' }),
-      monotonic: () => performance.now(),
+      monotonic,
       random: Math.random,
     })
-    const turns = createTurns({ store, supervisor, runs, sessions, replay, now })
+    const turns = createTurns({
+      store,
+      supervisor,
+      runs,
+      sessions,
+      replay,
+      now,
+      queueMode: config.messages.queueMode,
+      recovery: config.agents.recovery,
+    })
     const health = createHealth({
       agents,
       store,
@@ -257,12 +297,13 @@ export function createGateway(options: GatewayOptions): Gateway {
         scope: config.session.scope,
         modelOf: prompt.modelOf,
         knowsModel,
+        queueMode: config.messages.queueMode,
         takesImages: (agentId, model) => prompt.modelOf(agentId, model)?.input.includes('image') ?? false,
         identity,
-        redact: ({ parsed, raw }) => ({
-          parsed: redactConfig(parsed ?? {}),
-          raw: raw === undefined ? null : redactRaw(raw, parsed),
-        }),
+        configFile: openConfigFile(config, options.source ?? sourceOf(config)),
+        configSchema: FileSchema,
+        version,
+        restart: config.commands.restart ? options.restart : undefined,
         describe: async (sessionKey, agentId) => {
           const record = await store.session(sessionKey)
           const model = prompt.modelOf(agentId, record?.settings['model'] as string | undefined)
@@ -301,7 +342,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         presence: holds(new Set(scopes), 'operator.read') ? presence.list() : [],
         health: holds(new Set(scopes), 'operator.read') ? health.current() : { ok: true },
         stateVersion: stateVersion(),
-        uptimeMs: now() - startedAt,
+        uptimeMs: Math.round(monotonic() - startedAt),
         // Paths of the machine are for those who may change it.
         ...(scopes.includes('operator.admin') && {
           ...(config.path && { configPath: config.path }),
@@ -333,11 +374,10 @@ export function createGateway(options: GatewayOptions): Gateway {
           .filter((range): range is Range => range !== undefined),
       },
       probe,
-      startedAt,
-      now,
+      uptimeMs: () => Math.round(monotonic() - startedAt),
       maxConnections: config.gateway.limits.maxConnections,
       servePage: controlUi.enabled,
-      heartbeatMs: 20_000,
+      heartbeatMs,
     })
     return { store, runs, sessions, supervisor, turns, connections, dispatch, hub, health, presence, listener, replay }
   }
@@ -358,7 +398,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       void promise.catch((error: unknown) => log.error({ err: error }, `${what} failed`))
     const every = (ms: number, what: () => void) => setInterval(what, ms)
     return [
-      every(config.gateway.tickIntervalMs, () => hub.tellAll('tick', { ts: Date.now() })),
+      every(config.gateway.tickIntervalMs, () => hub.tellAll('tick', { ts: now() })),
       every(HEALTH_EVERY_MS, () =>
         owned(
           'the health refresh',
@@ -372,25 +412,48 @@ export function createGateway(options: GatewayOptions): Gateway {
       every(BACKUP_EVERY_MS, () => {
         if (database) owned('the backup', database.backup())
       }),
-      every(SWEEP_EVERY_MS, () => {
+      every(sweepMs, () => {
         sessions.sweep()
-        supervisor.forget(Date.now() - KEY_LIFETIME_MS)
-        owned('forgetting old keys', store.forgetRuns(Date.now() - KEY_LIFETIME_MS))
-        owned(
-          'forgetting old events',
-          store.forgetEvents({ before: Date.now() - KEY_LIFETIME_MS, keepPerSession: EVENTS_PER_SESSION }),
-        )
+        // What is forgotten here is asked of the store again, so it does not matter if the clock was set.
+        supervisor.forget(now() - KEY_LIFETIME_MS)
+        owned('forgetting what is old', age(store))
       }),
     ]
   }
 
+  let agedAt = monotonic()
+
+  /** Lets the store know how much time has gone by, and forget. */
+  async function age(store: Store): Promise<void> {
+    const at = monotonic()
+    const elapsedMs = at - agedAt
+    agedAt = at
+    await store.age(elapsedMs, { keepMs: KEY_LIFETIME_MS, eventsPerSession: EVENTS_PER_SESSION })
+  }
+
+  /** The disk is full: looks for space, until what is to be written finds some. */
+  function seekSpace(store: Store): void {
+    if (seeking) return
+    log.error('the disk is full: what is to be kept is refused until there is space')
+    seeking = setInterval(() => {
+      age(store).then(
+        () => {
+          if (seeking) log.info('the disk has space again')
+          clearInterval(seeking)
+          seeking = undefined
+        },
+        () => {},
+      )
+    }, SPACE_EVERY_MS).unref()
+  }
+
   function probe() {
     const snapshot = actor.getSnapshot()
-    const ready = snapshot.matches('serving')
-    // It serves after a mended database, but somebody should look at what was set aside.
-    const well = database?.incident ? 'degraded' : 'ok'
-    const status = ready ? well : snapshot.matches('starting') ? 'starting' : 'draining'
-    return { ready, status } as const
+    const serving = snapshot.matches('serving')
+    // It serves after a mended database, and on a full disk, but somebody should look at it.
+    const well = database?.incident || seeking ? 'degraded' : 'ok'
+    const status = serving ? well : snapshot.matches('starting') ? 'starting' : 'draining'
+    return { serving, ready: serving && !seeking, status } as const
   }
 
   const stopped = toPromise(actor).then(
@@ -431,8 +494,11 @@ export function createGateway(options: GatewayOptions): Gateway {
   }
 }
 
-/** The same store, with an ear on it: once the disk or the file has failed, nothing it says can be trusted any more. */
-function watched(store: Store, onLost: (error: string) => void): Store {
+/**
+ * The same store, with an ear on it: once the disk or the file has failed, nothing it says can be trusted any more; a disk that is
+ * full may have space later.
+ */
+function watched(store: Store, { onLost, onFull }: { onLost(error: string): void; onFull(): void }): Store {
   return new Proxy(store, {
     get(target, name) {
       const member: unknown = Reflect.get(target, name, target)
@@ -441,7 +507,9 @@ function watched(store: Store, onLost: (error: string) => void): Store {
         const result: unknown = member.apply(target, args)
         if (result instanceof Promise)
           result.catch((error: unknown) => {
-            if (error instanceof StoreError && error.code === 'BROKEN') onLost(error.message)
+            if (!(error instanceof StoreError)) return
+            if (error.code === 'BROKEN') onLost(error.message)
+            if (error.code === 'FULL') onFull()
           })
         return result
       }

@@ -41,9 +41,9 @@ const HOUSE: { [room: string]: Room } = {
   'contract/': { answers: 'what may be said?', uses: [], packages: ['typebox'] },
   'config/': {
     answers: 'how is it set?',
-    uses: [],
+    uses: ['contract/'],
     // A configured model is what a runtime is asked for.
-    knows: ['contract/', 'runtimes/runtime.ts'],
+    knows: ['runtimes/runtime.ts'],
     packages: ['json5', 'typebox'],
   },
   'auth/': {
@@ -71,7 +71,14 @@ const HOUSE: { [room: string]: Room } = {
     answers: 'what does a request mean?',
     // The ways to answer (`after`, `twice`, `Failure`) and the one question about scopes; all else comes as an argument.
     uses: ['contract/', 'broker/dispatch.ts', 'broker/hub.ts'],
-    knows: ['broker/', 'stores/store.ts', 'runtimes/runtime.ts', 'config/config.ts'],
+    knows: [
+      'broker/',
+      'auth/tokens.ts',
+      'stores/store.ts',
+      'runtimes/runtime.ts',
+      'config/config.ts',
+      'config/file.ts',
+    ],
     packages: ['nanoid'],
   },
   'transport/': {
@@ -80,7 +87,11 @@ const HOUSE: { [room: string]: Room } = {
     uses: ['contract/', 'broker/', 'auth/', 'config/address.ts'],
     packages: ['ws'],
   },
-  'client/': { answers: 'how does one connect?', uses: ['contract/'] },
+  'client/': {
+    answers: 'how does one connect?',
+    uses: ['contract/', 'machines/client.ts'],
+    packages: ['xstate'],
+  },
   'webchat/': { answers: 'what does one see?', uses: ['contract/', 'client/'], packages: ['lit'] },
   'inspect/': { answers: 'what is it doing?', uses: ['contract/'], knows: ['broker/'], packages: ['xstate'] },
   'cli/': {

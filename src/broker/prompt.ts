@@ -5,8 +5,11 @@ import type { RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Agents } from './agents.ts'
 
 export interface Prompt {
-  /** The models to try, in order, and the call. */
-  for(record: RunRecord): Promise<{ candidates: Model[]; call: ModelCall }>
+  /**
+   * The models to try, in order, and the call.
+   * @param joined what the run had said before each of the turns that joined it, which are the last of the transcript
+   */
+  for(record: RunRecord, joined?: string[]): Promise<{ candidates: Model[]; call: ModelCall }>
   /** The model that would answer first. */
   modelOf(agentId: string, sessionModel: string | undefined): Model | undefined
 }
@@ -39,7 +42,7 @@ export function createPrompt({ agents, models, store, instructions }: PromptNeed
   }
 
   return {
-    async for(record) {
+    async for(record, joined = []) {
       const { runId, sessionKey, agentId, meta } = record
       // Asked for together, so that both come with one answer of the store.
       const [session, { messages }] = await Promise.all([
@@ -60,7 +63,7 @@ export function createPrompt({ agents, models, store, instructions }: PromptNeed
           sessionKey,
           agentId,
           system: [instructions(agentId), typeof extra === 'string' ? extra : ''].filter(Boolean).join('\n\n'),
-          messages: await contextOf(newest(messages, smallest * BYTES_PER_TOKEN), store),
+          messages: withJoined(await contextOf(newest(messages, smallest * BYTES_PER_TOKEN), store), joined),
           thinking: thinking ?? 'off',
         },
       }
@@ -95,6 +98,18 @@ function newest(messages: TranscriptMessage[], most: number): TranscriptMessage[
     first -= 1
   }
   return messages.slice(first)
+}
+
+/** Puts what a run had said before each turn that joined it in front of that turn: the transcript has it only when the run is over. */
+function withJoined(messages: ContextMessage[], joined: string[]): ContextMessage[] {
+  const whole = [...messages]
+  let place = whole.length
+  for (const said of joined.toReversed()) {
+    place = whole.slice(0, place).findLastIndex(({ role }) => role === 'user')
+    if (place === -1) break
+    if (said.trim() !== '') whole.splice(place, 0, { role: 'assistant', text: said.trim() })
+  }
+  return whole
 }
 
 /** A transcript as a model takes it: text and pictures, from the first thing the user said. */

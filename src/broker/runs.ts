@@ -1,6 +1,7 @@
 /** The runs that are under way: each an actor, its stream, and what the model is asked. */
 import type { SnapshotFrom } from 'xstate'
 import { type AbortReason, type RunOutcome, runMachine } from '../../machines/run.ts'
+import type { QueueMode } from '../contract/queue-mode.ts'
 import type { Answer, Model, ModelFailure, Sink, Usage } from '../runtimes/runtime.ts'
 import {
   type Ending,
@@ -12,6 +13,7 @@ import {
 } from '../stores/store.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
+import { createLane } from './lane.ts'
 import type { Log } from './log.ts'
 import { createStream, type FailureDetail, type Stream } from './stream.ts'
 
@@ -31,8 +33,13 @@ export interface Runs {
   /**
    * Takes a turn that is on disk. It waits for `begin`, or is ended at once in a way that is decided already.
    */
-  admit(record: RunRecord, outcome?: RunOutcome): void
-  begin(runId: string): void
+  admit(record: RunRecord, how?: { mode?: QueueMode; outcome?: RunOutcome }): void
+  /** It is the run's turn: it begins as soon as there is room for it. It answers `absorbs` with itself. */
+  begin(runId: string, absorbs: string[]): void
+  /** Lets a waiting turn join a run that is under way; without effect if that one is over. */
+  steer(runId: string, into: string): void
+  /** Tells those who count offsets how many runs of its session come before it. */
+  announcePlace(runId: string, place: number): void
   abort(runId: string, reason: AbortReason): void
   /** The ending of a live run, once it is on disk and announced; undefined if no such run is live. */
   ending(runId: string): Promise<Ended> | undefined
@@ -40,6 +47,8 @@ export interface Runs {
   wait(runId: string, timeoutMs: number, givenUp?: AbortSignal): Promise<Ended | undefined>
   /** The live runs of a session in the order of admission, with the text that has been said of each. */
   of(sessionKey: string): { runId: string; state: 'admitted' | 'started'; text: string }[]
+  /** What a live turn does when a run is under way. */
+  modeOf(runId: string): QueueMode
   /** The turn of a live run. */
   record(runId: string): RunRecord | undefined
   ids(): string[]
@@ -58,12 +67,15 @@ export interface RunsNeeds {
   /**
    * Prepares what a model is asked, behind the start in the store's queue, so that the user's message is in the transcript by then.
    * Resolves to what asks, which is called once the start is on disk.
+   * @param joined what had been said before each turn that joined this one; the turns are the last in the transcript
    */
-  prepare(record: RunRecord): Promise<Ask>
+  prepare(record: RunRecord, joined: string[]): Promise<Ask>
   /** A run has ended, in whatever way; it is on disk and announced. */
   onEnded(record: RunRecord, ended: Ended): void
   /** The deadline of a turn that names none, in ms; 0 = none. */
   deadlineMs: number
+  /** Runs under way at once. */
+  maxConcurrent: number
   /** Milliseconds between tries to write an ending that the disk refused. */
   retryMs?: number
 }
@@ -76,6 +88,9 @@ export type Ask = (sink: Sink, signal: AbortSignal, asking: (model: Model) => vo
 
 interface Live {
   record: RunRecord
+  mode: QueueMode
+  /** What had been said before each turn that joined this one. */
+  joined: string[]
   stream: Stream
   prepared: Promise<Ask> | undefined
   answer: Answer | undefined
@@ -105,6 +120,7 @@ function deadlineOf({ meta }: Pick<RunRecord, 'meta'>, defaultMs: number): numbe
 export function createRuns(needs: RunsNeeds): Runs {
   const { store, hub, log, now, onEnded, retryMs = 1_000 } = needs
   const live = new Map<string, Live>()
+  const lane = createLane(needs.maxConcurrent)
   /** All were left to the next process: so is what comes now. */
   let isOver = false
   const idleWaiters: (() => void)[] = []
@@ -122,6 +138,7 @@ export function createRuns(needs: RunsNeeds): Runs {
   function finish(run: Live, outcome: RunOutcome): void {
     const { record } = run
     live.delete(record.runId)
+    lane.leave(record.runId)
     const ended: Ended = {
       runId: record.runId,
       outcome,
@@ -154,24 +171,34 @@ export function createRuns(needs: RunsNeeds): Runs {
         unexpected: (_, { runId, event }) => log.debug({ runId, event }, 'run: an event that means nothing now'),
       },
       actors: {
-        journalStart: work(async ({ runId }) => {
+        journalStart: work(async ({ runId, absorbs }, signal) => {
           const run = get(runId)
+          if (absorbs.length > 0) await takeIn(runId, absorbs)
+          signal.throwIfAborted()
           const startedAt = now()
-          const started = store.start(runId, startedAt)
-          run.prepared = needs.prepare(run.record)
-          // Who waits for it comes later, or, after an abort, never.
-          run.prepared.catch(() => {})
+          const attempt = run.record.state === 'started' ? (run.record.attempt ?? 1) + 1 : 1
+          const started = store.start(runId, startedAt, attempt)
+          prepare(run)
           await started
-          run.record.startedAt = startedAt
-          run.record.state = 'started'
+          Object.assign(run.record, { startedAt, state: 'started', text: '' } satisfies Partial<RunRecord>)
+        }),
+        takeIn: work(async ({ runId, turns }) => {
+          const run = get(runId)
+          const said = run.stream.text.slice(run.joined.join('').length)
+          await takeIn(runId, turns)
+          run.joined.push(...turns.map((_, place) => (place === 0 ? said : '')))
+          prepare(run)
+          return turns
         }),
         model: work(async ({ runId }, signal) => {
           const run = get(runId)
+          const calledOff = new AbortController()
+          run.calledOff = calledOff
           // Not AbortSignal.any, which stays known to its sources for as long as anybody listens to it.
-          signal.addEventListener('abort', () => run.calledOff.abort(signal.reason), { once: true })
+          signal.addEventListener('abort', () => calledOff.abort(signal.reason), { once: true })
           const ask = await run.prepared!
           try {
-            run.answer = await ask(run.stream, run.calledOff.signal, (model) => {
+            run.answer = await ask(sinkOf(run, calledOff.signal), calledOff.signal, (model) => {
               run.model = model
             })
           } catch (error) {
@@ -195,6 +222,40 @@ export function createRuns(needs: RunsNeeds): Runs {
       if (run) void settleCrashed(run)
     },
   })
+
+  function prepare(run: Live): void {
+    run.prepared = needs.prepare(run.record, run.joined)
+    // Who waits for it comes later, or, after an abort, never.
+    run.prepared.catch(() => {})
+  }
+
+  /** Ends waiting turns as absorbed by a run. Resolves once they are over: their words are in the transcript then. */
+  async function takeIn(runId: string, turns: string[]): Promise<void> {
+    const endings = turns.map((id) => live.get(id)?.ended.promise)
+    for (const id of turns) host.tell(id, { type: 'absorb', by: runId })
+    await Promise.all(endings)
+  }
+
+  /** Where a model's words go: nowhere once it is called off, and into a paragraph of their own when the run was joined. */
+  function sinkOf(run: Live, calledOff: AbortSignal): Sink {
+    const { stream, record, joined } = run
+    let isNewParagraph = joined.length > 0
+    return {
+      delta(piece) {
+        if (calledOff.aborted || piece === '') return
+        if (isNewParagraph) {
+          isNewParagraph = false
+          // The stream tells of the first text of all; this is the first since the run was joined.
+          host.tell(record.runId, { type: 'firstToken' })
+          if (stream.text !== '') stream.delta('\n\n')
+        }
+        stream.delta(piece)
+      },
+      reasoning(piece) {
+        if (!calledOff.aborted) stream.reasoning(piece)
+      },
+    }
+  }
 
   /** Writes an ending. A record that does not fit it will not fit it later: that is said in the log, and not tried for ever. */
   async function keepEnding(run: Live, outcome: RunOutcome): Promise<void> {
@@ -243,11 +304,13 @@ export function createRuns(needs: RunsNeeds): Runs {
   }
 
   return {
-    admit(record, outcome) {
+    admit(record, { mode = 'followup', outcome } = {}) {
       if (isOver) return
       const { runId, sessionKey, agentId } = record
       const run: Live = {
         record,
+        mode,
+        joined: [],
         prepared: undefined,
         answer: undefined,
         model: undefined,
@@ -283,7 +346,14 @@ export function createRuns(needs: RunsNeeds): Runs {
         ...(outcome && { outcome }),
       })
     },
-    begin: (runId) => void host.tell(runId, { type: 'begin' }),
+    begin(runId, absorbs) {
+      const { agentId } = get(runId).record
+      lane.enter(runId, agentId, () => host.tell(runId, { type: 'begin', absorbs }))
+      if (lane.isWaiting(runId)) get(runId).stream.announcePlace(0)
+    },
+    steer: (runId, into) => void host.tell(into, { type: 'steer', runId }),
+    announcePlace: (runId, place) => live.get(runId)?.stream.announcePlace(place),
+    modeOf: (runId) => live.get(runId)?.mode ?? 'followup',
     abort: (runId, reason) => void host.tell(runId, { type: 'abort', reason }),
     ending: (runId) => live.get(runId)?.ended.promise,
     wait(runId, timeoutMs, givenUp) {
@@ -366,8 +436,9 @@ function entry(run: Live, { state, stopReason, error }: RunOutcome): TranscriptM
 
 function ending(run: Live, outcome: RunOutcome): Ending {
   const { answer, message, endedAt } = run
+  const { absorbedBy: _, ...kept } = outcome
   return {
-    ...outcome,
+    ...kept,
     endedAt,
     ...(message && { message }),
     ...(answer && {

@@ -24,7 +24,7 @@ export interface Sessions {
 }
 
 export interface SessionsNeeds {
-  runs: Pick<Runs, 'begin' | 'abort' | 'ending' | 'of'>
+  runs: Pick<Runs, 'begin' | 'steer' | 'announcePlace' | 'abort' | 'ending' | 'of' | 'modeOf'>
   log: Log
   /** A session's actor threw. Its runs live on; the supervisor decides when `restart` is called. */
   onCrash(sessionKey: string): void
@@ -39,7 +39,9 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
   const host = createHost({
     machine: sessionMachine.provide({
       actions: {
-        begin: (_, { runId }) => runs.begin(runId),
+        begin: (_, { runId, absorbs }) => runs.begin(runId, absorbs),
+        steer: (_, { runId, into }) => runs.steer(runId, into),
+        announcePlace: (_, { runId, place }) => runs.announcePlace(runId, place),
         abortRun: (_, { runId, reason }) => runs.abort(runId, reason),
         unexpected: (_, { key, event }) =>
           log.debug({ sessionKey: key, event }, 'session: an event that means nothing now'),
@@ -54,7 +56,7 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
 
   const queue = (key: string) => {
     const context = host.get(key)?.getSnapshot().context
-    return { running: context?.running ?? null, waiting: context?.queue ?? [] }
+    return { running: context?.running ?? null, waiting: context?.queue.map(({ runId }) => runId) ?? [] }
   }
 
   /** The live runs of a session in the order of admission, which is the order of the table of runs. */
@@ -66,7 +68,7 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
       if (down.has(key)) return
       drowsy.delete(key)
       if (!host.get(key)) host.open(key, { key })
-      host.tell(key, { type: 'turn', runId })
+      host.tell(key, { type: 'turn', runId, mode: runs.modeOf(runId) })
     },
     ended(key, runId) {
       host.tell(key, { type: 'ended', runId })
@@ -93,7 +95,7 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
       if (mine.length === 0) return
       host.open(key, { key })
       // One that has begun begins no second time: its chart takes `begin` only while it waits.
-      for (const runId of mine) host.tell(key, { type: 'turn', runId })
+      for (const runId of mine) host.tell(key, { type: 'turn', runId, mode: runs.modeOf(runId) })
     },
     sweep() {
       const idle = new Set(host.ids().filter((key) => host.get(key)?.getSnapshot().matches('idle')))

@@ -3,13 +3,13 @@ import { createActor } from 'xstate'
 import type { RunOutcome } from '../../machines/run.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
 import { GatewayError } from '../contract/errors.ts'
-import type { NewTurn, RunRecord, RunState, Store } from '../stores/store.ts'
+import type { NewTurn, RunRecord, RunState, SessionRecord, Store } from '../stores/store.ts'
 import type { Log } from './log.ts'
 
 /** What became of a request to run something. */
 export type Admission =
-  /** It is new, on disk, and yours to start. */
-  | { kind: 'new'; record: RunRecord }
+  /** It is new, on disk, and yours to start, as the settings of its session say. */
+  | { kind: 'new'; record: RunRecord; settings: SessionRecord['settings'] }
   | { kind: 'running'; runId: string; acceptedAt: number }
   | { kind: 'ended'; runId: string; state: RunState; error?: string }
 
@@ -155,8 +155,8 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
       }
       entry.runId = acceptance.runId
       const { spareRunId: _spare, ...kept } = turn
-      const { runId, sessionId } = acceptance
-      return { kind: 'new', record: { ...kept, runId, sessionId, state: 'admitted', text: '' } }
+      const { runId, sessionId, settings } = acceptance
+      return { kind: 'new', record: { ...kept, runId, sessionId, state: 'admitted', text: '' }, settings }
     } catch (error) {
       // A request that was refused does not use up its key.
       entries.delete(ticket)

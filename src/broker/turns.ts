@@ -2,7 +2,8 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { nanoid } from 'nanoid'
 import type { RunOutcome } from '../../machines/run.ts'
-import type { Json, NewTurn, RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import { type QueueMode, readQueueMode } from '../contract/queue-mode.ts'
+import type { Json, NewTurn, RunRecord, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Replay } from './replay.ts'
 import type { Runs } from './runs.ts'
 import type { Sessions } from './sessions.ts'
@@ -31,8 +32,8 @@ export interface Turns {
   arrivedAll(): Promise<void>
   /** Keeps a turn: resolves once it is on disk, or was. */
   admit(request: TurnRequest): Promise<Admission>
-  /** Starts a turn that is on disk and acknowledged. */
-  start(record: RunRecord): void
+  /** Starts a turn that is on disk and acknowledged, in its own queue mode, that of its session, or that of the gateway. */
+  start(record: RunRecord, settings?: SessionRecord['settings']): void
   /**
    * Begins a new transcript for a turn that is on disk. Resolves to what starts the turn: it is to be called, and whatever was
    * sent to the session meanwhile waits for it.
@@ -46,20 +47,29 @@ export interface Turns {
   remove(sessionKey: string): Promise<boolean>
   /** Begins a new transcript. Stops what runs in the session first. */
   reset(sessionKey: string, agentId: string): ReturnType<Store['resetSession']>
-  /** Starts, ends or remembers what a former process left. Resolves to how many of each. */
-  recover(): Promise<{ started: number; interrupted: number }>
+  /** Starts, ends or resumes what a former process left. Resolves to how many of each. */
+  recover(): Promise<{ started: number; interrupted: number; resumed: number }>
 }
 
 export interface TurnsNeeds {
-  store: Pick<Store, 'unsettled' | 'resetSession' | 'settle' | 'deleteSession'>
+  store: Pick<Store, 'unsettled' | 'resetSession' | 'settle' | 'deleteSession' | 'session'>
   supervisor: Pick<Supervisor, 'admit' | 'restore' | 'ended'>
   runs: Pick<Runs, 'admit'>
   sessions: Pick<Sessions, 'turn' | 'abort'>
   replay: Pick<Replay, 'forget'>
   now(): number
+  /** What a turn does when a run is under way, where neither it nor its session says so. */
+  queueMode: QueueMode
+  /** What becomes of a run that was under way when the process died. */
+  recovery: 'interrupt' | 'resume'
 }
 
-export function createTurns({ store, supervisor, runs, sessions, replay, now }: TurnsNeeds): Turns {
+/** A turn that the process died of so often is not tried again. */
+const MOST_ATTEMPTS = 3
+
+export function createTurns(needs: TurnsNeeds): Turns {
+  const { store, supervisor, runs, sessions, replay, now } = needs
+
   /** Sessions whose transcript is being changed: what is to start there waits until that is done. */
   const holds = new Map<string, Promise<void>>()
 
@@ -83,6 +93,12 @@ export function createTurns({ store, supervisor, runs, sessions, replay, now }: 
     await new Promise((resolve) => setImmediate(resolve))
     await sessions.abort(key, null, 'reset')
     return store.resetSession({ key, agentId, sessionId: randomUUID() }, now())
+  }
+
+  function modeOf({ method, meta }: RunRecord, settings: SessionRecord['settings']): QueueMode {
+    // Who calls an agent waits for its answer, and nobody else's.
+    if (method !== 'chat.send' || meta['reset'] === true) return 'followup'
+    return readQueueMode(meta['queueMode']) ?? readQueueMode(settings['queueMode']) ?? needs.queueMode
   }
 
   /** Answers that are being made, by session. */
@@ -133,9 +149,9 @@ export function createTurns({ store, supervisor, runs, sessions, replay, now }: 
         if (!isPlaced) void place.hold?.then((release) => release())
       }
     },
-    start(record) {
+    start(record, settings = {}) {
       const { sessionKey, runId } = record
-      runs.admit(record)
+      runs.admit(record, { mode: modeOf(record, settings) })
       const held = places.has(record) ? places.get(record)?.after : holds.get(sessionKey)
       if (held) void held.then(() => sessions.turn(sessionKey, runId))
       else sessions.turn(sessionKey, runId)
@@ -150,8 +166,7 @@ export function createTurns({ store, supervisor, runs, sessions, replay, now }: 
         // It is on disk and acknowledged as that: it ends like any other run.
         return () => {
           runs.admit(record, {
-            state: 'failed',
-            error: `the session could not be begun anew: ${(error as Error).message}`,
+            outcome: { state: 'failed', error: `the session could not be begun anew: ${(error as Error).message}` },
           })
         }
       }
@@ -162,10 +177,13 @@ export function createTurns({ store, supervisor, runs, sessions, replay, now }: 
       }
     },
     async end(record, outcome, message) {
-      await store.settle(record.runId, { ...outcome, endedAt: now(), message })
+      const payloads = message.content.flatMap(({ type, text }) =>
+        type === 'text' && typeof text === 'string' ? [{ text, mediaUrl: null }] : [],
+      )
+      await store.settle(record.runId, { ...outcome, endedAt: now(), message, result: { payloads } })
       supervisor.ended(record, outcome)
     },
-    fail: (record, error) => runs.admit(record, { state: 'failed', error }),
+    fail: (record, error) => runs.admit(record, { outcome: { state: 'failed', error } }),
     async reset(key, agentId) {
       const holding = hold(key)
       // What was sent before is ended with the rest; what is sent later waits for the new transcript.
@@ -188,23 +206,25 @@ export function createTurns({ store, supervisor, runs, sessions, replay, now }: 
       }
     },
     async recover() {
-      const left = await store.unsettled()
-      let interrupted = 0
-      for (const record of left) {
+      const counts = { started: 0, interrupted: 0, resumed: 0 }
+      for (const record of await store.unsettled()) {
         supervisor.restore(record)
+        const { message, attachments, attempt = 1, state, meta } = record
         // A command has no words for a model: whether it was obeyed before the process died, nobody knows.
-        const isCommand = record.message === '' && record.attachments.length === 0
-        if (record.state === 'started' || isCommand) {
-          interrupted += 1
-          runs.admit(record, INTERRUPTED)
+        const isCommand = message === '' && attachments.length === 0
+        const isResumed = state === 'started' && needs.recovery === 'resume' && attempt < MOST_ATTEMPTS
+        if (isCommand || (state === 'started' && !isResumed)) {
+          counts.interrupted += 1
+          runs.admit(record, { outcome: INTERRUPTED })
           continue
         }
+        counts[isResumed ? 'resumed' : 'started'] += 1
         // A turn that was to begin a new transcript: the process may have died between its admission and the reset. Doing it
         // again is harmless, since nothing of the turn is in the transcript yet.
-        if (record.meta['reset'] === true) (await turns.startAnew(record))()
-        else turns.start(record)
+        if (meta['reset'] === true && !isResumed) (await turns.startAnew(record))()
+        else turns.start(record, (await store.session(record.sessionKey))?.settings)
       }
-      return { started: left.length - interrupted, interrupted }
+      return counts
     },
   }
   return turns

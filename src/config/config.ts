@@ -1,4 +1,5 @@
 /** The configuration as the rest of the gateway sees it: complete, checked, with secrets wrapped. */
+import type { QueueMode } from '../contract/queue-mode.ts'
 import type { Model, ThinkingLevel } from '../runtimes/runtime.ts'
 import type { Secret } from './secret.ts'
 
@@ -70,8 +71,8 @@ export interface Config {
     maxConcurrent: number
     /** Default deadline of a run in ms; 0 = none. */
     timeoutMs: number
-    /** What becomes of a run that had started when the process died; absent = `interrupt`. */
-    recovery?: 'interrupt' | 'resume'
+    /** What becomes of a run that had started when the process died. */
+    recovery: 'interrupt' | 'resume'
   }
   models: {
     /** Every model that is configured or built in, by reference. A provider without `models[]` is in `providers` only. */
@@ -85,7 +86,7 @@ export interface Config {
     /** Write the session list and transcripts to files for other programs; absent = no. */
     projectFiles?: boolean
   }
-  messages: { queueLimit: number }
+  messages: { queueLimit: number; queueMode: QueueMode }
   commands: { config: boolean; restart: boolean }
   tools: { deny: string[]; agentToAgent: { enabled: boolean; allow: string[] } }
   logging: { level: LogLevel; consoleLevel: LogLevel; file: string }

@@ -1,6 +1,7 @@
 /** Reads the configuration: finds the file, checks it, and adds what flags and variables say. It never writes. */
 import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs'
 import path from 'node:path'
+import { readQueueMode } from '../contract/queue-mode.ts'
 import { readAgents } from './agents.ts'
 import type { Config, LogLevel } from './config.ts'
 import { ConfigError, type Findings } from './findings.ts'
@@ -24,6 +25,8 @@ export interface ConfigSource {
     /** Start with defaults when there is no file. */
     allowUnconfigured?: boolean | undefined
   }
+  /** What the file is to hold, instead of what it holds. */
+  text?: string
   /** Read nothing of the file but its section `gateway`: enough to find a gateway, and none of the others' secrets. */
   gatewayOnly?: boolean
 }
@@ -38,7 +41,7 @@ const largestFile = 1_048_576
  * Reads and checks the configuration. Throws a {@link ConfigError} that lists every problem, with the config path of
  * each.
  */
-export function loadConfig({ env, home, cwd, flags = {}, gatewayOnly = false }: ConfigSource): Config {
+export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = false }: ConfigSource): Config {
   const resolve = (text: string): string =>
     path.resolve(
       cwd,
@@ -49,7 +52,7 @@ export function loadConfig({ env, home, cwd, flags = {}, gatewayOnly = false }: 
 
   const named = flags.configPath || env['OPENCLAW_CONFIG_PATH']?.trim() || env['OPENCLAW_CONFIG']?.trim()
   const file = named ? resolve(named) : fileIn(stateDir)
-  const raw = file === undefined ? undefined : readText(file)
+  const raw = file === undefined ? undefined : (text ?? readText(file))
   if (raw === undefined) {
     // Who names a file in the command means that file.
     if (!flags.allowUnconfigured || flags.configPath) throw new ConfigError([nothingFound(file, stateDir)])
@@ -85,7 +88,10 @@ export function loadConfig({ env, home, cwd, flags = {}, gatewayOnly = false }: 
       scope: settings.session?.scope ?? defaults.scope,
       projectFiles: settings.session?.projectFiles ?? false,
     },
-    messages: { queueLimit: settings.messages?.queue?.limit ?? defaults.queueLimit },
+    messages: {
+      queueLimit: settings.messages?.queue?.limit ?? defaults.queueLimit,
+      queueMode: readQueueMode(settings.messages?.queue?.mode) ?? defaults.queueMode,
+    },
     commands: { config: settings.commands?.config ?? false, restart: settings.commands?.restart ?? false },
     tools: {
       deny: settings.tools?.deny ?? [],

@@ -25,6 +25,7 @@ export const defaults = {
   mainKey: 'main',
   scope: 'per-sender',
   queueLimit: 32,
+  queueMode: 'followup',
   level: 'info',
   contextWindow: 200_000,
   maxTokens: 8_192,
@@ -302,7 +303,9 @@ export const FileSchema = Type.Object(
               {
                 mode: Type.Optional(
                   Type.Enum(['followup', 'collect', 'steer', 'steer-backlog', 'interrupt', 'queue'], {
-                    description: 'Accepted; turns of a session run one after the other, in the order they came.',
+                    description:
+                      'What a message does when a run is under way: waits for its own answer (`followup`), is answered together with others that wait (`collect`), joins the run (`steer`; `steer-backlog` and `queue` are the same), or stops it (`interrupt`).',
+                    default: defaults.queueMode,
                   }),
                 ),
                 limit: whole('Turns that may wait in one session.', 1, 10_000, defaults.queueLimit),

@@ -1,6 +1,7 @@
 /** Talking to a session: `chat.*`, and the events an answer arrives in. */
 import { Type } from 'typebox'
 import { event, method } from './block.ts'
+import { QUEUE_MODES } from './queue-mode.ts'
 import {
   Anything,
   AttachmentInput,
@@ -27,6 +28,8 @@ export const chat = {
       attachments: Type.Optional(Type.Array(AttachmentInput, { maxItems: 16 })),
       timeoutMs: Type.Optional(Milliseconds),
       idempotencyKey: IdempotencyKey,
+      /** What becomes of it when a run is under way; else as `/queue` or the configuration says. */
+      queueMode: Type.Optional(Type.Enum([...QUEUE_MODES])),
       /** Kept with the turn; without effect here. */
       context: Type.Optional(Anything),
       agentId: Type.Optional(NonEmpty),
@@ -36,7 +39,6 @@ export const chat = {
       'intent',
       'fastMode',
       'fastAutoOnSeconds',
-      'queueMode',
       'originatingChannel',
       'originatingTo',
       'originatingAccountId',
@@ -162,6 +164,11 @@ const ToRun = {
   /** Where the event stands in its session's stream; only for connections with the capability `stream-offsets`. */
   epoch: Type.Optional(Type.String()),
   offset: Type.Optional(Type.Integer()),
+  /**
+   * On a piece of text that waited for a slow reader: the first offset it stands for, `offset` being the last. It may tell what
+   * has a later offset, too: if that comes again after a resume, its `seq` is not above the last one heard of this text.
+   */
+  from: Type.Optional(Type.Integer()),
   runId: Type.String(),
   sessionKey: Type.String(),
   agentId: Type.Optional(Type.String()),
@@ -171,7 +178,7 @@ const ToRun = {
 export const chatEvents = {
   agent: event({
     summary:
-      'What a run does: `lifecycle` (data.phase start, end, error), `assistant` (data.delta, data.text), `reasoning`. `seq` counts from 1 in each run.',
+      'What a run does: `lifecycle` (data.phase start, end, error), `assistant` (data.delta, data.text), `reasoning`. `seq` counts from 1 in each run. Connections with the capability `stream-offsets` also hear `queue`, with `seq` 0: data.place is the number of runs of the session that come before it (0: it waits for room among all sessions), data.absorbedBy the run that answers it with its own.',
     scope: 'operator.read',
     delivery: 'kept',
     payload: Type.Object({

@@ -15,6 +15,8 @@ export const Closes = {
   tooLarge: { code: 1009, reason: '' },
   notConnect: { code: 1008, reason: 'invalid handshake: first request must be connect' },
   protocolMismatch: { code: 1002, reason: 'protocol mismatch' },
+  /** The credential it came in by was revoked, has ended, or is worth less now. */
+  authChanged: { code: 4001, reason: 'gateway auth changed' },
   slowConsumer: { code: 1008, reason: 'slow consumer' },
   internal: { code: 1011, reason: 'internal error' },
   serviceRestart: { code: 1012, reason: 'service restart' },

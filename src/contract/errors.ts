@@ -98,6 +98,77 @@ export const ERRORS = {
     code: 'INVALID_REQUEST',
     meaning: 'The main session of an agent cannot be deleted; reset it instead.',
   },
+  UNKNOWN_APPROVAL: {
+    code: 'INVALID_REQUEST',
+    meaning: 'No such request waits: it was decided, its time was up, its requester has gone, or there was none.',
+  },
+  OWN_APPROVAL: {
+    code: 'INVALID_REQUEST',
+    meaning:
+      'Who asked does not decide, unless it has operator.admin: let another connection, of another device, decide.',
+  },
+  APPROVAL_ID_USED: {
+    code: 'INVALID_REQUEST',
+    meaning: 'A request of that id waits, or did a while ago; leave the id out to be given one.',
+  },
+  TOO_MANY_APPROVALS: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'As many requests wait for approval as this principal may have; try again after retryAfterMs.',
+  },
+  APPROVALS_CHANGED: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The exec approvals are not what baseHash says, or it is missing; get them again and repeat the change.',
+  },
+  APPROVALS_TOO_LARGE: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The exec approvals are at most 256 KiB of JSON; remove some with exec.approvals.set.',
+  },
+  UNKNOWN_PAIRING: {
+    code: 'INVALID_REQUEST',
+    meaning:
+      'No such request waits, or it is not for this caller to decide; `device.pair.list` and `node.pair.list` say what waits.',
+  },
+  TOO_MANY_PAIRINGS: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'As many requests to be paired wait as are kept; decide some of them, or wait until they expire.',
+  },
+  UNKNOWN_DEVICE: {
+    code: 'INVALID_REQUEST',
+    meaning: 'No paired device or node has that id and role, or it is not for this caller to change.',
+  },
+  UNKNOWN_TOKEN: {
+    code: 'INVALID_REQUEST',
+    meaning: 'No named token has that id; `tokens.list` says which there are.',
+  },
+  TOO_MANY_TOKENS: {
+    code: 'INVALID_REQUEST',
+    meaning: 'As many named tokens are valid as are kept; revoke some of them.',
+  },
+  TOKEN_TOO_WIDE: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The token would hold more than it may, or could be turned into more; the message says what.',
+  },
+  CONFIG_WRITES_OFF: {
+    code: 'INVALID_REQUEST',
+    meaning: 'Clients may not write the configuration: commands.config is not true in the file.',
+  },
+  CONFIG_CHANGED: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The file is not what baseHash says, or baseHash is missing; get it again and repeat the change.',
+  },
+  CONFIG_INVALID: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The gateway could not be started with that; `details.issues` has each problem. Nothing was written.',
+  },
+  CONFIG_WEAKER: {
+    code: 'INVALID_REQUEST',
+    meaning:
+      'The change would let more people in, or more out; `details.weakenings` says what. That is for who edits the file itself.',
+  },
+  CONFIG_UNREADABLE: { code: 'UNAVAILABLE', meaning: 'The file cannot be read; the message says why.' },
+  CONFIG_UNWRITABLE: { code: 'UNAVAILABLE', meaning: 'The file cannot be written; the message says why.' },
   NOT_SERVED: { code: 'INVALID_REQUEST', meaning: 'The reference gateway has this, this one does not.' },
   RUN_FAILED: {
     code: 'UNAVAILABLE',
@@ -130,6 +201,9 @@ export const REFUSALS = {
   DEVICE_AUTH_SIGNATURE_INVALID: 'The signature does not fit what was sent.',
   AUTH_TOKEN_MISSING: 'No token was sent; send auth.token.',
   AUTH_TOKEN_MISMATCH: 'The token is not the one of this gateway.',
+  AUTH_NAMED_TOKEN_EXPIRED: 'The named token has expired; ask for a new one.',
+  AUTH_NAMED_TOKEN_REVOKED: 'The named token was revoked; ask for a new one.',
+  AUTH_NAMED_TOKEN_ROLE: 'A named token is for operators; a node needs to be paired.',
   AUTH_PASSWORD_MISSING: 'No password was sent; send auth.password.',
   AUTH_PASSWORD_MISMATCH: 'The password is not the one of this gateway.',
   PAIRING_REQUIRED: 'The device must be approved first.',

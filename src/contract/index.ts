@@ -2,10 +2,11 @@
 import { agents } from './agents.ts'
 import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf } from './block.ts'
 import { chat, chatEvents } from './chat.ts'
+import { config } from './config.ts'
 import { sessions } from './sessions.ts'
 import { system, systemEvents } from './system.ts'
 
-export const METHODS = { ...system, ...agents, ...sessions, ...chat }
+export const METHODS = { ...system, ...config, ...agents, ...sessions, ...chat }
 export const EVENTS = { ...systemEvents, ...chatEvents }
 
 export type MethodName = keyof typeof METHODS

@@ -50,14 +50,6 @@ export const system = {
       reset: Type.Boolean(),
     }),
   }),
-  'config.get': method({
-    summary: 'The configuration as it stands in its file, without its secrets.',
-    // The reference asks admin for this: a configuration tells an attacker what to try.
-    scope: 'operator.admin',
-    unknown: 'ignored',
-    params: Type.Object({}),
-    result: Open,
-  }),
 }
 
 export const systemEvents = {

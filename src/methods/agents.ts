@@ -155,7 +155,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
           { runId, status: 'accepted', acceptedAt },
           promise.then(() => runs.ending(runId)).then(() => result(runId)),
           () => {
-            turns.start(admission.record)
+            turns.start(admission.record, admission.settings)
             resolve()
           },
         )

@@ -9,6 +9,7 @@ import type { chat } from '../contract/chat.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { Params, Result } from '../contract/index.ts'
+import { QUEUE_MODES, type QueueMode, readQueueMode } from '../contract/queue-mode.ts'
 import type { AgentNames, CanonicalKey } from '../contract/session-key.ts'
 import type { Json, RunRecord, RunState, Store, TranscriptMessage } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
@@ -29,11 +30,20 @@ export interface ChatNeeds {
   /** Whether an agent's first model takes images. */
   takesImages(agentId: string, sessionModel: string | undefined): boolean
   knowsModel(ref: string): boolean
+  /** The mode of sessions that have none of their own. */
+  queueMode: QueueMode
   /** What `/status` says. */
   describe(sessionKey: string, agentId: string): Promise<string>
 }
 
 const HISTORY_DEFAULT = 200
+
+const WHAT_A_MODE_DOES: Record<QueueMode, string> = {
+  followup: 'Messages that come while a run is under way wait, and each gets its own answer.',
+  collect: 'Messages that come while a run is under way wait, and are answered together.',
+  steer: 'Messages that come while a run is under way join it.',
+  interrupt: 'A message that comes while a run is under way stops it.',
+}
 
 export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
   const { agents, store, turns, sessions, hub, now } = needs
@@ -73,13 +83,15 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
           '/stop: stop what is running (also: stop, esc, abort, wait, exit, interrupt)',
           '/think off|minimal|low|medium|high: how much to think before answering',
           '/model provider/model: answer with another model',
-          '/queue: what happens to messages that come while a run is under way',
+          `/queue ${QUEUE_MODES.join('|')}: what happens to messages that come while a run is under way`,
         ].join('\n')
       case 'queue': {
-        const { waiting } = sessions.queue(key)
-        if (command.mode === '' || command.mode === 'followup')
-          return `Queue mode is followup: messages wait their turn and each gets its own answer (${waiting.length} waiting).`
-        return `Queue mode "${command.mode.slice(0, 32)}" is not served; messages wait their turn (followup).`
+        const { mode } = command
+        const known = readQueueMode(mode)
+        if (known || mode === 'default' || mode === 'reset') await patch({ queueMode: known ?? null })
+        else if (mode !== '') return `Say /queue ${QUEUE_MODES.join(', ')}, or default.`
+        const now = readQueueMode(setting(await store.session(key), 'queueMode')) ?? needs.queueMode
+        return `Queue mode ${mode === '' ? 'is' : 'set to'} ${now}. ${WHAT_A_MODE_DOES[now]} (${sessions.queue(key).waiting.length} waiting)`
       }
       case 'think':
         if (!isThinkingLevel(command.level)) return 'Say /think off, minimal, low, medium or high.'
@@ -169,6 +181,7 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       meta: {
         ...(params.timeoutMs !== undefined && { timeoutMs: params.timeoutMs }),
         ...(params.thinking && { thinking: params.thinking }),
+        ...(params.queueMode && { queueMode: params.queueMode }),
         ...(params.deliver !== undefined && { deliver: params.deliver }),
         ...(params.context !== undefined && { context: params.context as Json }),
       },
@@ -188,10 +201,10 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       case 'ended':
         return endedAnswer(admission)
       case 'new': {
-        const { record } = admission
+        const { record, settings } = admission
         const started = { runId: record.runId, status: 'started' as const }
         if (command?.kind === 'new') return after(started, await turns.startAnew(record))
-        return after(started, command ? await carryOut(command, record) : () => turns.start(record))
+        return after(started, command ? await carryOut(command, record) : () => turns.start(record, settings))
       }
     }
   }

@@ -71,7 +71,7 @@ export function readCommand(text: string): Command | undefined {
     case 'commands':
       return { kind: 'help' }
     case 'queue':
-      return { kind: 'queue', mode: rest.toLowerCase() }
+      return { kind: 'queue', mode: rest.toLowerCase().split(/\s/, 1)[0]! }
     case 'think':
     case 'thinking':
       return { kind: 'think', level: rest.toLowerCase() }

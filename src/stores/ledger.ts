@@ -21,12 +21,25 @@ import type {
 } from './store.ts'
 import { StoreError } from './store.ts'
 
-/** How far a session's stream has come, and when: `at` never goes back within an epoch. */
+/** How far a session's stream has come, and when: by the wall clock and, never back within an epoch, by its era. */
 export interface StreamRecord {
   sessionKey: string
   epoch: string
   offset: number
   at: number
+  /** Absent in those of an older gateway. */
+  era?: number
+}
+
+/**
+ * How old things are. Age is counted by the calls of {@link Store.age} and in eras, 24 of them in the time that things are kept:
+ * what is added in an era is at most as old as the era itself, and at least as old as the next one.
+ */
+interface Ages {
+  /** The milliseconds of all calls. */
+  now: number
+  /** The newest last; those that nothing to be forgotten needs are left out. */
+  eras: { number: number; began: number }[]
 }
 
 /** The records themselves. What is read is the caller's own copy. */
@@ -54,11 +67,11 @@ export interface Tables {
   runOf(turn: { principal: string; method: string; sessionKey: string; key: string }): RunRecord | undefined
   /** Runs without `endedAt`, in the order they were added. */
   openRuns(): Iterable<RunRecord>
-  addRun(run: RunRecord): void
+  addRun(run: RunRecord, era: number): void
   /** Replaces a run; its id and the four that make its key never change. */
   putRun(run: RunRecord): void
-  /** Removes ended runs accepted before this time, their keys and their hold on pictures; how many there were. */
-  deleteRuns(acceptedBefore: number): number
+  /** Removes ended runs of eras before this one, their keys and their hold on pictures; how many there were. */
+  deleteRuns(beforeEra: number): number
 
   /** Notes that a run's end is told, even before it has ended. Nothing for an unknown run. */
   announce(runId: string): void
@@ -73,12 +86,12 @@ export interface Tables {
   /** Removes a stream and its chunks. */
   deleteStream(sessionKey: string): void
   /** To a stream that exists. */
-  addChunk(sessionKey: string, chunk: EventChunk & { at: number }): void
+  addChunk(sessionKey: string, chunk: EventChunk & { era: number }): void
   /** Those that end after this offset, the oldest first; read one at a time. */
   chunks(sessionKey: string, after: number): Iterable<EventChunk>
   deleteChunks(sessionKey: string): void
-  /** Removes those older than `before` and those that end `keep` or more before their stream does; how many. */
-  deleteOldChunks(before: number, keep: number): number
+  /** Removes those of eras before this one and those that end `keep` or more before their stream does; how many. */
+  deleteOldChunks(beforeEra: number, keep: number): number
 
   /** The streamed text of a started run. */
   text(runId: string): string | undefined
@@ -124,12 +137,12 @@ export type Ask = <O extends Operation>(operation: O, args: Parameters<Store[O]>
 /** Makes the calls of a store out of one function that passes them on. */
 export const asking = (ask: Ask): Pick<Store, Operation> => ({
   accept: (turn) => ask('accept', [turn]),
-  start: (runId, startedAt) => ask('start', [runId, startedAt]),
+  start: (runId, startedAt, attempt = 1) => ask('start', [runId, startedAt, attempt]),
   progress: (runId, text) => ask('progress', [runId, text]),
   settle: (runId, ending) => ask('settle', [runId, ending]),
   run: (runId) => ask('run', [runId]),
   unsettled: () => ask('unsettled', []),
-  forgetRuns: (acceptedBefore) => ask('forgetRuns', [acceptedBefore]),
+  age: (elapsedMs, bounds) => ask('age', [elapsedMs, bounds]),
   session: (key) => ask('session', [key]),
   sessions: (filter) => ask('sessions', [filter]),
   patchSession: (session, settings, at) => ask('patchSession', [session, settings, at]),
@@ -144,7 +157,6 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   stream: (sessionKey) => ask('stream', [sessionKey]),
   streams: () => ask('streams', []),
   events: (sessionKey, epoch, after, maxBytes) => ask('events', [sessionKey, epoch, after, maxBytes]),
-  forgetEvents: (bounds) => ask('forgetEvents', [bounds]),
   unfinishedStreams: () => ask('unfinishedStreams', []),
   beginEpoch: (sessionKey, epoch, at) => ask('beginEpoch', [sessionKey, epoch, at]),
   attachment: (sha256) => ask('attachment', [sha256]),
@@ -174,6 +186,14 @@ export const ledger = (tables: Tables): Ledger => {
     return 1
   }
 
+  const ages = (): Ages => (tables.document('store', 'age') as Ages | undefined) ?? { now: 0, eras: [] }
+  let present: number | undefined
+  /** The era that things are added in. A step that is undone leaves it ahead of what is kept: then they count as younger. */
+  const era = (): number => {
+    present ??= ages().eras.at(-1)?.number ?? 0
+    return present
+  }
+
   const withText = (run: RunRecord): RunRecord => ({ ...run, text: tables.text(run.runId) ?? '' })
 
   return {
@@ -186,18 +206,24 @@ export const ledger = (tables: Tables): Ledger => {
       if (tables.run(runId) !== undefined) throw new StoreError('CONFLICT', `both ids for the run are taken: ${runId}`)
       const session = sessionOrNew({ ...turn, key: turn.sessionKey }, turn.acceptedAt)
       tables.putSession(touched(session, turn.acceptedAt))
-      tables.addRun(newRun(turn, runId, session.sessionId))
+      tables.addRun(newRun(turn, runId, session.sessionId), era())
       for (const { sha256, bytes } of turn.attachments) {
         tables.addPicture(sha256, bytes)
         tables.holdPicture(sha256, { run: runId })
       }
-      return { kind: 'accepted', runId, sessionId: session.sessionId }
+      return { kind: 'accepted', runId, sessionId: session.sessionId, settings: session.settings }
     },
 
-    start(runId, startedAt) {
+    start(runId, startedAt, attempt) {
       const run = tables.run(runId)
-      if (run?.state !== 'admitted')
-        throw new StoreError('CONFLICT', `cannot start: ${runId} is ${run?.state ?? 'unknown'}`)
+      const before = run?.state === 'started' ? (run.attempt ?? 1) : 0
+      if (!run || run.endedAt !== undefined || attempt !== before + 1)
+        throw new StoreError('CONFLICT', `cannot start attempt ${attempt}: ${runId} is ${run?.state ?? 'unknown'}`)
+      if (attempt > 1) {
+        tables.putRun({ ...run, startedAt, attempt })
+        tables.putText(runId, '')
+        return
+      }
       const session = sessionOrNew({ ...run, key: run.sessionKey }, startedAt)
       // Before the entry: a transcript has an owner only once its session is there.
       tables.putSession({ ...session, systemSent: true })
@@ -240,10 +266,19 @@ export const ledger = (tables: Tables): Ledger => {
 
     unsettled: () => Array.from(tables.openRuns(), withText),
 
-    forgetRuns(acceptedBefore) {
-      const count = tables.deleteRuns(acceptedBefore)
-      if (count > 0) tables.dropPictures()
-      return count
+    age(elapsedMs, { keepMs, eventsPerSession }) {
+      const { now: before, eras: known } = ages()
+      const now = before + elapsedMs
+      const last = known.at(-1)
+      const isDue = last === undefined || now - last.began >= keepMs / 24
+      const eras = isDue ? [...known, { number: (last?.number ?? 0) + 1, began: now }] : known
+      // Whatever was added before an era this old began.
+      const old = eras.findLast(({ began }) => now - began >= keepMs)?.number ?? 0
+      tables.putDocument('store', 'age', { now, eras: eras.filter(({ number }) => number >= old) })
+      present = eras.at(-1)?.number
+      const runs = tables.deleteRuns(old)
+      if (runs > 0) tables.dropPictures()
+      return { runs, chunks: tables.deleteOldChunks(old, eventsPerSession) }
     },
 
     session: (key) => tables.session(key),
@@ -333,10 +368,10 @@ export const ledger = (tables: Tables): Ledger => {
         if (from !== next || to < from)
           throw new StoreError('CONFLICT', `cannot add events ${from} to ${to} of ${sessionKey}: the next is ${next}`)
         if (known === undefined) tables.deleteChunks(sessionKey)
-        // Never back: what is dropped by age is then always the beginning of a stream, wherever the wall clock was set.
-        const added = Math.max(known?.at ?? at, at)
-        tables.putStream({ sessionKey, epoch, offset: to, at: added })
-        tables.addChunk(sessionKey, { from, to, events, at: added })
+        // Never back: what is dropped by age is then always the beginning of a stream.
+        const added = Math.max(known?.era ?? 0, era())
+        tables.putStream({ sessionKey, epoch, offset: to, at, era: added })
+        tables.addChunk(sessionKey, { from, to, events, era: added })
       }
       for (const runId of announced) tables.announce(runId)
     },
@@ -346,7 +381,7 @@ export const ledger = (tables: Tables): Ledger => {
       return stream && { epoch: stream.epoch, offset: stream.offset }
     },
 
-    streams: () => Array.from(tables.streams(), ({ at: _, ...stream }) => stream),
+    streams: () => Array.from(tables.streams(), ({ at: _, era: __, ...stream }) => stream),
 
     events(sessionKey, epoch, after, maxBytes): Replay {
       const stream = tables.stream(sessionKey)
@@ -364,8 +399,6 @@ export const ledger = (tables: Tables): Ledger => {
       }
       return next > stream.offset ? { kind: 'events', chunks } : { kind: 'tooOld', oldest: stream.offset + 1 }
     },
-
-    forgetEvents: ({ before, keepPerSession }) => tables.deleteOldChunks(before, keepPerSession),
 
     unfinishedStreams() {
       const keys = new Set(tables.unannounced())

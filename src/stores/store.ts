@@ -51,6 +51,8 @@ export interface RunRecord extends Omit<NewTurn, 'spareRunId' | 'attachments'> {
   attachments: Attachment[]
   state: RunState
   startedAt?: number
+  /** Which attempt was started last, from 2 on; absent until there is a second one. */
+  attempt?: number
   endedAt?: number
   /** What had been streamed at the last {@link Store.progress}; empty once the run has ended. */
   text: string
@@ -64,7 +66,7 @@ export interface RunRecord extends Omit<NewTurn, 'spareRunId' | 'attachments'> {
 
 /** The answer to {@link Store.accept}. */
 export type Acceptance =
-  | { kind: 'accepted'; runId: string; sessionId: string }
+  | { kind: 'accepted'; runId: string; sessionId: string; settings: SessionRecord['settings'] }
   /** The same key with the same body: nothing was written. */
   | { kind: 'known'; run: RunRecord }
   /** The same key with another body: nothing was written. */
@@ -170,8 +172,11 @@ export interface Store {
    * of two calls with the same four, whatever the order or the restart between them, exactly one is `accepted`.
    */
   accept(turn: NewTurn): Promise<Acceptance>
-  /** Marks a run as started and puts its user message in the transcript. Only from `admitted`; else `StoreError`. */
-  start(runId: string, startedAt: number): Promise<void>
+  /**
+   * Marks a run as started and puts its user message in the transcript. The first attempt only from `admitted`; a later one
+   * only from `started` by the attempt before it, whose text is forgotten; else `StoreError` CONFLICT.
+   */
+  start(runId: string, startedAt: number, attempt?: number): Promise<void>
   /** Keeps the text streamed so far of a started run; later calls replace earlier ones. Ignored once the run has ended. */
   progress(runId: string, text: string): Promise<void>
   /**
@@ -182,8 +187,17 @@ export interface Store {
   run(runId: string): Promise<RunRecord | undefined>
   /** Runs without an ending, in the order they were accepted. */
   unsettled(): Promise<RunRecord[]>
-  /** Forgets keys and ended runs accepted before this time; transcripts stay. Resolves to the number of runs forgotten. */
-  forgetRuns(acceptedBefore: number): Promise<number>
+  /**
+   * Lets time go by, and forgets what was added at least `keepMs` ago: keys and ended runs (transcripts stay), and events; also
+   * the events with at least `eventsPerSession` after them. The store has no clock but these calls, so that nobody who sets the
+   * clock of the machine makes anything older, or keeps it young; the time between two processes counts for nothing.
+   * @param elapsedMs since the last call, by a clock that is never set
+   * @returns how many runs were forgotten, and how many chunks of events
+   */
+  age(
+    elapsedMs: number,
+    bounds: { keepMs: number; eventsPerSession: number },
+  ): Promise<{ runs: number; chunks: number }>
 
   session(key: string): Promise<SessionRecord | undefined>
   sessions(filter: SessionFilter): Promise<SessionRecord[]>
@@ -218,11 +232,6 @@ export interface Store {
   streams(): Promise<{ sessionKey: string; epoch: string; offset: number }[]>
   /** Every event after an offset of an epoch, in order; `tooLarge` when the chunks have more than `maxBytes` together. */
   events(sessionKey: string, epoch: string, after: number, maxBytes: number): Promise<Replay>
-  /**
-   * Drops the chunks added before a time, and those with at least `keepPerSession` events after them. Resolves to the
-   * number of chunks.
-   */
-  forgetEvents(bounds: { before: number; keepPerSession: number }): Promise<number>
   /**
    * The sessions whose stream may lack what was sent or should have been: they have a started run, or one whose end was
    * never announced. Runs that an older gateway accepted count as announced once they have ended.

@@ -83,7 +83,7 @@ describe('admission', () => {
     const copies = [supervisor.admit(turn('a')), supervisor.admit(turn('a'))]
     fail(new StoreError('FULL', 'no space'))
     for (const copy of copies) await expect(copy).rejects.toMatchObject({ code: 'FULL' })
-    vi.spyOn(store, 'accept').mockResolvedValue({ kind: 'accepted', runId: 'run-a', sessionId: 's' })
+    vi.spyOn(store, 'accept').mockResolvedValue({ kind: 'accepted', runId: 'run-a', sessionId: 's', settings: {} })
     expect(await supervisor.admit(turn('a', { fingerprint: 'f2' }))).toMatchObject({ kind: 'new' })
   })
 

@@ -161,23 +161,42 @@ const session: Invariants = {
       running = runId!
     }
   },
-  'begins the runs in the order in which they came, each once': ({ log }) => {
-    const waiting: string[] = []
+  'begins the runs in the order in which they came, interrupting ones first, gathered ones with their last': ({
+    log,
+    snapshot,
+  }) => {
+    let queue: Turn[] = []
     for (const entry of log) {
-      const { runId } = (entry.params ?? {}) as { runId: string }
-      if (is('event', 'turn')(entry)) waiting.push(runId)
-      if (is('effect', 'begin')(entry)) expect(runId).toBe(waiting.shift())
-      if (is('event', 'ended')(entry) && waiting.includes(runId)) waiting.splice(waiting.indexOf(runId), 1)
+      if (is('event', 'turn')(entry)) queue = arrive(queue, paramsOf<Turn>(entry))
+      if (is('effect', 'begin')(entry)) {
+        const { runId, absorbs } = paramsOf<{ runId: string; absorbs: string[] }>(entry)
+        const ids = queue.map((turn) => turn.runId)
+        const group = queue.slice(0, absorbs.length + 1)
+        expect([...absorbs, runId]).toEqual(ids.slice(0, group.length))
+        const gathers = ['collect', 'interrupt'].includes(group[0]!.mode)
+        for (const { mode } of group.slice(1)) expect([gathers, mode]).toEqual([true, group[0]!.mode])
+        if (gathers) expect(queue[group.length]?.mode).not.toBe(group[0]!.mode)
+        queue = queue.filter((turn) => turn.runId !== runId)
+      }
+      if (is('event', 'ended')(entry)) queue = queue.filter(({ runId }) => runId !== paramsOf<Turn>(entry).runId)
     }
+    expect(snapshot.context.queue).toEqual(queue)
   },
-  'loses no turn: each begins, waits, or ended while it waited': ({ log, snapshot }) => {
-    const waiting = new Set<string>()
+  'tells each turn that waits its place, and lets it join or interrupt only what runs': ({ log, snapshot }) => {
+    let running: string | null = null
+    const waited = new Set<string>()
     for (const entry of log) {
       const { runId } = (entry.params ?? {}) as { runId: string }
-      if (is('event', 'turn')(entry)) waiting.add(runId)
-      if (is('effect', 'begin')(entry) || is('event', 'ended')(entry)) waiting.delete(runId)
+      if (is('event', 'turn')(entry) && running !== null) waited.add(runId)
+      if (is('event', 'ended')(entry) && runId === running) running = null
+      if (is('effect', 'begin')(entry)) running = runId
+      if (is('effect', 'steer')(entry)) expect(paramsOf<{ into: string }>(entry).into).toBe(running)
+      if (is('effect', 'announcePlace')(entry)) {
+        expect(paramsOf<{ place: number }>(entry).place).toBeGreaterThanOrEqual(1)
+        expect(waited.delete(runId)).toBe(true)
+      }
     }
-    expect([...waiting]).toEqual(snapshot.context.queue)
+    expect([...waited], JSON.stringify(snapshot.context)).toEqual([])
   },
   'is idle exactly when nothing runs, and then nothing waits': ({ snapshot }) => {
     const { running, queue } = snapshot.context
@@ -185,23 +204,26 @@ const session: Invariants = {
     if (running === null) expect(queue).toEqual([])
   },
   'stops only what is in it, the waiting ones first': ({ log }) => {
-    let queue: string[] = []
+    let queue: Turn[] = []
     let running: string | undefined
     let expected: string[] = []
     for (const entry of log) {
       const { runId } = (entry.params ?? {}) as { runId?: string | null }
       if (entry.kind === 'event') expect(expected).toEqual([])
-      if (is('event', 'turn')(entry)) queue.push(runId!)
+      if (is('event', 'turn')(entry)) {
+        if (paramsOf<Turn>(entry).mode === 'interrupt' && running !== undefined) expected = [running]
+        queue = arrive(queue, paramsOf<Turn>(entry))
+      }
       if (is('effect', 'begin')(entry)) {
         running = runId!
-        queue = queue.filter((id) => id !== runId)
+        queue = queue.filter((turn) => turn.runId !== runId)
       }
       if (is('event', 'ended')(entry)) {
-        queue = queue.filter((id) => id !== runId)
+        queue = queue.filter((turn) => turn.runId !== runId)
         if (running === runId) running = undefined
       }
       if (is('event', 'abort')(entry)) {
-        const all = [...queue, ...(running === undefined ? [] : [running])]
+        const all = [...queue.map((turn) => turn.runId), ...(running === undefined ? [] : [running])]
         expected = all.filter((id) => runId === null || id === runId)
       }
       if (is('effect', 'abortRun')(entry)) expect(runId).toBe(expected.shift())
@@ -215,6 +237,19 @@ const session: Invariants = {
   },
 }
 
+interface Turn {
+  runId: string
+  mode: string
+}
+
+/** A queue with one more: behind all others, or before all but those that interrupt, too. */
+function arrive(queue: Turn[], { runId, mode }: Turn): Turn[] {
+  const isUrgent = (turn: Turn) => turn.mode === 'interrupt'
+  const turn = { runId, mode }
+  if (!isUrgent(turn)) return [...queue, turn]
+  return [...queue.filter(isUrgent), turn, ...queue.filter((other) => !isUrgent(other))]
+}
+
 const idsOf = (log: Entry[], kind: Entry['kind'], name: string): string[] =>
   log.filter(is(kind, name)).map((entry) => paramsOf<{ runId: string }>(entry).runId)
 
@@ -223,9 +258,27 @@ const run: Invariants = {
     expect(count(log, 'effect', 'announceEnd')).toBe(snapshot.status === 'done' ? 1 : 0)
     inOrder(log, ['done', 'journalEnd'], ['effect', 'announceEnd'])
   },
-  'asks the model only when the start is on disk, and once': ({ log }) => {
+  'asks the model only when the start is on disk, once, and once more after turns have joined': ({ log }) => {
     inOrder(log, ['done', 'journalStart'], ['begun', 'model'])
-    expect(count(log, 'begun', 'model')).toBeLessThanOrEqual(1)
+    let asked = 0
+    for (const entry of log) {
+      if (is('begun', 'takeIn')(entry)) asked = 0
+      if (is('begun', 'model')(entry)) asked += 1
+      expect(asked).toBeLessThanOrEqual(1)
+    }
+  },
+  'asks no model while turns are joining, and joins each once': ({ log, snapshot }) => {
+    const working = (name: string) =>
+      count(log, 'begun', name) - (['done', 'failed', 'dropped'] as const).reduce((n, k) => n + count(log, k, name), 0)
+    if (working('takeIn') > 0) expect(working('model')).toBe(0)
+    const joined = log.filter(is('done', 'takeIn')).flatMap((entry) => paramsOf<string[]>(entry) ?? [])
+    expect(new Set(snapshot.context.joining).size).toBe(snapshot.context.joining.length)
+    expect(joined.length).toBeLessThanOrEqual(count(log, 'event', 'steer'))
+  },
+  'answers with another run only what it had not begun': ({ log, snapshot }) => {
+    if (snapshot.context.outcome?.absorbedBy === undefined) return
+    expect(count(log, 'begun', 'journalStart')).toBe(0)
+    expect(snapshot.context.outcome).toMatchObject({ state: 'completed', stopReason: 'absorbed' })
   },
   'opens no stream after an abort': ({ log }) => {
     const aborted = first(log, 'event', 'abort')
@@ -240,8 +293,8 @@ const run: Invariants = {
   'lets the model go when it does not wait for it any more': ({ log, snapshot }) => {
     if (count(log, 'begun', 'model') === 0) return
     const over = ['done', 'failed', 'dropped'] as const
-    const ended = over.some((kind) => count(log, kind, 'model') > 0)
-    expect(ended).toBe(!snapshot.matches('streaming'))
+    const ended = over.reduce((sum, kind) => sum + count(log, kind, 'model'), 0)
+    expect(count(log, 'begun', 'model') - ended).toBe(snapshot.matches({ streaming: 'asking' }) ? 1 : 0)
   },
   'ends in the state that its outcome names': ({ snapshot }) => {
     if (snapshot.status === 'done') expect(snapshot.value).toBe(snapshot.context.outcome.state)
@@ -261,6 +314,127 @@ const run: Invariants = {
   },
 }
 
+const client: Invariants = {
+  'lets requests leave exactly while it is online': ({ log, snapshot }) => {
+    const open = count(log, 'effect', 'openLane') - count(log, 'effect', 'closeLane')
+    expect(open).toBe(snapshot.matches('online') ? 1 : 0)
+  },
+  'greets before it lets requests leave, and says who it is only when it was asked': ({ log }) => {
+    inOrder(log, ['event', 'challenged'], ['begun', 'greet'])
+    inOrder(log, ['done', 'greet'], ['effect', 'openLane'])
+  },
+  'asks for what was missed on each connection, and only there': ({ log }) => {
+    expect(count(log, 'begun', 'catchUp')).toBe(count(log, 'effect', 'openLane'))
+  },
+  'opens a socket only when the one before is gone': ({ log }) => {
+    let open = 0
+    for (const entry of log) {
+      if (is('effect', 'openSocket')(entry)) open += 1
+      if (is('event', 'lost')(entry)) open = 0
+      expect(open).toBeLessThanOrEqual(1)
+    }
+  },
+  'tries again only as often as it may': ({ log, snapshot }) => {
+    const { backoff } = snapshot.context
+    const sockets = count(log, 'effect', 'openSocket')
+    if (backoff === null) expect(sockets).toBe(1)
+    if (backoff?.fromStart === false && count(log, 'effect', 'openLane') === 0) expect(sockets).toBe(1)
+  },
+  'lets go of the socket in every end that is its own': ({ log, snapshot }) => {
+    if (snapshot.matches('closed') || snapshot.matches('refused')) expect(count(log, 'effect', 'hangUp')).toBe(1)
+    else expect(count(log, 'effect', 'hangUp')).toBe(0)
+  },
+  'watches for silence only while it is online': ({ log, snapshot }) => {
+    for (const entry of log.filter(is('effect', 'dropSocket')))
+      if (paramsOf<{ why: string }>(entry).why.includes('silent'))
+        expect(log.slice(0, log.indexOf(entry)).some(is('effect', 'openLane'))).toBe(true)
+    expect(snapshot.context.failures).toBeGreaterThanOrEqual(0)
+  },
+}
+
+const pairing: Invariants = {
+  'gives nobody what was not asked for, or what the approver does not hold': ({ log, snapshot }) => {
+    const { wanted, granted } = snapshot.context as { wanted: string[]; granted: string[] }
+    const given = log.filter(is('event', 'approve')).map((entry) => paramsOf<{ holds: string[] }>(entry).holds)
+    for (const scope of granted) {
+      expect(wanted).toContain(scope)
+      const held = given.some(
+        (holds) =>
+          holds.includes(scope) ||
+          holds.includes('operator.admin') ||
+          (scope === 'operator.read' && holds.includes('operator.write')),
+      )
+      expect(held, `${scope} was held by somebody who approved`).toBe(true)
+    }
+  },
+  'asks for the same from its beginning to its end': ({ log, snapshot }) => {
+    for (const entry of log.filter(is('begun', 'keep')))
+      expect(snapshot.context.wanted).toEqual(expect.arrayContaining(paramsOf<{ granted: string[] }>(entry).granted))
+  },
+  'is resolved once, in the word of the state it ends in': ({ log, snapshot }) => {
+    const words = log.filter(is('effect', 'resolve')).map((entry) => paramsOf<{ decision: string }>(entry).decision)
+    expect(words).toEqual(snapshot.status === 'done' ? [snapshot.value] : [])
+  },
+  'is approved or rejected only when that is on disk': ({ log, snapshot }) => {
+    if (snapshot.value === 'approved' || snapshot.value === 'rejected') expect(count(log, 'done', 'keep')).toBe(1)
+    else expect(count(log, 'done', 'keep')).toBe(0)
+  },
+  'grants nothing unless it is approved': ({ snapshot }) => {
+    if (snapshot.context.verdict !== 'approved') expect(snapshot.context.granted).toEqual([])
+  },
+}
+
+const DECIDED: { [state: string]: string | null } = {
+  allowedOnce: 'allow-once',
+  allowedAlways: 'allow-always',
+  denied: 'deny',
+  expired: null,
+  abandoned: null,
+}
+
+const approval: Invariants = {
+  'is shown once, before anything else is said of it': ({ log }) => {
+    expect(effects(log)[0]).toBe('announceRequest')
+    expect(count(log, 'effect', 'announceRequest')).toBe(1)
+  },
+  'answers who asked exactly once, when it is over, with what its end is': ({ log, snapshot }) => {
+    const answers = log.filter(is('effect', 'answer')).map((entry) => paramsOf<{ decision: string | null }>(entry))
+    if (snapshot.status !== 'done') return expect(answers).toEqual([])
+    expect(answers.map(({ decision }) => decision)).toEqual([DECIDED[stateOf(snapshot)]])
+  },
+  'tells those who were asked, before the answer, unless they know by the clock': ({ log, snapshot }) => {
+    const told = log.filter(is('effect', 'announceDecision')).map((entry) => paramsOf<{ decision: unknown }>(entry))
+    const state = stateOf(snapshot)
+    expect(told.map(({ decision }) => decision)).toEqual(
+      snapshot.status === 'done' && state !== 'expired' ? [DECIDED[state]] : [],
+    )
+    if (told.length > 0) inOrder(log, ['effect', 'announceDecision'], ['effect', 'answer'])
+  },
+  'takes the first decision, unless the disk refused it': ({ log, snapshot }) => {
+    const decisions: string[] = ['allowOnce', 'allowAlways', 'deny']
+    const from = log.findLastIndex(is('effect', 'tellNotKept')) + 1
+    const decided = log.slice(from).find((entry) => entry.kind === 'event' && decisions.includes(entry.name))
+    const reached: { [event: string]: string[] } = {
+      allowOnce: ['allowedOnce'],
+      allowAlways: ['open.keeping', 'allowedAlways'],
+      deny: ['denied'],
+    }
+    if (decided) expect(reached[decided.name]).toContain(stateOf(snapshot))
+    else expect(['open.pending', 'expired', 'abandoned']).toContain(stateOf(snapshot))
+  },
+  'is allowed for good only once that is on the disk': ({ log, snapshot }) => {
+    expect(count(log, 'done', 'keepRule')).toBe(snapshot.matches('allowedAlways') ? 1 : 0)
+    expect(count(log, 'dropped', 'keepRule')).toBe(0)
+  },
+  'says each time that a decision could not be kept': ({ log }) => {
+    expect(count(log, 'effect', 'tellNotKept')).toBe(count(log, 'failed', 'keepRule'))
+  },
+  'waits neither beyond its time nor for nobody, but for the disk': ({ log, snapshot }) => {
+    const over = count(log, 'event', 'gone') + count(log, 'event', 'expire')
+    if (over > 0) expect(snapshot.matches({ open: 'pending' })).toBe(false)
+  },
+}
+
 const withAlways = (invariants: Invariants): Invariants => ({ ...ALWAYS, ...invariants })
 
 export const INVARIANTS: { [chart: string]: Invariants } = {
@@ -269,4 +443,7 @@ export const INVARIANTS: { [chart: string]: Invariants } = {
   supervisor: withAlways(supervisor),
   session: withAlways(session),
   run: withAlways(run),
+  client: withAlways(client),
+  approval: withAlways(approval),
+  pairing: withAlways(pairing),
 }

@@ -1,6 +1,9 @@
 /** How each chart is toured: with what input, which events are worth trying, and what of its context counts. */
+import { approvalMachine } from '../../machines/approval.ts'
+import { clientMachine } from '../../machines/client.ts'
 import { connectionMachine } from '../../machines/connection.ts'
 import { gatewayMachine } from '../../machines/gateway.ts'
+import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
@@ -20,9 +23,12 @@ export const POLICY = { restarts: 5, windowMs: 30_000, backoffMs: 100, restMs: 6
 
 export const RUN_INPUT = { runId: 'r', timeoutMs: 5_000, retryMs: 1_000 }
 
+export const BACKOFF = { minMs: 250, maxMs: 30_000, attempts: null, fromStart: true }
+
 /** Ids that are neither running nor waiting, so that a session is never told of one run twice. */
-const unused = ({ running, queue }: { running: string | null; queue: string[] }) =>
-  ['a', 'b', 'c'].filter((id) => id !== running && !queue.includes(id)).slice(0, 1)
+const unused = (context: { running: string | null; queue: { runId: string }[] }) =>
+  ['a', 'b', 'c'].filter((id) => id !== context.running && !waitingIn(context).includes(id)).slice(0, 1)
+const waitingIn = ({ queue }: { queue: { runId: string }[] }) => queue.map(({ runId }) => runId)
 
 export const PLANS: { [name: string]: TourPlan } = {
   gateway: {
@@ -61,11 +67,14 @@ export const PLANS: { [name: string]: TourPlan } = {
     inputs: [{ key: 's' }],
     abstract: ({ context }) => [context.running, context.queue],
     samples: {
-      turn: ({ context }) => unused(context).map((runId) => ({ runId })),
+      turn: ({ context }) =>
+        unused(context).flatMap((runId) =>
+          ['followup', 'collect', 'steer', 'interrupt'].map((mode) => ({ runId, mode })),
+        ),
       ended: ({ context }) =>
-        [context.running, ...context.queue, 'stranger'].filter(Boolean).map((runId) => ({ runId })),
+        [context.running, ...waitingIn(context), 'stranger'].filter(Boolean).map((runId) => ({ runId })),
       abort: ({ context }) =>
-        [null, ...context.queue, context.running, 'stranger'].map((runId) => ({ runId, reason: 'rpc' })),
+        [null, ...waitingIn(context), context.running, 'stranger'].map((runId) => ({ runId, reason: 'rpc' })),
     },
   },
   run: {
@@ -75,7 +84,46 @@ export const PLANS: { [name: string]: TourPlan } = {
       { ...RUN_INPUT, timeoutMs: 0 },
       { ...RUN_INPUT, outcome: { state: 'interrupted', error: 'cut off' } },
     ],
-    abstract: ({ context }) => context.outcome,
-    samples: { abort: () => [{ reason: 'rpc' }], 'done model': () => [{ stopReason: 'stop' }] },
+    abstract: ({ context }) => [context.outcome, context.absorbs, context.joining],
+    samples: {
+      begin: () => [{ absorbs: [] }, { absorbs: ['older'] }],
+      steer: () => [{ runId: 'newer' }, { runId: 'newest' }],
+      absorb: () => [{ by: 'other' }],
+      abort: () => [{ reason: 'rpc' }],
+      'done model': () => [{ stopReason: 'stop' }],
+      'done takeIn': ({ context }) => [context.joining.slice(0, 1), context.joining],
+    },
+  },
+  client: {
+    machine: clientMachine,
+    inputs: [
+      { backoff: BACKOFF, handshakeMs: 15_000 },
+      { backoff: { ...BACKOFF, attempts: 2, fromStart: false }, handshakeMs: 15_000 },
+      { backoff: null, handshakeMs: 15_000 },
+    ],
+    // Beyond the tries that are allowed one failure is like another.
+    abstract: ({ context }) => [context.wasOnline, Math.min(context.failures, 3)],
+    samples: {
+      challenged: () => [{ nonce: 'n' }],
+      lost: () => [{ retryAfterMs: 0, jitter: 0.5 }],
+      'done greet': () => [{ admitted: true, tickIntervalMs: 30_000 }, { admitted: false }],
+    },
+  },
+  pairing: {
+    machine: pairingMachine,
+    inputs: [
+      { requestId: 'p', wanted: ['operator.read', 'operator.write'], ttlMs: 300_000, waitsMs: 1_000 },
+      { requestId: 'p', wanted: [], ttlMs: 300_000, waitsMs: 300_000 },
+    ],
+    abstract: ({ context }) => [context.verdict, context.granted, context.waitsMs],
+    samples: {
+      approve: () => [[], ['operator.pairing'], ['operator.write'], ['operator.admin']].map((holds) => ({ holds })),
+    },
+  },
+  approval: {
+    machine: approvalMachine,
+    inputs: [{ id: 'a', expiryMs: 120_000 }],
+    abstract: ({ context }) => context.otherwise,
+    samples: {},
   },
 }

@@ -1,6 +1,7 @@
 /** Whose turn it is. */
 import { describe, expect, test } from 'vitest'
 import { sessionMachine } from '../../machines/session.ts'
+import type { QueueMode } from '../../src/contract/queue-mode.ts'
 import { rig } from './rig.ts'
 
 function start() {
@@ -8,13 +9,23 @@ function start() {
   return {
     ...bench,
     bench,
-    turn: (runId: string) => bench.send({ type: 'turn', runId }),
+    turn: (runId: string, mode: QueueMode = 'followup') => bench.send({ type: 'turn', runId, mode }),
     ended: (runId: string) => bench.send({ type: 'ended', runId }),
     abort: (runId: string | null) => bench.send({ type: 'abort', runId, reason: 'rpc' }),
     told: () =>
       bench.log
-        .filter(({ kind }) => kind === 'effect')
-        .map(({ name, params }) => `${name} ${(params as { runId: string }).runId}`),
+        .filter(({ kind, name }) => kind === 'effect' && name !== 'announcePlace')
+        .map(({ name, params }) => {
+          const { runId, absorbs = [], into = [] } = params as { runId: string; absorbs?: string[]; into?: string }
+          return [name, runId, ...absorbs, ...[into].flat()].join(' ')
+        }),
+    places: () =>
+      bench.log
+        .filter(({ name }) => name === 'announcePlace')
+        .map(({ params }) => {
+          const { runId, place } = params as { runId: string; place: number }
+          return `${runId} ${place}`
+        }),
   }
 }
 
@@ -36,7 +47,7 @@ describe('a session', () => {
     session.ended('a')
     session.ended('a')
     expect(session.told()).toEqual(['begin a', 'begin b'])
-    expect(session.bench.snapshot.context.queue).toEqual(['c'])
+    expect(session.bench.snapshot.context.queue).toEqual([{ runId: 'c', mode: 'followup' }])
   })
 
   test('passes over a turn that was stopped while it waited', () => {
@@ -95,5 +106,84 @@ describe('a session', () => {
     session.abort('stranger')
     expect(session.told()).toEqual(['begin a'])
     expect(session.state()).toBe('busy')
+  })
+})
+
+describe('a turn that comes while a run is under way', () => {
+  test('is told its place', () => {
+    const session = start()
+    for (const runId of ['a', 'b', 'c']) session.turn(runId)
+    session.turn('d', 'interrupt')
+    expect(session.places()).toEqual(['b 1', 'c 2', 'd 1'])
+  })
+
+  test('is answered with its neighbours when they are to be collected, under the id of the last', () => {
+    const session = start()
+    session.turn('a')
+    for (const runId of ['b', 'c', 'd']) session.turn(runId, 'collect')
+    session.turn('e')
+    session.ended('a')
+    expect(session.told()).toEqual(['begin a', 'begin d b c'])
+    session.ended('b')
+    session.ended('c')
+    session.ended('d')
+    expect(session.told().at(-1)).toBe('begin e')
+  })
+
+  test('has its turn if the one that was to answer it is stopped before it began', () => {
+    const session = start()
+    session.turn('a')
+    for (const runId of ['b', 'c', 'd']) session.turn(runId, 'collect')
+    session.ended('a')
+    session.ended('d')
+    expect(session.told()).toEqual(['begin a', 'begin d b c', 'begin c b'])
+  })
+
+  test('is not collected over one that wants its own answer', () => {
+    const session = start()
+    session.turn('a')
+    session.turn('b', 'collect')
+    session.turn('c', 'followup')
+    session.turn('d', 'collect')
+    for (const runId of ['a', 'b', 'c', 'd']) session.ended(runId)
+    expect(session.told()).toEqual(['begin a', 'begin b', 'begin c', 'begin d'])
+  })
+
+  test('may join the run, and has its own if the run is over before', () => {
+    const session = start()
+    session.turn('a')
+    session.turn('b', 'steer')
+    expect(session.told()).toEqual(['begin a', 'steer b a'])
+    session.ended('a')
+    expect(session.told().at(-1)).toBe('begin b')
+  })
+
+  test('stops the run when it interrupts, and comes before those that wait', () => {
+    const session = start()
+    session.turn('a')
+    session.turn('b')
+    session.turn('c', 'interrupt')
+    expect(session.told()).toEqual(['begin a', 'abortRun a'])
+    session.ended('a')
+    expect(session.told().at(-1)).toBe('begin c')
+    session.ended('c')
+    expect(session.told().at(-1)).toBe('begin b')
+  })
+
+  test('is answered by the last of those that interrupt one after the other', () => {
+    const session = start()
+    session.turn('a')
+    session.turn('b', 'interrupt')
+    session.turn('c', 'interrupt')
+    session.ended('a')
+    expect(session.told()).toEqual(['begin a', 'abortRun a', 'abortRun a', 'begin c b'])
+  })
+
+  test('simply begins when nothing runs, whatever its mode', () => {
+    for (const mode of ['collect', 'steer', 'interrupt'] as const) {
+      const session = start()
+      session.turn('a', mode)
+      expect(session.told()).toEqual(['begin a'])
+    }
   })
 })

@@ -6,13 +6,15 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { CONNECT, openPeer, type Peer, TOKEN } from './gateway.ts'
+import { leave } from './leftovers.ts'
 
 const entry = fileURLToPath(new URL('../../src/index.ts', import.meta.url))
 
 export interface GatewayProcess {
+  pid: number
   url: string
-  /** Connects and shakes hands. */
-  connect(): Promise<Peer>
+  /** Connects and shakes hands, with these members of `connect` instead of the usual ones. */
+  connect(changes?: object): Promise<Peer>
   /** Ends it as a power cut would end the process: nothing of its own runs any more. */
   kill(): Promise<void>
   /** Asks it to stop. */
@@ -21,34 +23,60 @@ export interface GatewayProcess {
   exited: Promise<{ code: number | null; signal: string | null }>
 }
 
+/** A gateway that may not have come up yet. */
+export interface StartingProcess extends Pick<GatewayProcess, 'pid' | 'kill' | 'terminate' | 'exited'> {
+  /** Resolves when it says it runs; rejects when it ends instead. */
+  running: Promise<GatewayProcess>
+}
+
+export interface ProcessOptions {
+  /** A free one unless given. */
+  port?: number
+  /** A program and its arguments, to run the gateway under. It is to make the gateway the process that it was itself. */
+  under?: string[]
+  /** Modules that are loaded before it. */
+  preload?: string[]
+  /** More members of the section `gateway` of its configuration. */
+  gateway?: object
+  /** More members of `agents.defaults` in its configuration. */
+  agents?: object
+  /** More members of the model in its configuration. */
+  model?: object
+}
+
 /** Starts a gateway on the state in `folder`, answering with the models at `modelUrl`. Resolves when it says it runs. */
-export async function startProcess(folder: string, modelUrl: string): Promise<GatewayProcess> {
+export const startProcess = (folder: string, modelUrl: string, options?: ProcessOptions): Promise<GatewayProcess> =>
+  spawnProcess(folder, modelUrl, options).running
+
+/** The same for those who do not wait until it runs. */
+export function spawnProcess(folder: string, modelUrl: string, options: ProcessOptions = {}): StartingProcess {
   const config = join(folder, 'openclaw.json5')
-  const provider = { baseUrl: `${modelUrl}/v1`, apiKey: 'none', api: 'openai-completions', models: [{ id: 'm' }] }
+  const models = [{ id: 'm', ...options.model }]
+  const provider = { baseUrl: `${modelUrl}/v1`, apiKey: 'none', api: 'openai-completions', models }
   writeFileSync(
     config,
     JSON.stringify({
-      gateway: { auth: { token: TOKEN } },
+      gateway: { auth: { token: TOKEN }, ...options.gateway },
       models: { providers: { fake: provider } },
-      agents: { defaults: { model: 'fake/m', workspace: join(folder, 'workspace') } },
+      agents: { defaults: { model: 'fake/m', workspace: join(folder, 'workspace'), ...options.agents } },
     }),
   )
-  const args = ['gateway', '--port', '0', '--bind', 'loopback', '--state-dir', folder, '--config', config]
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', entry, ...args], {
+  const port = String(options.port ?? 0)
+  const args = ['gateway', '--port', port, '--bind', 'loopback', '--state-dir', folder, '--config', config]
+  const imports = (options.preload ?? []).flatMap((module) => ['--import', module])
+  const node = [process.execPath, '--disable-warning=ExperimentalWarning', ...imports]
+  const [program, ...programArgs] = [...(options.under ?? []), ...node, entry, ...args]
+  const child = spawn(program!, programArgs, {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { PATH: process.env['PATH'], HOME: folder, LOG_LEVEL: 'info' },
   })
-  const exited = once(child, 'exit').then(([code, signal]) => ({ code, signal }))
-  const url = await address(child)
-  return {
-    url,
-    async connect() {
-      const peer = await openPeer(url)
-      await peer.next((frame) => frame['event'] === 'connect.challenge')
-      const { ok, error } = await peer.request('connect', CONNECT)
-      if (!ok) throw new Error(`connect was refused: ${JSON.stringify(error)}`)
-      return peer
-    },
+  const gone = leave(() => child.kill('SIGKILL'))
+  const exited = once(child, 'exit').then(([code, signal]) => {
+    gone()
+    return { code, signal }
+  })
+  const ends = {
+    pid: child.pid!,
     async kill() {
       child.kill('SIGKILL')
       await exited
@@ -56,6 +84,20 @@ export async function startProcess(folder: string, modelUrl: string): Promise<Ga
     terminate: () => void child.kill('SIGTERM'),
     exited,
   }
+  const running = address(child).then((url) => ({
+    ...ends,
+    url,
+    async connect(changes = {}) {
+      const peer = await openPeer(url)
+      await peer.next((frame) => frame['event'] === 'connect.challenge')
+      const { ok, error } = await peer.request('connect', { ...CONNECT, ...changes })
+      if (!ok) throw new Error(`connect was refused: ${JSON.stringify(error)}`)
+      return peer
+    },
+  }))
+  // Who does not wait for it does not ask why it never ran.
+  running.catch(() => {})
+  return { ...ends, running }
 }
 
 /** The address it prints; rejects with what it said when it ends instead. */

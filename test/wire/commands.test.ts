@@ -28,3 +28,14 @@ describe('a command that cannot be obeyed', () => {
     expect(await kept.unsettled()).toEqual([])
   })
 })
+
+describe('the answer to a command', () => {
+  it('is in the snapshot of who missed it', async () => {
+    await using gateway = await startGateway()
+    const peer = await gateway.connect()
+    await peer.request('chat.send', { sessionKey: 'main', message: '/think high', idempotencyKey: 'k1' })
+    const said = (await peer.next(endOf('k1')))['payload'].message.content[0].text
+    const { payload } = await peer.request('chat.resume', { sessionKey: 'main', runIds: ['k1'] })
+    expect(payload.snapshot.runs).toEqual([{ runId: 'k1', state: 'completed', text: said }])
+  })
+})

@@ -39,6 +39,6 @@ describe.skipIf(absent)(`a recorded conversation${absent ? ` (${absent})` : ''}`
 describe.skipIf(absent)('the list of deviations', () => {
   it('has no row that explains nothing any more', ({ skip }) => {
     if (played.size < FILES.length) skip('only when every conversation was replayed')
-    expect(DEVIATIONS.filter((row) => !used.has(row))).toEqual([])
+    expect(DEVIATIONS.filter((row) => !row.sometimes && !used.has(row))).toEqual([])
   })
 })
