@@ -73,3 +73,19 @@ const loopback = [parseRange('127.0.0.0/8'), parseRange('::1')].filter((range) =
 export function isLoopback(address: string): boolean {
   return loopback.some((range) => contains(range, address))
 }
+
+/**
+ * What stands for one peer where peers are counted: an IPv4 address, or the first 64 bits of an IPv6 address, since whoever has one
+ * of them has all of those. What is no address (a Unix socket) is one peer, too.
+ */
+export function networkOf(address: string): string {
+  const folded = canonical(address)
+  if (folded === undefined) return 'none'
+  if (isIP(folded) === 4) return folded
+  const [head = '', tail = ''] = folded.split('::')
+  const groups = head === '' ? [] : head.split(':')
+  // An IPv4 tail is two groups.
+  const after = tail === '' ? 0 : tail.split(':').length + (tail.includes('.') ? 1 : 0)
+  if (folded.includes('::')) while (groups.length + after < 8) groups.push('0')
+  return `${[...groups, ...tail.split(':')].slice(0, 4).join(':')}::/64`
+}

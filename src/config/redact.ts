@@ -2,6 +2,7 @@
 import JSON5 from 'json5'
 import type { Path } from './findings.ts'
 import { Secret } from './secret.ts'
+import { keyOf, type Token, tokens } from './tokens.ts'
 
 /** Words that make a key's value a secret, compared without case, dashes and underscores. */
 const secretKey =
@@ -71,18 +72,23 @@ export function redactConfig(parsed: unknown): unknown {
  * is hidden wherever else its text occurs, comments included. A text that is no JSON5 becomes the marker altogether.
  */
 export function redactRaw(raw: string, parsed: unknown): string {
-  const secrets = secretsOf(parsed, [])
   try {
-    let out = ''
-    for (const { text, kind, path } of tokens(raw)) {
-      if (kind === 'comment') out += withoutAny(maskComment(text), secrets)
-      else if (kind === 'value') out += redactToken(text, path, secrets)
-      else if (kind === 'key') out += redactKey(text, secrets)
-      else out += text
-    }
-    return out
+    return Array.from(redactTokens(raw, parsed), ({ shown }) => shown).join('')
   } catch {
     return Secret.marker
+  }
+}
+
+/** The pieces of a text, each with what is shown of it. Throws on a text that is no JSON5. */
+export function* redactTokens(raw: string, parsed: unknown): Generator<Token & { shown: string }> {
+  const secrets = secretsOf(parsed, [])
+  for (const token of tokens(raw)) {
+    const { text, kind, path } = token
+    let shown = text
+    if (kind === 'comment') shown = withoutAny(maskComment(text), secrets)
+    else if (kind === 'value') shown = redactToken(text, path, secrets)
+    else if (kind === 'key') shown = redactKey(text, secrets)
+    yield { ...token, shown }
   }
 }
 
@@ -143,50 +149,4 @@ function maskComment(text: string): string {
       return holdsSecret(bare, [key]) ? `${head}${JSON.stringify(Secret.marker)}` : whole
     },
   )
-}
-
-interface Token {
-  text: string
-  kind: 'comment' | 'key' | 'value' | 'other'
-  path: Path
-}
-
-const lexeme =
-  /(?<comment>\/\/[^\n\r\u2028\u2029]*|\/\*.*?\*\/)|(?<string>"[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')|(?<mark>[{}[\]:,])|(?<space>\s+)|(?<word>[^\s{}[\]:,"'/]+)/sy
-
-/** Splits JSON5 text into pieces that add up to it, each value with its path. Throws on what it does not understand. */
-function* tokens(raw: string): Generator<Token> {
-  const open: { array: boolean; at: string | number; expectsKey: boolean }[] = []
-  lexeme.lastIndex = 0
-  let end = 0
-  while (end < raw.length) {
-    lexeme.lastIndex = end
-    const match = lexeme.exec(raw)
-    if (match?.groups === undefined) throw new SyntaxError('not JSON5')
-    end = lexeme.lastIndex
-    const [text] = match
-    const { comment, space, mark } = match.groups
-    const inner = open.at(-1)
-    const path = open.map(({ at }) => at)
-    if (comment !== undefined) yield { text, kind: 'comment', path }
-    else if (space !== undefined) yield { text, kind: 'other', path }
-    else if (mark !== undefined) {
-      if (mark === '{' || mark === '[')
-        open.push({ array: mark === '[', at: mark === '[' ? 0 : '', expectsKey: mark === '{' })
-      else if (mark === '}' || mark === ']') open.pop()
-      else if (mark === ':' && inner !== undefined) inner.expectsKey = false
-      else if (mark === ',' && inner !== undefined) {
-        if (typeof inner.at === 'number') inner.at += 1
-        else inner.expectsKey = true
-      }
-      yield { text, kind: 'other', path }
-    } else if (inner?.expectsKey) {
-      inner.at = keyOf(text)
-      yield { text, kind: 'key', path }
-    } else yield { text, kind: 'value', path }
-  }
-}
-
-function keyOf(text: string): string {
-  return Object.keys(JSON5.parse<Record<string, unknown>>(`{${text}:0}`))[0] ?? ''
 }

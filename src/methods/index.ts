@@ -3,11 +3,18 @@ import type { Handlers } from '../broker/dispatch.ts'
 import type { METHODS } from '../contract/index.ts'
 import { type AgentsNeeds, agentMethods } from './agents.ts'
 import { type ChatNeeds, chatMethods } from './chat.ts'
+import { type ConfigNeeds, configMethods } from './config.ts'
 import { type SessionsNeeds, sessionMethods } from './sessions.ts'
 import { type SystemNeeds, systemMethods } from './system.ts'
 
-export type MethodNeeds = AgentsNeeds & ChatNeeds & SessionsNeeds & SystemNeeds
+export type MethodNeeds = AgentsNeeds & ChatNeeds & ConfigNeeds & SessionsNeeds & SystemNeeds
 
 export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
-  return { ...systemMethods(needs), ...agentMethods(needs), ...sessionMethods(needs), ...chatMethods(needs) }
+  return {
+    ...systemMethods(needs),
+    ...configMethods(needs),
+    ...agentMethods(needs),
+    ...sessionMethods(needs),
+    ...chatMethods(needs),
+  }
 }

@@ -1,5 +1,4 @@
 /** The gateway itself: how it is, who is there, what it logs, how it is set. */
-import { createHash } from 'node:crypto'
 import { open, stat } from 'node:fs/promises'
 import type { Handlers } from '../broker/dispatch.ts'
 import type { Health } from '../broker/health.ts'
@@ -10,14 +9,13 @@ import type { system } from '../contract/system.ts'
 export interface SystemNeeds {
   health: Health
   presence: Presence
-  config: Config
-  redact(config: Config): { parsed: unknown; raw: string | null }
+  config: Pick<Config, 'logging'>
 }
 
 const TAIL_LINES = 500
 const TAIL_BYTES = 250_000
 
-export function systemMethods({ health, presence, config, redact }: SystemNeeds): Handlers<typeof system> {
+export function systemMethods({ health, presence, config }: SystemNeeds): Handlers<typeof system> {
   return {
     health: async ({ probe }) => (probe ? await health.refresh() : health.current()),
     status: () => health.status(),
@@ -25,23 +23,6 @@ export function systemMethods({ health, presence, config, redact }: SystemNeeds)
     'last-heartbeat': () => null,
     'logs.tail': ({ cursor, limit = TAIL_LINES, maxBytes = TAIL_BYTES }) =>
       tail(config.logging.file, cursor, limit, maxBytes),
-    'config.get': () => {
-      const { parsed, raw } = redact(config)
-      return {
-        path: config.path ?? null,
-        exists: config.raw !== undefined,
-        raw,
-        parsed,
-        valid: true,
-        config: parsed,
-        hash: createHash('sha256')
-          .update(config.raw ?? '')
-          .digest('hex'),
-        issues: [],
-        warnings: config.warnings.map((message) => ({ path: '', message })),
-        legacyIssues: [],
-      }
-    },
   }
 }
 

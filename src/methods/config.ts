@@ -1,0 +1,38 @@
+/** `config.*`: the configuration file, as far as clients may see and write it. */
+import { after, type Handlers } from '../broker/dispatch.ts'
+import type { ConfigFileOnDisk, ShownConfig } from '../config/file.ts'
+import type { config as contract } from '../contract/config.ts'
+
+export interface ConfigNeeds {
+  configFile: ConfigFileOnDisk
+  /** A JSON Schema of the file. */
+  configSchema: object
+  version: string
+  /** Starts the gateway anew after so many ms; undefined: it may not, or nobody is there to do it. */
+  restart: ((delayMs: number, note: string) => void) | undefined
+}
+
+const RESTART_DELAY_MS = 2_000
+
+export function configMethods({ configFile, configSchema, version, restart }: ConfigNeeds): Handlers<typeof contract> {
+  const written = ({ path, config, hash }: ShownConfig, delayMs?: number) => ({
+    ok: true as const,
+    path: path!,
+    config: config as { [name: string]: unknown },
+    hash,
+    restart: { scheduled: delayMs !== undefined, ...(delayMs !== undefined && { delayMs }) },
+  })
+
+  function andRestart(shown: ShownConfig, { restartDelayMs = RESTART_DELAY_MS, note = '' }, method: string) {
+    if (!restart) return written(shown)
+    return after(written(shown, restartDelayMs), () => restart(restartDelayMs, note ? `${method}: ${note}` : method))
+  }
+
+  return {
+    'config.get': () => ({ ...configFile.show() }),
+    'config.schema': () => ({ schema: configSchema, uiHints: {}, version, generatedAt: new Date().toISOString() }),
+    'config.set': ({ raw, baseHash }) => written(configFile.set(raw, baseHash)),
+    'config.patch': ({ raw, baseHash, ...rest }) => andRestart(configFile.patch(raw, baseHash), rest, 'config.patch'),
+    'config.apply': ({ raw, baseHash, ...rest }) => andRestart(configFile.set(raw, baseHash), rest, 'config.apply'),
+  }
+}

@@ -1,0 +1,236 @@
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: that is how a configuration names a variable
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import fc from 'fast-check'
+import JSON5 from 'json5'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { openConfigFile } from '../../src/config/file.ts'
+import { loadConfig } from '../../src/config/load.ts'
+import { GatewayError } from '../../src/contract/errors.ts'
+
+let folder: string
+beforeEach(() => {
+  folder = mkdtempSync(path.join(tmpdir(), 'config-file-'))
+})
+afterEach(() => rmSync(folder, { recursive: true, force: true }))
+
+const TEXT = `{
+  // who comes in
+  gateway: {
+    bind: 'loopback', // nobody else
+    auth: { mode: 'token', token: 'a-token-that-nobody-sees-0123' },
+    controlUi: { allowedOrigins: ['https://a.example'] },
+    trustedProxies: ['10.0.0.1'],
+  },
+  models: { providers: { local: { baseUrl: 'http://127.0.0.1:1/v1', apiKey: '\${KEY}', models: [{ id: 'm' }] } } },
+  agents: { defaults: { thinkingDefault: 'low' }, list: [{ id: 'main', workspace: '~/souls' }] },
+  commands: { config: true },
+  tools: { deny: ['exec'] },
+}
+`
+
+const file = () => path.join(folder, 'openclaw.json5')
+const text = () => readFileSync(file(), 'utf8')
+function open(raw: string | null = TEXT) {
+  if (raw !== null) writeFileSync(file(), raw, { mode: 0o600 })
+  const source = {
+    env: { KEY: 'a-key-nobody-sees', OTHER: 'another-secret' },
+    home: folder,
+    cwd: folder,
+    flags: { stateDir: folder, allowUnconfigured: true },
+  }
+  return openConfigFile(loadConfig(source), source)
+}
+const codeOf = (act: () => unknown) => {
+  try {
+    act()
+  } catch (error) {
+    if (error instanceof GatewayError) return error.kind
+    throw error
+  }
+  return 'written'
+}
+
+describe('the configuration file', () => {
+  it('is patched in place: comments and layout stay, the old one is beside it, for its owner only', () => {
+    const config = open()
+    const { hash } = config.show()
+    const after = config.patch("{ agents: { defaults: { thinkingDefault: 'high' } } }", hash)
+    expect(text()).toBe(TEXT.replace("'low'", '"high"'))
+    expect(after).toMatchObject({ valid: true, exists: true })
+    expect(after.hash).not.toBe(hash)
+    expect(readFileSync(`${file()}.bak`, 'utf8')).toBe(TEXT)
+    expect(statSync(file()).mode & 0o777).toBe(0o600)
+    expect(readdirSync(folder).sort()).toEqual(['openclaw.json5', 'openclaw.json5.bak'])
+  })
+
+  it('takes back what it showed, secrets and all, to the letter', () => {
+    const config = open()
+    const { raw, hash } = config.show()
+    expect(raw).not.toContain('nobody-sees')
+    config.set(raw!, hash)
+    expect(text()).toBe(TEXT)
+  })
+
+  it('is not written without the hash of what it is, nor twice with the same', () => {
+    const config = open()
+    const { hash } = config.show()
+    const patch = "{ logging: { level: 'debug' } }"
+    expect(() => config.patch(patch, undefined)).toThrow('config base hash required; re-run config.get and retry')
+    expect(() => config.patch(patch, 'stale')).toThrow('config changed since last load; re-run config.get and retry')
+    config.patch(patch, hash)
+    expect(() => config.patch(patch, hash)).toThrow('config changed since last load')
+  })
+
+  it('is not written unless the operator allows it', () => {
+    const config = open(TEXT.replace('config: true', 'config: false'))
+    expect(() => config.patch('{}', config.show().hash)).toThrow('set commands.config: true')
+    expect(text()).toContain('config: false')
+  })
+
+  it('is not replaced by what the gateway could not be started with', () => {
+    const config = open()
+    const { hash } = config.show()
+    expect(() => config.set('{ nope', hash)).toThrow(/SyntaxError|invalid config/)
+    expect(() => config.patch('[]', hash)).toThrow('must hold an object')
+    for (const patch of ['{ gateway: { port: "a" } }', '{ __proto__: { a: 1 } }'])
+      expect(() => config.patch(patch, hash), patch).toThrow('invalid config')
+    expect(text()).toBe(TEXT)
+  })
+
+  it('is never given the marker of what is hidden', () => {
+    const config = open()
+    const { raw, hash } = config.show()
+    const moved = raw!.replace('// who comes in', '// __OPENCLAW_REDACTED__')
+    expect(() => config.set(moved, hash)).toThrow('where nothing is hidden')
+    const added = raw!.replace('tools:', "x: { token: '__OPENCLAW_REDACTED__' }, tools:")
+    expect(codeOf(() => config.set(added, hash))).toBe('CONFIG_INVALID')
+    expect(() => config.patch("{ gateway: { auth: { password: '__OPENCLAW_REDACTED__' } } }", hash)).toThrow()
+    expect(text()).toBe(TEXT)
+  })
+
+  it('is made where there was none', () => {
+    const config = open(null)
+    expect(config.show()).toMatchObject({ exists: false, raw: null, path: null })
+    expect(codeOf(() => config.patch("{ logging: { level: 'debug' } }", undefined))).toBe('CONFIG_WRITES_OFF')
+  })
+
+  it('that somebody broke meanwhile is shown as broken, and can be mended', () => {
+    const config = open()
+    writeFileSync(file(), '{ nope')
+    const { valid, hash, issues } = config.show()
+    expect([valid, issues.length]).toEqual([false, 1])
+    config.set(TEXT, hash)
+    expect(text()).toBe(TEXT)
+  })
+
+  it('that cannot be written says so, and leaves nothing behind', () => {
+    const config = open()
+    const { hash } = config.show()
+    chmodSync(folder, 0o500)
+    const said = codeOf(() => config.patch("{ logging: { level: 'debug' } }", hash))
+    chmodSync(folder, 0o700)
+    // The superuser may write anyway.
+    expect(said).toBe(process.getuid?.() === 0 ? 'written' : 'CONFIG_UNWRITABLE')
+    expect(readdirSync(folder).filter((name) => name.endsWith('.new'))).toEqual([])
+  })
+})
+
+describe('a change that lets more in or out', () => {
+  const weaker: [string, string][] = [
+    ['no credential', "{ gateway: { auth: { mode: 'none' } } }"],
+    ['another kind of credential', "{ gateway: { auth: { mode: 'password', password: 'x'.repeat(30) } } }"],
+    ['no token', '{ gateway: { auth: { token: null } } }'],
+    ['another token', "{ gateway: { auth: { token: 'a-token-of-the-attacker-0123' } } }"],
+    ['a token from a variable', "{ gateway: { auth: { token: '${KEY}' } } }"],
+    ['everybody on the network', "{ gateway: { bind: 'lan' } }"],
+    ['any address', "{ gateway: { bind: 'custom', customBindHost: '0.0.0.0' } }"],
+    ['another origin', "{ gateway: { controlUi: { allowedOrigins: ['https://a.example', 'https://evil.example'] } } }"],
+    ['every origin', "{ gateway: { controlUi: { allowedOrigins: ['*'] } } }"],
+    ['another proxy', "{ gateway: { trustedProxies: ['10.0.0.1', '10.0.0.2'] } }"],
+    ['every proxy', "{ gateway: { trustedProxies: ['*'] } }"],
+    ['pages without devices', '{ gateway: { controlUi: { allowInsecureAuth: true } } }'],
+    ['no devices at all', '{ gateway: { controlUi: { dangerouslyDisableDeviceAuth: true } } }'],
+    ['no limit', '{ gateway: { limits: { requestsPerSecond: 0 } } }'],
+    ['a higher limit', '{ gateway: { limits: { preauthPerIp: 100000 } } }'],
+    ['clients that restart it', '{ commands: { restart: true } }'],
+    ['tools that were denied', '{ tools: { deny: [] } }'],
+    ['agents that were apart', '{ tools: { agentToAgent: { enabled: true } } }'],
+    ['another address for a key', "{ models: { providers: { local: { baseUrl: 'https://evil.example/v1' } } } }"],
+    [
+      'a new address',
+      "{ models: { providers: { evil: { baseUrl: 'https://evil.example', models: [{ id: 'm' }] } } } }",
+    ],
+    ['a variable somewhere else', "{ agents: { list: [{ id: 'main', name: '${OTHER}' }] } }"],
+    ['a file somewhere else', "{ agents: { list: [{ id: 'main', workspace: '/etc' }] } }"],
+    ['a log somewhere else', "{ logging: { file: '/tmp/elsewhere.log' } }"],
+  ]
+  for (const [what, patch] of weaker)
+    it(`is refused: ${what}`, () => {
+      const config = open()
+      const said = codeOf(() =>
+        config.patch(patch.replace("'x'.repeat(30)", `'${'x'.repeat(30)}'`), config.show().hash),
+      )
+      expect(['CONFIG_WEAKER', 'CONFIG_INVALID']).toContain(said)
+      expect(text()).toBe(TEXT)
+    })
+
+  it('is refused together with what is harmless', () => {
+    const config = open()
+    const patch = "{ logging: { level: 'debug' }, gateway: { trustedProxies: ['*'] } }"
+    expect(codeOf(() => config.patch(patch, config.show().hash))).toBe('CONFIG_WEAKER')
+    expect(text()).toBe(TEXT)
+  })
+
+  it('is not what makes it stricter', () => {
+    const config = open()
+    const patch = `{ gateway: { trustedProxies: [], controlUi: { enabled: false }, limits: { burst: 1 } }, tools: { deny: ['exec', 'web'] },
+      agents: { list: [{ id: 'main', workspace: '~/souls', name: 'Kublai' }] } }`
+    config.patch(patch, config.show().hash)
+    expect(JSON5.parse(text())).toMatchObject({ gateway: { trustedProxies: [], limits: { burst: 1 } } })
+  })
+})
+
+describe('whatever is asked', () => {
+  it('the file is always one that the gateway can be started with, and never a weaker one', () => {
+    const config = open()
+    const piece = fc.constantFrom(
+      'a',
+      'gateway',
+      'auth',
+      'mode',
+      'none',
+      'token',
+      'bind',
+      'lan',
+      '__proto__',
+      'constructor',
+      '${KEY}',
+    )
+    const value = fc.letrec((tie) => ({
+      node: fc.oneof(
+        { depthSize: 'small' },
+        piece,
+        fc.integer(),
+        fc.boolean(),
+        fc.constant(null),
+        fc.dictionary(piece, tie('node'), { maxKeys: 4 }),
+        fc.array(tie('node'), { maxLength: 2 }),
+      ),
+    })).node
+    fc.assert(
+      fc.property(value, fc.boolean(), (asked, whole) => {
+        const change = JSON.stringify(asked)
+        const { hash } = config.show()
+        codeOf(() => (whole ? config.set(change, hash) : config.patch(change, hash)))
+        const now = config.show()
+        expect(now.valid).toBe(true)
+        expect(JSON5.parse(text())).toMatchObject({
+          gateway: { auth: { mode: 'token', token: 'a-token-that-nobody-sees-0123' } },
+        })
+      }),
+      { numRuns: 500 },
+    )
+  })
+})
