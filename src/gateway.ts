@@ -8,6 +8,8 @@ import { gatewayMachine } from '../machines/gateway.ts'
 import { createAuthenticator } from './auth/authenticate.ts'
 import { openDevices } from './auth/devices.ts'
 import { type Agents, createAgents } from './broker/agents.ts'
+import { createApprovals } from './broker/approvals.ts'
+import { openApprovalsDocument } from './broker/approvals-document.ts'
 import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
@@ -276,11 +278,22 @@ export function createGateway(options: GatewayOptions): Gateway {
       now,
       modelOf: (id) => prompt.modelOf(id, undefined),
     })
+    const approvalsDocument = await openApprovalsDocument(store)
+    const approvals = createApprovals({
+      document: approvalsDocument,
+      announceRequested: (payload) => hub.tellAll('exec.approval.requested', payload),
+      announceResolved: (payload) => hub.tellAll('exec.approval.resolved', payload),
+      log,
+      now,
+      monotonic: () => performance.now(),
+    })
     const knowsModel = (ref: string) => config.models.find(ref) !== undefined
     const dispatch = createDispatch({
       log,
       handlers: methodHandlers({
         agents,
+        approvals,
+        approvalsDocument,
         store,
         turns,
         sessions,

@@ -1,13 +1,14 @@
 /** The whole contract as two tables: every method and every event there is. */
 import { agents } from './agents.ts'
+import { approvalEvents, approvals } from './approvals.ts'
 import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf } from './block.ts'
 import { chat, chatEvents } from './chat.ts'
 import { config } from './config.ts'
 import { sessions } from './sessions.ts'
 import { system, systemEvents } from './system.ts'
 
-export const METHODS = { ...system, ...config, ...agents, ...sessions, ...chat }
-export const EVENTS = { ...systemEvents, ...chatEvents }
+export const METHODS = { ...system, ...config, ...agents, ...sessions, ...chat, ...approvals }
+export const EVENTS = { ...systemEvents, ...chatEvents, ...approvalEvents }
 
 export type MethodName = keyof typeof METHODS
 export type EventName = keyof typeof EVENTS

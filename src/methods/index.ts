@@ -2,12 +2,13 @@
 import type { Handlers } from '../broker/dispatch.ts'
 import type { METHODS } from '../contract/index.ts'
 import { type AgentsNeeds, agentMethods } from './agents.ts'
+import { type ApprovalsNeeds, approvalMethods } from './approvals.ts'
 import { type ChatNeeds, chatMethods } from './chat.ts'
 import { type ConfigNeeds, configMethods } from './config.ts'
 import { type SessionsNeeds, sessionMethods } from './sessions.ts'
 import { type SystemNeeds, systemMethods } from './system.ts'
 
-export type MethodNeeds = AgentsNeeds & ChatNeeds & ConfigNeeds & SessionsNeeds & SystemNeeds
+export type MethodNeeds = AgentsNeeds & ApprovalsNeeds & ChatNeeds & ConfigNeeds & SessionsNeeds & SystemNeeds
 
 export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
   return {
@@ -16,5 +17,6 @@ export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
     ...agentMethods(needs),
     ...sessionMethods(needs),
     ...chatMethods(needs),
+    ...approvalMethods(needs),
   }
 }

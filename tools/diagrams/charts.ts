@@ -1,7 +1,10 @@
 /** The charts that are drawn, toured and checked: a new one is one row here. */
 import type { AnyStateMachine } from 'xstate'
+import { approvalMachine } from '../../machines/approval.ts'
+import { clientMachine } from '../../machines/client.ts'
 import { connectionMachine } from '../../machines/connection.ts'
 import { gatewayMachine } from '../../machines/gateway.ts'
+import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
@@ -12,4 +15,7 @@ export const CHARTS: { [name: string]: AnyStateMachine } = {
   supervisor: supervisorMachine,
   session: sessionMachine,
   run: runMachine,
+  client: clientMachine,
+  pairing: pairingMachine,
+  approval: approvalMachine,
 }

@@ -50,7 +50,8 @@ _log = logging.getLogger("kurultai_client")
 
 # Methods that change nothing: asked again after a lost connection.
 READING = frozenset({
-    "health", "status", "system-presence", "last-heartbeat", "logs.tail", "config.get", "agent.wait", "agent.identity.get",
+    "health", "status", "system-presence", "last-heartbeat", "logs.tail", "config.get", "config.schema",
+    "agent.wait", "agent.identity.get", "exec.approval.list", "exec.approvals.get",
     "agents.list", "models.list", "sessions.list", "sessions.preview", "sessions.resolve", "chat.history", "chat.resume",
 })
 # Methods that are done once for each idempotency key, however often they are sent.

@@ -1,0 +1,45 @@
+/**
+ * Which methods may be asked twice. They are written out because the contract itself, with its validators, would be a large thing
+ * to carry into a browser; a test holds this list against it.
+ */
+import type { MethodName, Params } from '../contract/index.ts'
+
+/** The methods whose parameters carry an idempotency key. */
+export type KeyedMethod = { [M in MethodName]: 'idempotencyKey' extends keyof Params<M> ? M : never }[MethodName]
+
+/** With a key, a second copy of a request gets the answer of the first. */
+export const KEYED: Record<KeyedMethod, true> = { 'chat.send': true, agent: true }
+
+/** Methods that change nothing. */
+export const READING = {
+  health: true,
+  status: true,
+  'system-presence': true,
+  'last-heartbeat': true,
+  'logs.tail': true,
+  'config.get': true,
+  'config.schema': true,
+  'agent.wait': true,
+  'agent.identity.get': true,
+  'agents.list': true,
+  'models.list': true,
+  'sessions.list': true,
+  'sessions.preview': true,
+  'sessions.resolve': true,
+  'chat.history': true,
+  'chat.resume': true,
+  'exec.approval.list': true,
+  'exec.approvals.get': true,
+} as const satisfies { [M in MethodName]?: true }
+
+export const isKeyed = (method: string): method is KeyedMethod => Object.hasOwn(KEYED, method)
+
+export const isRepeatable = (method: string): boolean => isKeyed(method) || Object.hasOwn(READING, method)
+
+/** A key that nobody else has. Also where a page has no secure context, and so no `crypto.randomUUID`. */
+export function newKey(): string {
+  const hex = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join(
+    '',
+  )
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
+}
