@@ -4,7 +4,7 @@ import { homedir } from 'node:os'
 import { dirname } from 'node:path'
 import { ensureToken, readToken, tokenFile } from '../auth/token-file.ts'
 import type { Config } from '../config/config.ts'
-import { ConfigError, loadConfig, trustedProxiesLine } from '../config/load.ts'
+import { ConfigError, type ConfigSource, loadConfig, trustedProxiesLine } from '../config/load.ts'
 import { createGateway, type Gateway } from '../gateway.ts'
 import { openLog } from '../logging.ts'
 import { version } from '../version.ts'
@@ -20,10 +20,15 @@ export interface StartFlags {
   allowUnconfigured?: boolean
 }
 
+const sourceOf = ({ config: configPath, ...flags }: StartFlags): ConfigSource => ({
+  env: process.env,
+  home: homedir(),
+  cwd: process.cwd(),
+  flags: { ...flags, configPath },
+})
+
 /** The configuration that flags, files and environment come to. @throws ConfigError */
-export function configFrom({ config: configPath, ...flags }: StartFlags): Config {
-  return loadConfig({ env: process.env, home: homedir(), cwd: process.cwd(), flags: { ...flags, configPath } })
-}
+export const configFrom = (flags: StartFlags): Config => loadConfig(sourceOf(flags))
 
 /** Prints the problems of a configuration, one a line. */
 function printProblems({ problems, warnings, file }: ConfigError): void {
@@ -45,8 +50,29 @@ function makeStateDir(stateDir: string): void {
   if (!statSync(stateDir).isDirectory()) throw new Error(`${stateDir} is not a folder`)
 }
 
-/** Runs a gateway until a signal stops it. Resolves to the exit code. */
+/** Runs a gateway until a signal stops it, and begins again when a client that may says so. Resolves to the exit code. */
 export async function runGateway(flags: StartFlags): Promise<number> {
+  // Every promise has an owner and every actor an observer; should one be forgotten all the same, it costs its own request, not
+  // everybody's gateway. What is on disk is true in any case.
+  let log: (details: object, what: string) => void = console.error
+  const unhandled = (what: string) => (error: unknown) => log({ err: error }, what)
+  process.on('uncaughtException', unhandled('an error nobody handled'))
+  process.on('unhandledRejection', unhandled('a rejection nobody handled'))
+  const signals = stopOnSignals()
+  for (;;) {
+    const ended = await serve(flags, signals, (logger) => {
+      log = logger
+    })
+    if (ended !== 'again') return ended
+  }
+}
+
+/** Runs one gateway. Resolves to the exit code, or to `again`. */
+async function serve(
+  flags: StartFlags,
+  signals: Signals,
+  onUnhandled: (log: (details: object, what: string) => void) => void,
+): Promise<number | 'again'> {
   let config: Config
   try {
     config = configFrom(flags)
@@ -72,12 +98,18 @@ export async function runGateway(flags: StartFlags): Promise<number> {
   }
   const { log, problem, close } = openLog(config.logging)
   for (const warning of [...config.warnings, ...(problem ? [problem] : [])]) log.warn(warning)
-  const gateway = createGateway({ config, log })
-  const signals = stopOnSignals(gateway)
-  // Every promise has an owner and every actor an observer; should one be forgotten all the same, it costs its own request, not
-  // everybody's gateway. What is on disk is true in any case.
-  process.on('uncaughtException', (error) => log.error({ err: error }, 'an error nobody handled'))
-  process.on('unhandledRejection', (error) => log.error({ err: error }, 'a rejection nobody handled'))
+  onUnhandled((details, what) => log.error(details, what))
+  let again: NodeJS.Timeout | undefined
+  const gateway = createGateway({
+    config,
+    log,
+    source: sourceOf(flags),
+    restart(delayMs, reason) {
+      log.warn({ reason, delayMs }, 'a client asked for a restart')
+      again ??= setTimeout(() => gateway.stop('gateway restarting'), delayMs)
+    },
+  })
+  signals.stops(gateway)
   try {
     await gateway.start()
   } catch (error) {
@@ -105,24 +137,37 @@ export async function runGateway(flags: StartFlags): Promise<number> {
   forgetRunning(stateDir)
   if (failure) log.fatal(failure)
   else log.info('stopped')
+  clearTimeout(again)
   close()
-  return failure ? EXIT.storage : 0
+  if (failure) return EXIT.storage
+  return again && signals.count === 0 ? 'again' : 0
+}
+
+interface Signals {
+  readonly count: number
+  /** Which gateway a signal is for. */
+  stops(gateway: Gateway): void
 }
 
 /** The first signal stops it when its runs have ended, the second at once. */
-function stopOnSignals(gateway: Gateway): { readonly count: number } {
+function stopOnSignals(): Signals {
   let count = 0
+  let gateway: Gateway | undefined
   for (const signal of ['SIGTERM', 'SIGINT'] as const)
     process.on(signal, () => {
       count += 1
       if (count === 1 && signal === 'SIGINT') console.error('\nStopping; runs may end. Once more cuts them off.')
-      gateway.stop('gateway stopping')
+      gateway?.stop('gateway stopping')
     })
   // A terminal that goes away is no reason to stop a gateway that was told to run.
   process.on('SIGHUP', () => {})
   return {
     get count() {
       return count
+    },
+    stops(one) {
+      gateway = one
+      if (count > 0) one.stop('gateway stopping')
     },
   }
 }

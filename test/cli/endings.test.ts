@@ -1,11 +1,11 @@
 /** How the process of a gateway ends, and what it says when it does. */
 import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
-import { afterAll, expect, it } from 'vitest'
+import { afterAll, expect, it, vi } from 'vitest'
 import { openStore } from '../../src/stores/index.ts'
 import { CONNECT, openPeer, TOKEN } from '../support/gateway.ts'
 
@@ -43,7 +43,9 @@ function start(folder: string) {
     }),
   )
   port.promise.catch(() => {})
-  return { child, finished, port: port.promise }
+  /** Of each time it began. */
+  const ports = () => [...said.matchAll(/running on \S+?:(\d+)/g)].map(([, found]) => Number(found))
+  return { child, finished, port: port.promise, ports }
 }
 
 it('a file of a newer gateway is left as it is, and the process ends with 65', async () => {
@@ -82,4 +84,33 @@ it('two signals in the middle of an answer end the process with 0, and nothing i
   expect(said).toContain('runs were cut off')
   expect(code).toBe(0)
   expect((await peer.closed).code).toBe(1012)
+})
+
+it('a client that may do so changes the configuration and has the gateway start anew, in the same process', async () => {
+  const folder = stateFolder()
+  const config = { commands: { config: true, restart: true }, agents: { list: [{ id: 'main', name: 'Before' }] } }
+  writeFileSync(join(folder, 'openclaw.json5'), JSON.stringify(config))
+  const { child, finished, port, ports } = start(folder)
+  const open = async (to: number) => {
+    const peer = await openPeer(`ws://127.0.0.1:${to}/`)
+    await peer.next(({ event }) => event === 'connect.challenge')
+    expect((await peer.request('connect', CONNECT))['ok']).toBe(true)
+    return peer
+  }
+  const peer = await open(await port)
+  const { payload } = await peer.request('config.get')
+  const patch = {
+    raw: "{ agents: { list: [{ id: 'main', name: 'After' }] } }",
+    baseHash: payload.hash,
+    restartDelayMs: 1,
+  }
+  expect((await peer.request('config.patch', patch))['payload']).toMatchObject({
+    restart: { scheduled: true, delayMs: 1 },
+  })
+  expect(await peer.closed).toMatchObject({ code: 1012 })
+  await vi.waitFor(() => expect(ports()).toHaveLength(2), { timeout: 15_000 })
+  const { payload: agents } = await (await open(ports()[1]!)).request('agents.list')
+  expect(agents.agents).toMatchObject([{ id: 'main', name: 'After' }])
+  child.kill('SIGTERM')
+  expect((await finished).code).toBe(0)
 })
