@@ -1,152 +1,183 @@
 /** `chat`: a turn, or a conversation, in the terminal. */
-import { randomUUID } from 'node:crypto'
 import { createInterface } from 'node:readline/promises'
-import { type Client, ConnectionError, RequestError } from '../client/client.ts'
+import { type Chat, type Client, ConnectionError, RequestError, RunError } from '../client/client.ts'
 import { EXIT } from './exit.ts'
-import { connectTo, explain, type TargetFlags } from './target.ts'
+import { connectTo, explain, leave, type TargetFlags } from './target.ts'
 
 interface ChatFlags extends TargetFlags {
   session?: string
   agent?: string
 }
 
+/** A restart takes seconds: who has not come back after about a minute has gone. */
+const RECONNECT = { maxMs: 4_000, attempts: 20, fromStart: false }
+
 /** Says something to an agent and prints the answer as it is written. Without text, goes on until the end of the input. */
 export async function chat(text: string | undefined, flags: ChatFlags): Promise<number> {
   let client: Client
   try {
-    client = await connectTo(flags, ['delta-only'])
+    client = await connectTo(flags, RECONNECT)
   } catch (error) {
     return explain(error)
   }
   const session = flags.session ?? 'main'
   const sessionKey = flags.agent && !session.startsWith('agent:') ? `agent:${flags.agent}:${session}` : session
+  const paper = createPaper()
+  tellOfCuts(client, paper)
   try {
-    if (text !== undefined) return await turn(client, sessionKey, text, flags.json === true)
-    return await conversation(client, sessionKey, flags.json === true)
+    if (text !== undefined) return await turn(client, sessionKey, text, flags.json === true, paper)
+    return await conversation(client, sessionKey, flags.json === true, paper)
   } catch (error) {
-    if (!(error instanceof GatewayGone)) return explain(error)
-    console.error(error.message)
+    if (client.state !== 'gone') return explain(error)
+    console.error(
+      'The gateway has gone. What it had accepted is on its disk: start it again, and chat.history shows it.',
+    )
     return EXIT.unavailable
   } finally {
-    client.close()
+    leave(client)
   }
 }
 
-/** One turn. Ctrl-C stops the run; once more leaves without waiting for its end. */
-async function turn(client: Client, sessionKey: string, message: string, json: boolean): Promise<number> {
-  const runId = randomUUID()
-  const ended = Promise.withResolvers<number>()
-  let column = 0
-  const write = (piece: string) => {
-    process.stdout.write(piece)
-    column = piece.endsWith('\n') ? 0 : 1
+/** Standard output, and whether a line of it is unfinished. */
+interface Paper {
+  write(piece: string): void
+  /** Ends the line that is unfinished, if one is. */
+  endLine(): void
+  readonly isInLine: boolean
+}
+
+function createPaper(): Paper {
+  let isInLine = false
+  const paper: Paper = {
+    write(piece) {
+      if (piece === '') return
+      process.stdout.write(piece)
+      isInLine = !piece.endsWith('\n')
+    },
+    endLine() {
+      if (isInLine) paper.write('\n')
+    },
+    get isInLine() {
+      return isInLine
+    },
   }
-  const offs = [
-    client.on('agent', (payload) => {
-      if (payload.runId !== runId) return
-      if (json) return console.log(JSON.stringify({ event: 'agent', ...payload }))
-      const { delta } = payload.data as { delta?: string }
-      if (payload.stream === 'assistant' && delta) write(delta)
-    }),
-    client.on('chat', (payload) => {
-      if (payload.runId !== runId) return
-      if (json) console.log(JSON.stringify({ event: 'chat', ...payload }))
-      switch (payload.state) {
-        case 'final': {
-          // A command has no stream: its answer is in the final event alone.
-          const content = (payload.message as { content?: { text?: string }[] } | undefined)?.content ?? []
-          if (!json && column === 0) write(content.map(({ text = '' }) => text).join(''))
-          if (column === 0) console.error('(the model answered nothing)')
-          else if (payload.stopReason && !WHOLE.has(payload.stopReason))
-            console.error(`\n(it ends here: ${payload.stopReason})`)
-          return ended.resolve(0)
-        }
-        case 'aborted':
-          if (!json)
-            console.error(`${column ? '\n' : ''}(stopped${payload.stopReason === 'timeout' ? ' at its deadline' : ''})`)
-          column = 0
-          return ended.resolve(130)
-        case 'error':
-          console.error(
-            `${column ? '\n' : ''}The run failed: ${payload.errorMessage ?? 'no reason was given'}${detailOf(payload.errorDetail)}`,
-          )
-          column = 0
-          return ended.resolve(1)
-        default:
-      }
-    }),
-  ]
-  let asked = false
+  return paper
+}
+
+/** One line for each time that the gateway goes away, however often it is tried. */
+function tellOfCuts(client: Client, paper: Paper): void {
+  let isTold = false
+  client.onState((state) => {
+    if (state === 'ready') isTold = false
+    if (state !== 'waiting' || isTold) return
+    isTold = true
+    // In a terminal it stands between the words of an answer; elsewhere the answer stays as it is.
+    const before = paper.isInLine && process.stdout.isTTY ? '\n' : ''
+    console.error(`${before}(the gateway is away; connecting again)`)
+  })
+}
+
+/** One turn. Ctrl-C stops the run; once more leaves without waiting for its end. */
+async function turn(client: Client, sessionKey: string, message: string, json: boolean, paper: Paper): Promise<number> {
+  const stop = new AbortController()
+  const left = Promise.withResolvers<number>()
   const onInterrupt = () => {
-    if (asked) return ended.resolve(130)
-    asked = true
-    client.request('chat.abort', { sessionKey, runId }).catch((error: unknown) => ended.reject(error))
+    if (stop.signal.aborted) left.resolve(130)
+    stop.abort()
   }
   process.on('SIGINT', onInterrupt)
-  client.closed.then(() => ended.reject(new GatewayGone()))
+  const answer = client.chat({ sessionKey, message }, { signal: stop.signal })
+  const print = (event: string) => (payload: { runId: string }) => {
+    if (payload.runId === answer.runId) console.log(JSON.stringify({ event, ...payload }))
+  }
+  const offs = json ? [client.on('agent', print('agent')), client.on('chat', print('chat'))] : []
   try {
-    const answer = await client.request('chat.send', { sessionKey, message, idempotencyKey: runId })
-    // A stop word has no run: it says what it stopped.
-    if ('aborted' in answer) {
-      console.error(answer.aborted ? '(stopped)' : '(nothing is running)')
-      return 0
-    }
-    return await ended.promise
+    return await Promise.race([follow(answer, json, paper), left.promise])
   } finally {
-    if (column) process.stdout.write('\n')
+    paper.endLine()
     process.off('SIGINT', onInterrupt)
     for (const off of offs) off()
-    ended.promise.catch(() => {})
+  }
+}
+
+/** Prints an answer as it comes, and says how it ended where that is not the usual way. Resolves to the exit code. */
+async function follow(answer: Chat, json: boolean, paper: Paper): Promise<number> {
+  let isEmpty = true
+  const remark = (words: string) => {
+    paper.endLine()
+    console.error(words)
+  }
+  try {
+    for await (const chunk of answer)
+      switch (chunk.type) {
+        case 'restart':
+        case 'delta':
+          if (chunk.type === 'restart') remark('(the gateway began the answer again)')
+          if (!json) paper.write(chunk.text)
+          isEmpty = false
+          break
+        case 'final':
+          if (chunk.absorbedBy) remark('(answered together with another message)')
+          else if (isEmpty) remark('(the model answered nothing)')
+          else if (chunk.stopReason && !WHOLE.has(chunk.stopReason)) remark(`(it ends here: ${chunk.stopReason})`)
+          break
+        case 'aborted':
+          if (!json) remark(`(stopped${chunk.stopReason === 'timeout' ? ' at its deadline' : ''})`)
+          return 130
+        case 'stopped':
+          // A stop word has no run: it says what it stopped.
+          remark(chunk.runIds.length > 0 ? '(stopped)' : '(nothing is running)')
+      }
+    return 0
+  } catch (error) {
+    if (!(error instanceof RunError)) throw error
+    remark(`The run failed: ${error.message}${detailOf(error.detail)}`)
+    return 1
   }
 }
 
 /** Turn by turn, until the input ends, the user leaves, or the gateway does. */
-async function conversation(client: Client, sessionKey: string, json: boolean): Promise<number> {
+async function conversation(client: Client, sessionKey: string, json: boolean, paper: Paper): Promise<number> {
   const person = process.stdin.isTTY === true
   const input = createInterface({ input: process.stdin, output: process.stdout, prompt: person ? '> ' : '' })
   if (person) console.error('Say something. /help shows the commands; Ctrl-C stops an answer, Ctrl-D or "exit" leaves.')
   let busy = false
   let open = true
   let code = 0
-  let gone: GatewayGone | undefined
+  let isOver = false
   input.on('close', () => {
     open = false
   })
   input.on('SIGINT', () => (busy ? process.emit('SIGINT', 'SIGINT') : input.close()))
   client.closed.then(() => {
-    gone = new GatewayGone()
+    isOver = true
     input.close()
   })
   const prompt = () => void (open && person && input.prompt())
   prompt()
   for await (const line of input) {
     if (person && /^\s*(exit|quit)\s*$/i.test(line)) break
-    if (line.trim() !== '' && !gone) {
+    if (line.trim() !== '' && !isOver) {
       busy = true
-      code = await turn(client, sessionKey, line, json).catch((error: unknown) => {
-        if (!(error instanceof RequestError)) throw error
+      code = await turn(client, sessionKey, line, json, paper).catch((error: unknown) => {
+        // What one turn came to is no reason to end the others, as long as there is somebody to talk to.
+        if (isOver || !(error instanceof RequestError || error instanceof ConnectionError)) throw error
         return explain(error)
       })
       busy = false
     }
     prompt()
   }
-  if (gone) throw gone
+  if (isOver) throw new ConnectionError('the gateway has gone')
   if (person) process.stdout.write('\n')
   return person ? 0 : code
-}
-
-class GatewayGone extends ConnectionError {
-  constructor() {
-    super('The gateway has gone. What it had accepted is on its disk: start it again, and chat.history shows it.')
-  }
 }
 
 /** Why an answer ends where a reader would expect it to. */
 const WHOLE = new Set(['stop', 'injected', 'end_turn'])
 
 /** Who failed, for the user who has to mend it. */
-function detailOf(detail: { provider?: string; model?: string; httpStatus?: number } | undefined): string {
+function detailOf(detail: RunError['detail']): string {
   if (!detail?.provider) return ''
   return ` (${detail.provider}/${detail.model}${detail.httpStatus ? `, HTTP ${detail.httpStatus}` : ''})`
 }

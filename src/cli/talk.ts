@@ -1,8 +1,7 @@
 /** Commands that ask a running gateway something once. */
-import { randomUUID } from 'node:crypto'
 import type { Client } from '../client/client.ts'
 import { EXIT } from './exit.ts'
-import { connectTo, explain, type TargetFlags } from './target.ts'
+import { connectTo, explain, leave, type TargetFlags } from './target.ts'
 
 async function withClient(flags: TargetFlags, what: (client: Client) => Promise<void>): Promise<number> {
   let client: Client | undefined
@@ -13,7 +12,7 @@ async function withClient(flags: TargetFlags, what: (client: Client) => Promise<
   } catch (error) {
     return explain(error)
   } finally {
-    client?.close()
+    if (client) leave(client)
   }
 }
 
@@ -77,7 +76,6 @@ export const agent = (flags: AgentFlags): Promise<number> =>
       'agent',
       {
         message,
-        idempotencyKey: randomUUID(),
         ...(agentId && { agentId }),
         ...(sessionId && { sessionId }),
         ...(sessionKey && { sessionKey }),

@@ -1,7 +1,7 @@
 /** Which gateway a command talks to, and with what token. */
 import { homedir } from 'node:os'
 import { readToken } from '../auth/token-file.ts'
-import { type Client, ConnectionError, connect, RequestError } from '../client/client.ts'
+import { type Client, type ClientOptions, ConnectionError, connect, RequestError } from '../client/client.ts'
 import { ConfigError, loadConfig } from '../config/load.ts'
 import { version } from '../version.ts'
 import { EXIT } from './exit.ts'
@@ -15,8 +15,14 @@ export interface TargetFlags {
   json?: boolean
 }
 
-/** Connects to the gateway of the flags, else to the one that runs in this state folder, else to the one configured there. */
-export async function connectTo(flags: TargetFlags, caps: string[] = []): Promise<Client> {
+/**
+ * Connects to the gateway of the flags, else to the one that runs in this state folder, else to the one configured there. It does not
+ * come back after a cut unless told to.
+ */
+export async function connectTo(
+  flags: TargetFlags,
+  reconnect: NonNullable<ClientOptions['reconnect']> = false,
+): Promise<Client> {
   const timeoutMs = Number(flags.timeout ?? 30_000)
   if (!Number.isInteger(timeoutMs) || timeoutMs < 0)
     throw new UsageError(`--timeout must be a number of milliseconds, not "${flags.timeout}"`)
@@ -40,10 +46,20 @@ export async function connectTo(flags: TargetFlags, caps: string[] = []): Promis
   return connect({
     url,
     token,
-    caps,
     timeoutMs,
+    ...(timeoutMs > 0 && { handshakeMs: timeoutMs }),
+    reconnect,
     client: { id: 'cli', version, platform: process.platform, mode: 'cli' },
   })
+}
+
+/** Hangs up. Whoever does not answer the goodbye does not keep the process, once everything is printed. */
+export function leave(client: Client): void {
+  client.close()
+  const ending = setInterval(() => {
+    if (process.stdout.writableLength === 0 && process.stderr.writableLength === 0) process.exit()
+  }, 1_000)
+  ending.unref()
 }
 
 /** A command that was used wrongly. */

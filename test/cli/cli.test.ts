@@ -5,6 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { echo } from '../../src/runtimes/echo.ts'
+import { startCutter } from '../client/cutter.ts'
+import { startFake } from '../client/fake-gateway.ts'
+import { startGateway, TOKEN } from '../support/gateway.ts'
 import { startModelServer } from '../support/model-server.ts'
 
 const entry = fileURLToPath(new URL('../../src/index.ts', import.meta.url))
@@ -257,4 +261,54 @@ describe('a running gateway', () => {
     expect(err).toContain('stopped')
     expect(existsSync(join(state, 'kurultai.sqlite-wal'))).toBe(false)
   })
+})
+
+describe('a chat whose line is cut', () => {
+  const AWAY = '(the gateway is away; connecting again)'
+
+  it('in the middle of an answer has the whole of it, and says once what happened', async () => {
+    await using gateway = await startGateway({ runtimes: new Map([['echo', echo({ wordMs: 20 })]]) })
+    await using line = await startCutter(gateway.port)
+    const words = Array.from({ length: 60 }, (_, index) => `w${index}`).join(' ')
+    const chat = start(['chat', '--url', line.url, '--token', TOKEN, words])
+    await chat.says('w10 ')
+    line.cut()
+    const { code, out, err } = await chat.finished
+    expect(code).toBe(0)
+    expect(out.endsWith(`You said: ${words}\n`)).toBe(true)
+    expect(err).toBe(`${AWAY}\n`)
+  })
+
+  it('by a restart of the gateway goes on with the next line', async () => {
+    const state = folder()
+    const port = await freePort()
+    const env = { OPENCLAW_STATE_DIR: state, OPENCLAW_GATEWAY_PORT: String(port) }
+    const first = start(['gateway', '--allow-unconfigured'], env)
+    await first.says('The gateway is running')
+    const chat = start(['chat'], env)
+    chat.child.stdin!.write('one\n')
+    await chat.says('You said: one\n')
+    first.child.kill('SIGKILL')
+    await chat.says(AWAY)
+    const second = start(['gateway', '--allow-unconfigured'], env)
+    chat.child.stdin!.end('two\n')
+    const { code, out, err } = await chat.finished
+    expect(out).toContain('You said: two\n')
+    expect(err).toBe(`${AWAY}\n`)
+    expect(code).toBe(0)
+    second.child.kill('SIGKILL')
+    await second.finished
+  })
+})
+
+it('a gateway that answers no goodbye does not keep a command', async () => {
+  await using fake = await startFake({
+    onRequest(guest, { id }) {
+      guest.answer(id, { ok: true, agents: [] })
+      guest.socket.pause()
+    },
+  })
+  const { code, out } = await run(['health', '--url', fake.url, '--token', 'x'])
+  expect(out).toBe('ok\n')
+  expect(code).toBe(0)
 })
