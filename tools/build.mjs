@@ -1,5 +1,6 @@
 // Builds dist/: one file to start, the rest in chunks that are loaded when they are needed. Nothing of node_modules is needed
 // to run it.
+import { spawnSync } from 'node:child_process'
 import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -25,6 +26,19 @@ export function stale() {
   } catch {
     return true
   }
+}
+
+/** What the client looks like to a compiler. */
+function declare() {
+  const options = [
+    ...['--ignoreConfig', 'src/client/client.ts', '--declaration', '--emitDeclarationOnly', '--outDir', 'dist/types'],
+    ...['--rootDir', '.', '--target', 'es2023', '--lib', 'es2024,esnext.disposable,dom', '--types', ''],
+    ...['--module', 'nodenext', '--moduleResolution', 'nodenext', '--strict', '--exactOptionalPropertyTypes'],
+    ...['--skipLibCheck', '--rewriteRelativeImportExtensions', '--allowImportingTsExtensions'],
+  ]
+  const compiler = join(dirname(fileURLToPath(import.meta.resolve('typescript/package.json'))), 'bin/tsc')
+  const { status, stdout } = spawnSync(process.execPath, [compiler, ...options], { cwd: root, encoding: 'utf8' })
+  if (status !== 0) throw new Error(`the client's types could not be declared:\n${stdout}`)
 }
 
 export async function build() {
@@ -53,11 +67,27 @@ export async function build() {
     metafile: true,
     logLevel: 'warning',
   })
+  // The client alone, for Node.js and for browsers: `import { connect } from 'kurultai-gateway/client'`.
+  await bundle({
+    absWorkingDir: root,
+    entryPoints: { client: 'src/client/client.ts' },
+    outdir: 'dist',
+    bundle: true,
+    format: 'esm',
+    platform: 'browser',
+    target: 'es2022',
+    minifySyntax: true,
+    sourcemap: true,
+    sourcesContent: false,
+    legalComments: 'linked',
+    logLevel: 'warning',
+  })
   const packages = new Set(
     Object.keys(metafile.inputs)
       .map((path) => /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1])
       .filter(Boolean),
   )
+  declare()
   writeFileSync(join(dist, 'meta.json'), JSON.stringify({ packages: [...packages].sort() }, null, 2))
   return Object.entries(metafile.outputs)
     .filter(([name]) => name.endsWith('.js'))
