@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { createActor, toPromise } from 'xstate'
 import { gatewayMachine } from '../machines/gateway.ts'
 import { createAuthenticator } from './auth/authenticate.ts'
-import { openDevices } from './auth/devices.ts'
+import { type Devices, openDevices, type Revocation } from './auth/devices.ts'
+import { openTokens, type Tokens } from './auth/tokens.ts'
 import { type Agents, createAgents } from './broker/agents.ts'
 import { createApprovals } from './broker/approvals.ts'
 import { openApprovalsDocument } from './broker/approvals-document.ts'
@@ -15,6 +16,7 @@ import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub, holds } from './broker/hub.ts'
+import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
 import { createReplay, type Replay } from './broker/replay.ts'
@@ -84,6 +86,8 @@ const PRESENCE_GATHERED_MS = 250
 const HEALTH_EVERY_MS = 60_000
 const BACKUP_EVERY_MS = 15 * 60_000
 const SWEEP_EVERY_MS = 60_000
+/** The sockets of credentials that have ended are closed within a second. */
+const CREDENTIALS_EVERY_MS = 500
 /** On a full disk. */
 const SPACE_EVERY_MS = 1_000
 const DRAIN_MS = 60_000
@@ -96,6 +100,9 @@ interface Rooms {
   sessions: Sessions
   supervisor: Supervisor
   turns: Turns
+  devices: Devices
+  tokens: Tokens
+  pairings: Pairings
   connections: Connections
   dispatch: Dispatch
   hub: Hub
@@ -118,6 +125,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       database = await openSqliteStore({ path: databasePath, warn: (message) => log.warn(message) })
       if (database.incident)
         log.error(database.incident, 'the database was damaged: it was set aside, and mended as far as it could be')
+      void database.lost.then(({ message }) => lose(message))
       return database
     })
   let rooms: Rooms | undefined
@@ -154,10 +162,7 @@ export function createGateway(options: GatewayOptions): Gateway {
             throw error
           })
           const store = watched(opened, {
-            onLost: (error) => {
-              log.fatal(`the storage is lost: ${error}`)
-              actor.send({ type: 'failed', error })
-            },
+            onLost: lose,
             onFull: () => seekSpace(store),
           })
           try {
@@ -195,6 +200,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         closeStorage: work(async () => {
           rooms?.supervisor.stop()
+          rooms?.pairings.stop()
           await rooms?.replay.flush()
           await rooms?.store.close()
         }),
@@ -216,6 +222,16 @@ export function createGateway(options: GatewayOptions): Gateway {
         log.warn({ connId, bytesWaiting: wire.bytesWaiting }, 'a reader is too slow; it is disconnected')
         connections.close(connId, 'slowConsumer')
       },
+    })
+    const onRevoked = (revocation: Revocation) => connections.revoke(revocation)
+    const devices = await openDevices(store, await deviceSecret(store), { onRevoked, now })
+    const tokens = await openTokens({ store, now, onRevoked })
+    const pairings = await openPairings({
+      devices,
+      store,
+      log,
+      now,
+      tell: (event, payload, may) => hub.tellAll(event, payload, { only: may }),
     })
     const presence = createPresence({ now, version })
     const prompt = createPrompt({ agents, models: config.models, store, instructions: instructionsOf(agents) })
@@ -291,6 +307,8 @@ export function createGateway(options: GatewayOptions): Gateway {
     const dispatch = createDispatch({
       log,
       handlers: methodHandlers({
+        pairings,
+        tokens,
         agents,
         approvals,
         approvalsDocument,
@@ -339,7 +357,9 @@ export function createGateway(options: GatewayOptions): Gateway {
       authenticator: createAuthenticator({
         auth,
         pagesNeedNoDevice: controlUi.allowInsecureAuth || controlUi.dangerouslyDisableDeviceAuth,
-        devices: await openDevices(store, await deviceSecret(store)),
+        devices,
+        tokens,
+        pairings,
         now,
       }),
       dispatch,
@@ -392,7 +412,10 @@ export function createGateway(options: GatewayOptions): Gateway {
       servePage: controlUi.enabled,
       heartbeatMs,
     })
-    return { store, runs, sessions, supervisor, turns, connections, dispatch, hub, health, presence, listener, replay }
+    return {
+      ...{ store, runs, sessions, supervisor, turns, devices, tokens, pairings },
+      ...{ connections, dispatch, hub, health, presence, listener, replay },
+    }
   }
 
   function instructionsOf(directory: Agents) {
@@ -406,11 +429,24 @@ export function createGateway(options: GatewayOptions): Gateway {
     }
   }
 
-  function housekeeping({ hub, health, sessions, supervisor, store, presence }: Rooms): NodeJS.Timeout[] {
+  function housekeeping({
+    hub,
+    health,
+    sessions,
+    supervisor,
+    store,
+    presence,
+    devices,
+    tokens,
+  }: Rooms): NodeJS.Timeout[] {
     const owned = (what: string, promise: Promise<unknown>) =>
       void promise.catch((error: unknown) => log.error({ err: error }, `${what} failed`))
     const every = (ms: number, what: () => void) => setInterval(what, ms)
     return [
+      every(CREDENTIALS_EVERY_MS, () => {
+        devices.sweep()
+        tokens.sweep()
+      }),
       every(config.gateway.tickIntervalMs, () => hub.tellAll('tick', { ts: now() })),
       every(HEALTH_EVERY_MS, () =>
         owned(
@@ -427,11 +463,16 @@ export function createGateway(options: GatewayOptions): Gateway {
       }),
       every(sweepMs, () => {
         sessions.sweep()
-        // What is forgotten here is asked of the store again, so it does not matter if the clock was set.
-        supervisor.forget(now() - KEY_LIFETIME_MS)
+        // All that has ended: it is asked of the store again, which alone knows how old a key is, wherever the clock was set.
+        supervisor.forget(Number.POSITIVE_INFINITY)
         owned('forgetting what is old', age(store))
       }),
     ]
+  }
+
+  function lose(error: string): void {
+    log.fatal(`the storage is lost: ${error}`)
+    actor.send({ type: 'failed', error })
   }
 
   let agedAt = monotonic()

@@ -1,10 +1,10 @@
 /** From a `connect` to a decision: gathers the verified facts, asks `decide`, and pairs where it says so. */
 
 import type { Secret } from '../config/secret.ts'
-import type { Scope } from '../contract/block.ts'
 import { type ConnectParams, GENERIC_CLIENT } from '../contract/connect.ts'
-import { type CredentialFact, type Decision, decide, type Facts } from './decide.ts'
-import { checkDevice, type Devices, sameSecret } from './devices.ts'
+import { type Asking, type CredentialFact, type Decision, decide, type Facts, type Likeness } from './decide.ts'
+import { checkDevice, type DeviceRecord, type Devices, type NewPairing, sameSecret } from './devices.ts'
+import { principalOf, type Tokens } from './tokens.ts'
 
 /** What the transport knows of a peer before it has said anything. */
 export interface PeerFacts {
@@ -26,6 +26,12 @@ export interface Admitted {
   /** What `hello-ok.auth` says of the device's token. */
   deviceToken: { deviceToken: string; issuedAtMs: number } | undefined
   deviceId: string | undefined
+  /** The name of the credential it came in by, as a `Revocation` names it. Never the credential. */
+  credential?: string
+  /** The only sessions it can reach, as patterns; absent = all. */
+  sessions?: readonly string[]
+  /** Whether it would still be let in as what it was: asked again when it is welcomed, since there was time for a revocation. */
+  isCurrent?(): boolean
 }
 
 export type Outcome = Admitted | { decision: Extract<Decision, { admitted: false }> }
@@ -34,20 +40,84 @@ export interface Authenticator {
   authenticate(params: ConnectParams, peer: PeerFacts, nonce: string): Promise<Outcome>
 }
 
+/** A device that asks to be paired, as its proof and its client say. */
+export type PairingAsk = Omit<NewPairing, 'granted' | 'role'> & Asking
+
+/** Where devices wait for somebody's word. */
+export interface WaitingRoom {
+  /** Leaves a request. Resolves to its id, or to undefined where no more are kept. Never rejects. */
+  ask(ask: PairingAsk, clientAddress: string): Promise<string | undefined>
+  /** A device was paired without waiting. */
+  pairedSilently(deviceId: string, role: string): void
+}
+
 export interface AuthenticatorNeeds {
   auth: { mode: 'token' | 'password' | 'none'; token?: Secret; password?: Secret }
   pagesNeedNoDevice: boolean
   devices: Devices
+  /** Without it there are no named tokens. */
+  tokens?: Pick<Tokens, 'check'>
+  /** Without it nobody waits. */
+  pairings?: WaitingRoom
   now(): number
 }
 
-export function createAuthenticator({ auth, pagesNeedNoDevice, devices, now }: AuthenticatorNeeds): Authenticator {
+/** What the credentials of a `connect` came to. */
+interface Credential {
+  fact: CredentialFact
+  /** As a `Revocation` names it. */
+  name: string
+  looksLike?: Likeness
+  named?: { id: string; scopes: Facts['named']; sessions: readonly string[] | undefined }
+}
+
+export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
+  const { auth, pagesNeedNoDevice, devices, tokens, pairings, now } = needs
+
+  /** Compares with everything there is, whatever fits first, so that the time tells nothing. */
+  function judge(token: string, password: string, record: DeviceRecord | undefined): Credential {
+    if (auth.mode === 'none') return { fact: 'notNeeded', name: 'none' }
+    const secret = auth.mode === 'password' ? auth.password : auth.token
+    const offered = auth.mode === 'password' ? password : token
+    const isShared = secret !== undefined && offered !== '' && sameSecret(secret.reveal(), offered)
+    const ofDevice = devices.credential(record, token)
+    const check = tokens?.check(token) ?? { kind: 'other', form: 'other' }
+    if (isShared) return { fact: 'shared', name: 'shared' }
+    if (token === '') return { fact: offered === '' ? 'absent' : 'wrong', name: 'none' }
+    if (ofDevice !== undefined) return { fact: 'device', name: ofDevice }
+    switch (check.kind) {
+      case 'known': {
+        const { id, status, scopes, sessions } = check.token
+        return { fact: status === 'valid' ? 'named' : status, name: principalOf(id), named: { id, scopes, sessions } }
+      }
+      case 'unknown':
+        return { fact: 'wrong', name: 'none', looksLike: 'named' }
+      case 'other':
+        return { fact: 'wrong', name: 'none', ...(check.form !== 'other' && { looksLike: check.form }) }
+    }
+  }
+
+  /** Whether what somebody was admitted on still stands. */
+  function stands(
+    { name, named }: Credential,
+    token: string,
+    device: { id: string; role: string } | undefined,
+  ): boolean {
+    if (named) {
+      const check = tokens?.check(token)
+      if (check?.kind !== 'known' || check.token.status !== 'valid') return false
+    }
+    if (!device) return true
+    const record = devices.get(device.id, device.role)
+    return record !== undefined && (!name.startsWith('device:') || devices.credential(record, token) === name)
+  }
+
   return {
     async authenticate(params, peer, nonce) {
       const client = params.client ?? GENERIC_CLIENT
       const role = params.role ?? 'operator'
       const token = params.auth?.token || params.token || params.auth?.deviceToken || ''
-      const device = checkDevice(
+      const proof = checkDevice(
         params.device,
         {
           clientId: client.id,
@@ -61,27 +131,16 @@ export function createAuthenticator({ auth, pagesNeedNoDevice, devices, now }: A
         },
         now(),
       )
-      const record = device.kind === 'valid' ? devices.get(device.deviceId) : undefined
-
-      function credential(): CredentialFact {
-        if (auth.mode === 'none') return 'notNeeded'
-        if (auth.mode === 'password') {
-          const password = params.auth?.password ?? ''
-          if (password && auth.password && sameSecret(auth.password.reveal(), password)) return 'shared'
-          if (record && token && devices.isToken(record, token)) return 'device'
-          return password || token ? 'wrong' : 'absent'
-        }
-        if (token === '') return 'absent'
-        if (auth.token && sameSecret(auth.token.reveal(), token)) return 'shared'
-        return record && devices.isToken(record, token) ? 'device' : 'wrong'
-      }
-
+      const record = proof.kind === 'valid' ? devices.get(proof.deviceId, role) : undefined
+      const credential = judge(token, params.auth?.password ?? '', record)
       const decision = decide({
         mode: auth.mode,
-        credential: credential(),
+        credential: credential.fact,
         misplaced: auth.mode === 'token' && token === '' && Boolean(params.auth?.password),
-        device,
-        paired: record && { role: record.role, scopes: record.scopes },
+        looksLike: credential.looksLike,
+        named: credential.named?.scopes,
+        device: proof,
+        paired: record && { role: record.role, scopes: record.scopes, tokenScopes: record.tokenScopes },
         role,
         requestedScopes: params.scopes,
         clientId: client.id,
@@ -91,36 +150,38 @@ export function createAuthenticator({ auth, pagesNeedNoDevice, devices, now }: A
         origin: peer.origin,
         pagesNeedNoDevice,
       })
-      if (!decision.admitted) return { decision }
-      if (device.kind !== 'valid')
-        return { decision, principal: 'token:shared', deviceToken: undefined, deviceId: undefined }
+
+      const device = proof.kind === 'valid' && {
+        deviceId: proof.deviceId,
+        publicKey: proof.publicKey,
+        ...(client.displayName !== undefined && { displayName: client.displayName }),
+        platform: client.platform,
+        clientId: client.id,
+        clientMode: client.mode,
+      }
+      const requestId =
+        device && decision.asks && (await pairings?.ask({ ...device, ...decision.asks }, peer.clientAddress))
+      if (!decision.admitted)
+        return { decision: requestId ? { ...decision, details: { ...decision.details, requestId } } : decision }
 
       let paired = record
-      if (decision.pair) {
-        const at = now()
-        const scopes: Scope[] = [...new Set([...(record?.scopes ?? []), ...decision.granted])]
-        paired = {
-          deviceId: device.deviceId,
-          publicKey: device.publicKey,
-          platform: client.platform,
-          clientId: client.id,
-          clientMode: client.mode,
-          role,
-          scopes,
-          createdAtMs: record?.createdAtMs ?? at,
-          approvedAtMs: at,
-          issuedAtMs: at,
-        }
-        await devices.pair(paired)
+      if (decision.pair && device) {
+        paired = await devices.pair({ ...device, role, granted: decision.granted })
+        pairings?.pairedSilently(device.deviceId, role)
       }
+      const { named } = credential
+      const known = decision.asDevice && device ? { id: device.deviceId, role } : undefined
       return {
         decision,
-        principal: decision.asDevice ? device.deviceId : 'token:shared',
+        principal: known?.id ?? (named ? principalOf(named.id) : 'token:shared'),
         deviceToken:
           decision.issueToken && paired
             ? { deviceToken: devices.token(paired), issuedAtMs: paired.issuedAtMs }
             : undefined,
-        deviceId: device.deviceId,
+        deviceId: device ? device.deviceId : undefined,
+        credential: credential.name,
+        ...(named?.sessions && { sessions: named.sessions }),
+        isCurrent: () => stands(credential, token, known),
       }
     },
   }

@@ -12,12 +12,18 @@
  * | a control page without a device, unless the configuration lifts it | refused: secure context required |
  * | a device whose proof does not hold | refused in the words of the proof |
  * | credential missing, wrong, or a device's token for another role | refused: unauthorized |
+ * | a named token that has expired or was revoked, or for a node | refused: unauthorized, in words of its own |
  * | role node without a paired device | pairing required |
+ * | a right named token, a browser from afar with an unpaired device | pairing required, unless the configuration lifts it |
+ * | a right named token | admitted on the scopes of its record, known by the token: nothing is paired and no device token issued, since those would outlive it |
  * | right credential, a device from here | paired silently, device token issued |
  * | right credential, an unpaired device from afar, a browser | pairing required, unless the configuration lifts it |
  * | right credential, an unpaired device from afar, no browser | admitted on the credential's grant, no device token |
  * | right credential, no device | admitted on the credential's grant |
- * | a paired device's own token | admitted on what it was paired for |
+ * | a paired device's own token | admitted on what it is worth: what the device was paired for, or less |
+ *
+ * A proven device that is told to be paired, or that is let in and holds less by its pairing than it asks for, leaves a request to
+ * be paired (`asks`): only somebody who may grants it.
  */
 import { OPERATOR_SCOPES, type Role, type Scope } from '../contract/block.ts'
 import type { Refusal } from '../contract/errors.ts'
@@ -32,15 +38,25 @@ export type CredentialFact =
   | 'shared'
   /** The device's own token, for the very device whose proof is valid. */
   | 'device'
+  /** A named token that is valid, or was. */
+  | 'named'
+  | 'expired'
+  | 'revoked'
+
+/** What a wrong token looks like. It changes the words and nothing else. */
+export type Likeness = 'mistyped' | 'device' | 'node' | 'named'
 
 export interface Facts {
   mode: 'token' | 'password' | 'none'
   credential: CredentialFact
   /** A credential of the other kind was sent: a password where a token is asked for. Nothing is admitted on it. */
   misplaced?: boolean
+  looksLike?: Likeness | undefined
+  /** The scopes of the named token. */
+  named?: readonly Scope[] | undefined
   device: DeviceProof
-  /** What the device was paired for, if it was. */
-  paired: { role: string; scopes: readonly Scope[] } | undefined
+  /** What the device was paired for, if it was, and what its token is worth where that is less. */
+  paired: { role: string; scopes: readonly Scope[]; tokenScopes?: readonly Scope[] | undefined } | undefined
   role: string
   /** Undefined = not asked for anything. */
   requestedScopes: readonly string[] | undefined
@@ -55,6 +71,13 @@ export interface Facts {
   pagesNeedNoDevice: boolean
 }
 
+/** What a device asks to be paired for. */
+export interface Asking {
+  role: Role
+  /** Those that there are, as requested; everything the credential holds where nothing was named. */
+  scopes: Scope[]
+}
+
 export type Decision =
   | {
       admitted: true
@@ -67,6 +90,8 @@ export type Decision =
       issueToken: boolean
       /** Whether the verified device is who the peer is known as. */
       asDevice: boolean
+      /** Leave a request to be paired. */
+      asks?: Asking | undefined
       rule: string
     }
   | {
@@ -74,6 +99,7 @@ export type Decision =
       code: 'INVALID_REQUEST' | 'NOT_PAIRED'
       message: string
       details: { code: Refusal; [name: string]: unknown }
+      asks?: Asking | undefined
       rule: string
     }
 
@@ -93,7 +119,7 @@ const refused = (
   rule: string,
   message: string,
   code: Refusal,
-  more: { wire?: 'NOT_PAIRED'; next?: string; reason?: string } = {},
+  more: { wire?: 'NOT_PAIRED'; next?: string; reason?: string; asks?: Asking | undefined } = {},
 ): Decision => ({
   admitted: false,
   code: more.wire ?? 'INVALID_REQUEST',
@@ -103,8 +129,17 @@ const refused = (
     ...(more.reason && { authReason: more.reason, canRetryWithDeviceToken: false }),
     ...(more.next && { recommendedNextStep: more.next }),
   },
+  ...(more.asks && { asks: more.asks }),
   rule,
 })
+
+/** What is said of a wrong token that looks like something. Never the token. */
+const LIKENESSES: { [L in Likeness]: string } = {
+  mistyped: 'it begins like a named token, and is cut off or mistyped: copy it whole',
+  device: 'it looks like the token of a device: of another one, or one that was rotated or revoked',
+  node: 'it is the token of a node, which lets no operator in',
+  named: 'it is a named token, and not one of this gateway',
+}
 
 export function decide(facts: Facts): Decision {
   const { credential, device, paired, role, clientId, clientMode, local, mode } = facts
@@ -146,29 +181,48 @@ export function decide(facts: Facts): Decision {
       { reason: `${what}_missing`, next: 'update_auth_configuration' },
     )
   // A device's token is for the role it was given for: a node's makes nobody an operator.
-  if (credential === 'wrong' || (credential === 'device' && paired?.role !== role))
+  if (credential === 'wrong' || (credential === 'device' && paired?.role !== role)) {
+    const why = facts.looksLike ? LIKENESSES[facts.looksLike] : hint(clientId, mode)
     return refused(
-      'credential wrong',
-      `unauthorized: gateway ${what} mismatch (${hint(clientId, mode)})`,
+      facts.looksLike ? `credential wrong: ${facts.looksLike}` : 'credential wrong',
+      `unauthorized: gateway ${what} mismatch (${why})`,
       mode === 'password' ? 'AUTH_PASSWORD_MISMATCH' : 'AUTH_TOKEN_MISMATCH',
       { reason: `${what}_mismatch`, next: 'update_auth_credentials' },
     )
+  }
+  if (credential === 'expired' || credential === 'revoked')
+    return refused(
+      `named token ${credential}`,
+      credential === 'expired'
+        ? 'unauthorized: the named token has expired (ask for a new one)'
+        : 'unauthorized: the named token was revoked (ask for a new one)',
+      credential === 'expired' ? 'AUTH_NAMED_TOKEN_EXPIRED' : 'AUTH_NAMED_TOKEN_REVOKED',
+      { reason: `named_token_${credential}`, next: 'update_auth_credentials' },
+    )
+  if (credential === 'named' && role === 'node')
+    return refused(
+      'named token for a node',
+      'unauthorized: a named token is for operators (pair the node)',
+      'AUTH_NAMED_TOKEN_ROLE',
+      { reason: 'named_token_role', next: 'approve_device' },
+    )
 
   const known = device.kind === 'valid' && paired?.role === role
+  // A device's own token is worth what it was given for; the shared credential holds every operator scope.
+  const grant = role === 'node' ? [] : grantOf(facts)
+  const wanted =
+    role === 'node' ? [] : OPERATOR_SCOPES.filter((scope) => (facts.requestedScopes ?? grant).includes(scope))
+  const asking: Asking = { role, scopes: wanted }
+  const pairing = {
+    wire: 'NOT_PAIRED' as const,
+    next: 'approve_device',
+    asks: device.kind === 'valid' ? asking : undefined,
+  }
   if (role === 'node' && !known && !(device.kind === 'valid' && local))
-    return refused('node without pairing', 'pairing required', 'PAIRING_REQUIRED', {
-      wire: 'NOT_PAIRED',
-      next: 'approve_device',
-    })
+    return refused('node without pairing', 'pairing required', 'PAIRING_REQUIRED', pairing)
   if (device.kind === 'valid' && !known && !local && facts.origin !== 'absent' && !facts.pagesNeedNoDevice)
-    return refused('page with an unpaired device', 'pairing required', 'PAIRING_REQUIRED', {
-      wire: 'NOT_PAIRED',
-      next: 'approve_device',
-    })
+    return refused('page with an unpaired device', 'pairing required', 'PAIRING_REQUIRED', pairing)
 
-  // A device's own token is worth what the device was paired for; the shared credential holds every operator scope.
-  const grant: readonly Scope[] =
-    role === 'node' ? [] : credential === 'device' ? (paired?.scopes ?? []) : OPERATOR_SCOPES
   const granted: Scope[] = []
   const denied: { scope: string; reason: string }[] = []
   // Asked for nothing in particular = everything there is to have; asked for an empty list = nothing.
@@ -181,7 +235,8 @@ export function decide(facts: Facts): Decision {
       })
   }
 
-  if (device.kind !== 'valid')
+  // Who comes by a named token is known by it alone: what a pairing gives would outlive the token.
+  if (device.kind !== 'valid' || credential === 'named')
     return {
       admitted: true,
       role,
@@ -190,7 +245,7 @@ export function decide(facts: Facts): Decision {
       pair: false,
       issueToken: false,
       asDevice: false,
-      rule: `${credential}, no device`,
+      rule: credential === 'named' ? 'named token' : `${credential}, no device`,
     }
   const pair = !known
     ? local
@@ -203,6 +258,22 @@ export function decide(facts: Facts): Decision {
     pair,
     issueToken: known || pair,
     asDevice: known || pair,
+    asks: !pair && (!known || wanted.some((scope) => !paired!.scopes.includes(scope))) ? asking : undefined,
     rule: `${credential}, ${known ? 'paired' : pair ? 'newly paired' : 'unpaired'} device`,
+  }
+}
+
+/** What an operator's credential holds. */
+function grantOf({ credential, paired, named }: Facts): readonly Scope[] {
+  switch (credential) {
+    case 'shared':
+    case 'notNeeded':
+      return OPERATOR_SCOPES
+    case 'device':
+      return paired?.tokenScopes ?? paired?.scopes ?? []
+    case 'named':
+      return named ?? []
+    default:
+      return []
   }
 }

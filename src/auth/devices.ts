@@ -1,8 +1,8 @@
 /** Devices: the keys that prove them, and the records of those that were paired. */
-import { createHash, createHmac, createPublicKey, timingSafeEqual, verify } from 'node:crypto'
+import { createHash, createHmac, createPublicKey, randomBytes, timingSafeEqual, verify } from 'node:crypto'
 import type { Scope } from '../contract/block.ts'
 import type { ConnectParams } from '../contract/connect.ts'
-import type { Refusal } from '../contract/errors.ts'
+import { GatewayError, type Refusal } from '../contract/errors.ts'
 import type { Json, Store } from '../stores/store.ts'
 
 /** How far a device's clock may be off, in milliseconds. */
@@ -67,49 +67,243 @@ function payloads(device: NonNullable<ConnectParams['device']>, signed: Signed):
   return [`v2|${rest}`, `v3|${rest}|${fold(signed.platform)}|${fold(signed.deviceFamily)}`]
 }
 
+/** Sockets that are to be closed, since what they came in by is worth nothing any more, or less. */
+export interface Revocation {
+  principal: string
+  /** Only those in this role. */
+  role?: string
+  /** Only those that came in by this credential. */
+  credential?: string
+}
+export type OnRevoked = (revocation: Revocation) => void
+
+/** What a device is paired for in one role. A device that is paired as both has two, which know nothing of each other. */
 export interface DeviceRecord {
   deviceId: string
   publicKey: string
+  displayName?: string
   platform: string
   clientId: string
   clientMode: string
   role: string
+  /** What it was paired for. */
   scopes: Scope[]
   createdAtMs: number
   approvedAtMs: number
   /** When the token in force was issued; the token itself is derived, never kept. */
   issuedAtMs: number
+  /** Random, and new with each token: no clock brings an old one back. Absent in records that are older than this member. */
+  tokenId?: string
+  /** What the token is worth, where that is less than what the device was paired for. */
+  tokenScopes?: Scope[]
+  rotatedAtMs?: number
+  /** From then on it is as good as unpaired. */
+  revokedAtMs?: number
+  /** The token before this one, and until when it is taken. */
+  previous?: { tokenId?: string; untilMs: number }
 }
+
+/** A device that is to be paired, as its proof and its client say. */
+export type NewPairing = Pick<
+  DeviceRecord,
+  'deviceId' | 'publicKey' | 'displayName' | 'platform' | 'clientId' | 'clientMode' | 'role'
+> & { granted: readonly Scope[] }
 
 /** The paired devices. Records are small and read at each handshake: they are held in memory and written through. */
 export interface Devices {
-  get(deviceId: string): DeviceRecord | undefined
-  /** Pairs a device, or widens what it was paired for. Durable when it resolves. */
-  pair(record: DeviceRecord): Promise<void>
-  /** The token of a device: 32 hex digits, the same until its record's `issuedAtMs` or scopes change. */
+  /** The record of a device that is paired in this role. */
+  get(deviceId: string, role: string): DeviceRecord | undefined
+  /** All records, also those whose token was revoked; the newest pairing first. */
+  list(): DeviceRecord[]
+  /**
+   * Pairs a device, or widens what it was paired for: then it keeps its token. Of a pairing whose token was revoked nothing is
+   * left. Durable when it resolves.
+   */
+  pair(pairing: NewPairing): Promise<DeviceRecord>
+  /** The token of a device: 32 hex digits, the same until it is rotated or revoked. */
   token(record: DeviceRecord): string
-  isToken(record: DeviceRecord, candidate: string): boolean
+  /**
+   * The name of the credential that a text is for this device; undefined if it is none. The same work is done where there is no
+   * such device.
+   */
+  credential(record: DeviceRecord | undefined, candidate: string): string | undefined
+  /** The name of the token in force, as a credential. */
+  current(record: DeviceRecord): string
+  /**
+   * Gives a paired device a new token, and takes the old one for a while. With fewer scopes than before the sockets that came in
+   * by the old one are closed at once, else when its time is up.
+   * @param scopes what it is worth; undefined = what the old one was
+   * @throws GatewayError UNKNOWN_DEVICE, TOKEN_TOO_WIDE
+   */
+  rotate(deviceId: string, role: string, scopes: readonly Scope[] | undefined): Promise<DeviceRecord>
+  /** Ends the token, and closes the sockets of the device in that role. @throws GatewayError UNKNOWN_DEVICE */
+  revoke(deviceId: string, role: string): Promise<DeviceRecord>
+  /** Forgets a device in every role, and closes its sockets. @throws GatewayError UNKNOWN_DEVICE */
+  remove(deviceId: string): Promise<void>
+  /** Closes the sockets of old tokens whose time is up. To be called each second. */
+  sweep(): void
 }
+
+export interface DevicesOptions {
+  onRevoked?: OnRevoked
+  /** How long an old token is taken after a rotation. Milliseconds. */
+  overlapMs?: number
+  now?(): number
+}
+
+const OVERLAP_MS = 60_000
+
+/** What the token of a device is worth. */
+export const worthOf = ({ scopes, tokenScopes }: DeviceRecord): readonly Scope[] => tokenScopes ?? scopes
 
 /**
  * Opens the records of a store.
  * @param secret at least 32 bytes that only this gateway knows: the device tokens are derived from them
  */
-export async function openDevices(store: Pick<Store, 'list' | 'put'>, secret: Uint8Array): Promise<Devices> {
-  const records = new Map((await store.list('device')).map(({ id, value }) => [id, value as unknown as DeviceRecord]))
-  const token = ({ deviceId, role, scopes, issuedAtMs }: DeviceRecord): string =>
+export async function openDevices(
+  store: Pick<Store, 'list' | 'put' | 'remove'>,
+  secret: Uint8Array,
+  { onRevoked = () => {}, overlapMs = OVERLAP_MS, now = () => Date.now() }: DevicesOptions = {},
+): Promise<Devices> {
+  /** By device and role. Operators are kept by their device alone. */
+  const records = new Map<string, DeviceRecord>()
+  const keyOf = (deviceId: string, role: string) => (role === 'operator' ? deviceId : `${deviceId}:${role}`)
+  for (const { value } of await store.list('device')) {
+    const record = value as unknown as DeviceRecord
+    records.set(keyOf(record.deviceId, record.role), record)
+  }
+  const rolesOf = (deviceId: string) => [...records.values()].filter((record) => record.deviceId === deviceId)
+
+  const derive = (deviceId: string, role: string, tokenId: string | undefined): string =>
     createHmac('sha256', secret)
-      .update(JSON.stringify([deviceId, role, scopes, issuedAtMs]))
+      .update(JSON.stringify([deviceId, role, tokenId ?? null]))
       .digest('hex')
       .slice(0, 32)
+  const nameOf = (deviceId: string, role: string, tokenId: string | undefined) =>
+    `device:${deviceId}:${role}:${tokenId ?? ''}`
+  const newTokenId = () => randomBytes(16).toString('hex')
+  const endOf = ({ deviceId, role, previous }: DeviceRecord) =>
+    previous && onRevoked({ principal: deviceId, role, credential: nameOf(deviceId, role, previous.tokenId) })
+
+  /** A clock that was set back takes an old token for no longer than a rotation does. */
+  const isTaken = (untilMs: number) => now() < untilMs && now() >= untilMs - overlapMs
+
+  async function keep(record: DeviceRecord): Promise<DeviceRecord> {
+    const key = keyOf(record.deviceId, record.role)
+    await store.put('device', key, record as unknown as Json)
+    records.set(key, record)
+    return record
+  }
+
+  /** The last write of each device that is being written. */
+  const writing = new Map<string, Promise<unknown>>()
+
+  /** Writes of a device are one after the other, each upon what the one before it wrote. */
+  function inTurn<T>(deviceId: string, write: () => Promise<T>): Promise<T> {
+    const mine = (writing.get(deviceId) ?? Promise.resolve()).then(write)
+    const over = mine
+      .catch(() => {})
+      .then(() => {
+        if (writing.get(deviceId) === over) writing.delete(deviceId)
+      })
+    writing.set(deviceId, over)
+    return mine
+  }
+
   return {
-    get: (deviceId) => records.get(deviceId),
-    async pair(record) {
-      await store.put('device', record.deviceId, record as unknown as Json)
-      records.set(record.deviceId, record)
+    get(deviceId, role) {
+      const record = records.get(keyOf(deviceId, role))
+      return record?.revokedAtMs === undefined ? record : undefined
     },
-    token,
-    isToken: (record, candidate) => sameSecret(token(record), candidate),
+    list: () => [...records.values()].sort((a, b) => b.approvedAtMs - a.approvedAtMs),
+    pair: ({ granted, ...device }) =>
+      inTurn(device.deviceId, async () => {
+        const at = now()
+        const before = records.get(keyOf(device.deviceId, device.role))
+        const and = (scopes: readonly Scope[]) => [...new Set([...scopes, ...granted])]
+        if (before && before.revokedAtMs === undefined)
+          return keep({
+            ...before,
+            ...device,
+            scopes: and(before.scopes),
+            // Whoever narrowed the token did not speak of what is granted now.
+            ...(before.tokenScopes && { tokenScopes: and(before.tokenScopes) }),
+            approvedAtMs: at,
+          })
+        return keep({
+          ...device,
+          scopes: and([]),
+          createdAtMs: before?.createdAtMs ?? at,
+          approvedAtMs: at,
+          issuedAtMs: at,
+          tokenId: newTokenId(),
+        })
+      }),
+    token: ({ deviceId, role, tokenId }) => derive(deviceId, role, tokenId),
+    credential(record, candidate) {
+      const { deviceId = '', role = '', tokenId, previous } = record ?? {}
+      const isCurrent = sameSecret(derive(deviceId, role, tokenId), candidate)
+      const isPrevious = sameSecret(derive(deviceId, role, previous?.tokenId), candidate)
+      if (!record) return undefined
+      if (isCurrent) return nameOf(deviceId, role, tokenId)
+      return previous && isPrevious && isTaken(previous.untilMs) ? nameOf(deviceId, role, previous.tokenId) : undefined
+    },
+    current: ({ deviceId, role, tokenId }) => nameOf(deviceId, role, tokenId),
+    rotate: (deviceId, role, asked) =>
+      inTurn(deviceId, async () => {
+        const record = paired(deviceId, role)
+        const scopes = asked ?? worthOf(record)
+        const beyond = scopes.find((scope) => !record.scopes.includes(scope))
+        if (beyond) throw new GatewayError('TOKEN_TOO_WIDE', `the device was not paired for ${beyond}`)
+        const at = now()
+        const { previous: _, tokenScopes: __, ...rest } = record
+        const isWhole = record.scopes.every((scope) => scopes.includes(scope))
+        const rotated = await keep({
+          ...rest,
+          issuedAtMs: at,
+          rotatedAtMs: at,
+          tokenId: newTokenId(),
+          ...(!isWhole && { tokenScopes: [...new Set(scopes)] }),
+          previous: { ...(record.tokenId !== undefined && { tokenId: record.tokenId }), untilMs: at + overlapMs },
+        })
+        // Of two rotations in a row the first one's old token has had its time.
+        endOf(record)
+        if (worthOf(record).some((scope) => !worthOf(rotated).includes(scope))) endOf(rotated)
+        return rotated
+      }),
+    revoke: (deviceId, role) =>
+      inTurn(deviceId, async () => {
+        const { previous: _, ...rest } = paired(deviceId, role)
+        const revoked = await keep({ ...rest, revokedAtMs: now() })
+        onRevoked({ principal: deviceId, role })
+        return revoked
+      }),
+    remove: (deviceId) =>
+      inTurn(deviceId, async () => {
+        const roles = rolesOf(deviceId)
+        if (roles.length === 0) throw new GatewayError('UNKNOWN_DEVICE', 'unknown deviceId')
+        for (const { role } of roles) {
+          await store.remove('device', keyOf(deviceId, role))
+          records.delete(keyOf(deviceId, role))
+          onRevoked({ principal: deviceId, role })
+        }
+      }),
+    sweep() {
+      for (const [key, record] of records) {
+        if (!record.previous || isTaken(record.previous.untilMs)) continue
+        endOf(record)
+        // What is kept of it on disk is worth nothing by its date.
+        const { previous: _, ...rest } = record
+        records.set(key, rest)
+      }
+    },
+  }
+
+  /** @throws GatewayError UNKNOWN_DEVICE */
+  function paired(deviceId: string, role: string): DeviceRecord {
+    const record = records.get(keyOf(deviceId, role))
+    if (!record || record.revokedAtMs !== undefined) throw new GatewayError('UNKNOWN_DEVICE', 'unknown deviceId/role')
+    return record
   }
 }
 

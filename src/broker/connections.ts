@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { nanoid } from 'nanoid'
 import { connectionMachine, type Verdict } from '../../machines/connection.ts'
 import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
+import type { Revocation } from '../auth/devices.ts'
 import type { Scope } from '../contract/block.ts'
 import { type Close, type CloseName, Closes, refusal } from '../contract/closes.ts'
 import {
@@ -40,6 +41,8 @@ export interface Connection {
 export interface Connections {
   accept(wire: Wire, facts: PeerFacts): Connection
   close(connId: string, close: CloseName): void
+  /** Closes those who came in by what was revoked. */
+  revoke(revocation: Revocation): void
   /** Closes every connection, a batch at a time so that not all come back at once. Resolves when all are gone. */
   closeAll(close: CloseName, batch: { size: number; everyMs: number }): Promise<void>
   readonly size: number
@@ -79,6 +82,8 @@ interface Port {
     | { request: RequestFrame; protocol: Protocol; client: ClientInfo; caps: readonly string[]; outcome: Admitted }
     | undefined
   presenceKey: string | undefined
+  /** Who it is, and what it came in by, once it is welcomed. */
+  known: { principal: string; role: string; credential: string | undefined } | undefined
 }
 
 const connectParams = validator(ConnectParams)
@@ -225,7 +230,8 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
             connId: port.connId,
           },
           features: FEATURES,
-          snapshot: needs.snapshot(decision.granted),
+          // What is said of all sessions is not for a token of some.
+          snapshot: needs.snapshot(outcome.sessions ? [] : decision.granted),
           // Protocol 3 has something to tell in `auth` or no `auth` at all; protocol 4 always has it.
           ...((protocol >= 4 || deviceToken || denied) && { auth }),
           policy: {
@@ -253,6 +259,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       role: outcome.decision.role,
       principal: outcome.principal,
       scopes,
+      sessions: outcome.sessions,
       caps: new Set(caps),
       wire,
       spellings: new Map(),
@@ -262,6 +269,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       principal: outcome.principal,
       role: peer.role,
       scopes,
+      sessions: outcome.sessions,
       protocol,
       client,
       gone() {
@@ -300,10 +308,13 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
           )
       }
     }
+    port.known = { principal: outcome.principal, role: peer.role, credential: outcome.credential }
     hub.join(peer)
     port.lane = lane
     port.maxPayload = LIMITS.maxPayload[protocol]
     wire.takeFramesOf(port.maxPayload)
+    // What was revoked while it was being let in was told before there was anybody to close.
+    if (outcome.isCurrent?.() === false) return void host.tell(connId, { type: 'close', close: 'authChanged' })
     for (const incoming of port.held.splice(0)) lane(incoming)
   }
 
@@ -331,6 +342,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         left: undefined,
         admitted: undefined,
         presenceKey: undefined,
+        known: undefined,
       }
       ports.set(connId, port)
       const actor = host.open(connId, {
@@ -367,6 +379,13 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       }
     },
     close: (connId, close) => void host.tell(connId, { type: 'close', close }),
+    revoke({ principal, role, credential }) {
+      for (const { connId, known } of ports.values()) {
+        if (known?.principal !== principal || (role !== undefined && known.role !== role)) continue
+        if (credential !== undefined && known.credential !== credential) continue
+        host.tell(connId, { type: 'close', close: 'authChanged' })
+      }
+    },
     async closeAll(close, { size, everyMs }) {
       const ids = host.ids()
       for (let at = 0; at < ids.length; at += size) {

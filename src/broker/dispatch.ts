@@ -16,6 +16,8 @@ export interface Caller {
   readonly principal: string
   readonly role: Role
   readonly scopes: ReadonlySet<Scope>
+  /** The only sessions it can reach, as patterns; absent = all. */
+  readonly sessions?: readonly string[] | undefined
   readonly protocol: Protocol
   readonly client: ClientInfo
   /** Aborted when the caller's connection has ended. */
@@ -117,6 +119,8 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
       throw new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
         details: { missingScope: scope, requiredScopes: [scope] },
       })
+    if (caller.sessions && !block?.ofOneSession)
+      throw new GatewayError('MISSING_SCOPE', `not for a token of some sessions: ${name.slice(0, QUOTED)}`)
     if (!block) throw new GatewayError('UNKNOWN_METHOD', `unknown method: ${name.slice(0, QUOTED)}`)
     return block
   }

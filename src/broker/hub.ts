@@ -1,4 +1,5 @@
 /** Who hears what: gives each event its place in its session, and brings it to everyone who may hear it. */
+import { reaches } from '../auth/tokens.ts'
 import type { Scope } from '../contract/block.ts'
 import { CAPS } from '../contract/connect.ts'
 import type { EventName, Payload } from '../contract/index.ts'
@@ -43,6 +44,10 @@ export function holds(scopes: ReadonlySet<Scope>, scope: Scope): boolean {
   )
 }
 
+/** Whether somebody reaches a session, or ('') what is about none: a token for some sessions reaches those only. */
+export const mayReach = ({ sessions }: Pick<Peer, 'sessions'>, sessionKey: string): boolean =>
+  sessions === undefined || (sessionKey !== '' && reaches(sessions, sessionKey))
+
 export interface HubNeeds {
   /** A peer has read too slowly for too long: it is to be disconnected. */
   onSlow(peer: Peer): void
@@ -71,8 +76,9 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
     },
   })
 
-  function mayHear(peer: Peer, scope: Scope | 'everyone'): boolean {
+  function mayHear(peer: Peer, scope: Scope | 'everyone', sessionKey: string): boolean {
     if (scope === 'everyone') return true
+    if (!mayReach(peer, sessionKey)) return false
     return peer.role === 'operator' && holds(peer.scopes, scope)
   }
 
@@ -107,9 +113,9 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
       }
       const said = announce(name, render, { sessionKey, position, piece, stateVersion })
       for (const member of members.values()) {
-        if (!mayHear(member, scope)) continue
+        if (!mayHear(member, scope, sessionKey)) continue
         // Offsets have no holes: who counts them hears also what is meant for others.
-        if (only && !member.withOffsets && !only(member)) continue
+        if (only && !(position && member.withOffsets) && !only(member)) continue
         const held = member.held?.get(sessionKey)
         if (held) held.push(said)
         else delivery.bring(member, said)

@@ -30,6 +30,9 @@ export const READING = {
   'chat.resume': true,
   'exec.approval.list': true,
   'exec.approvals.get': true,
+  'device.pair.list': true,
+  'node.pair.list': true,
+  'tokens.list': true,
 } as const satisfies { [M in MethodName]?: true }
 
 export const isKeyed = (method: string): method is KeyedMethod => Object.hasOwn(KEYED, method)

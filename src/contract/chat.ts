@@ -19,6 +19,7 @@ export const chat = {
     summary:
       'Give a session a turn. Answered once the turn is on disk; the reply streams as `agent` and `chat` events.',
     scope: 'operator.write',
+    ofOneSession: true,
     unknown: 'refused',
     params: Type.Object({
       sessionKey: SessionKey,
@@ -65,6 +66,7 @@ export const chat = {
   'chat.abort': method({
     summary: 'Stop one run of a session, or all of them.',
     scope: 'operator.write',
+    ofOneSession: true,
     unknown: 'refused',
     params: Type.Object({
       sessionKey: SessionKey,
@@ -78,6 +80,7 @@ export const chat = {
   'chat.history': method({
     summary: 'The newest entries of a session, oldest first, as many as fit in 6 MiB.',
     scope: 'operator.read',
+    ofOneSession: true,
     unknown: 'ignored',
     params: Type.Object({
       sessionKey: SessionKey,
@@ -98,6 +101,7 @@ export const chat = {
     summary:
       'Everything said in a session after a position, once and in order, joined to what is said from then on; or a snapshot to draw from, and why.',
     scope: 'operator.read',
+    ofOneSession: true,
     unknown: 'ignored',
     params: Type.Object({
       sessionKey: SessionKey,

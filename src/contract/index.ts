@@ -4,11 +4,13 @@ import { approvalEvents, approvals } from './approvals.ts'
 import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf } from './block.ts'
 import { chat, chatEvents } from './chat.ts'
 import { config } from './config.ts'
+import { deviceEvents, devices } from './devices.ts'
 import { sessions } from './sessions.ts'
 import { system, systemEvents } from './system.ts'
+import { tokens } from './tokens.ts'
 
-export const METHODS = { ...system, ...config, ...agents, ...sessions, ...chat, ...approvals }
-export const EVENTS = { ...systemEvents, ...chatEvents, ...approvalEvents }
+export const METHODS = { ...system, ...config, ...agents, ...sessions, ...chat, ...approvals, ...devices, ...tokens }
+export const EVENTS = { ...systemEvents, ...chatEvents, ...approvalEvents, ...deviceEvents }
 
 export type MethodName = keyof typeof METHODS
 export type EventName = keyof typeof EVENTS

@@ -218,8 +218,8 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       return turns.arriving(session.key, send(params, command, caller, session))
     },
 
-    async 'chat.abort'(params) {
-      const { key } = session(params.sessionKey, params.agentId, agents)
+    async 'chat.abort'(params, caller) {
+      const { key } = session(params.sessionKey, params.agentId, agents, caller)
       const { runId } = params
       if (runId !== undefined) {
         await turns.arrived(key)
@@ -285,8 +285,8 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       }
     },
 
-    async 'chat.inject'(params) {
-      const { key, agentId } = session(params.sessionKey, params.agentId, agents)
+    async 'chat.inject'(params, caller) {
+      const { key, agentId } = session(params.sessionKey, params.agentId, agents, caller)
       const message = injected(params.label ? `[${params.label}]\n\n${params.message}` : params.message)
       if (!(await store.append(key, message))) throw new GatewayError('SESSION_NOT_FOUND', 'session not found')
       const messageId = needs.newId().slice(0, 8)

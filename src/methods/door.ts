@@ -1,17 +1,31 @@
 /** What every method that is about a session does first: make the key canonical. */
 import type { Caller } from '../broker/dispatch.ts'
+import { mayReach } from '../broker/hub.ts'
+import { GatewayError } from '../contract/errors.ts'
 import { type AgentNames, type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
 
 /**
  * The session a request is about.
  * @param agentId protocol 4's way of addressing another agent's session by a bare key
- * @throws GatewayError UNKNOWN_AGENT
+ * @throws GatewayError UNKNOWN_AGENT, SESSION_NOT_FOUND for one that the caller does not reach
  */
-export function session(spelling: string, agentId: string | undefined, agents: AgentNames): CanonicalKey {
-  if (agentId === undefined || /^agent:/i.test(spelling)) return canonical(spelling, agents)
+export function session(
+  spelling: string,
+  agentId: string | undefined,
+  agents: AgentNames,
+  caller: Pick<Caller, 'sessions'>,
+): CanonicalKey {
+  const found = canonical(whole(spelling, agentId, agents), agents)
+  // In the words for what is not there: what there is beyond is nobody's business.
+  if (!mayReach(caller, found.key)) throw new GatewayError('SESSION_NOT_FOUND', 'session not found')
+  return found
+}
+
+function whole(spelling: string, agentId: string | undefined, agents: AgentNames): string {
+  if (agentId === undefined || /^agent:/i.test(spelling)) return spelling
   const id = agents.resolve(agentId)
   if (id === undefined) throw unknownAgent(agentId, agents)
-  return canonical(`agent:${id}:${spelling}`, agents)
+  return `agent:${id}:${spelling}`
 }
 
 /**
@@ -24,7 +38,7 @@ export function addressed(
   agents: AgentNames,
   caller: Caller,
 ): CanonicalKey {
-  const found = session(spelling, agentId, agents)
+  const found = session(spelling, agentId, agents, caller)
   caller.addressed(found.key, spelling)
   return found
 }

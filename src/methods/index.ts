@@ -5,10 +5,19 @@ import { type AgentsNeeds, agentMethods } from './agents.ts'
 import { type ApprovalsNeeds, approvalMethods } from './approvals.ts'
 import { type ChatNeeds, chatMethods } from './chat.ts'
 import { type ConfigNeeds, configMethods } from './config.ts'
+import { type DevicesNeeds, deviceMethods } from './devices.ts'
 import { type SessionsNeeds, sessionMethods } from './sessions.ts'
 import { type SystemNeeds, systemMethods } from './system.ts'
+import { type TokensNeeds, tokenMethods } from './tokens.ts'
 
-export type MethodNeeds = AgentsNeeds & ApprovalsNeeds & ChatNeeds & ConfigNeeds & SessionsNeeds & SystemNeeds
+export type MethodNeeds = AgentsNeeds &
+  ApprovalsNeeds &
+  ChatNeeds &
+  ConfigNeeds &
+  SessionsNeeds &
+  SystemNeeds &
+  DevicesNeeds &
+  TokensNeeds
 
 export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
   return {
@@ -17,6 +26,8 @@ export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
     ...agentMethods(needs),
     ...sessionMethods(needs),
     ...chatMethods(needs),
+    ...deviceMethods(needs),
+    ...tokenMethods(needs),
     ...approvalMethods(needs),
   }
 }

@@ -149,8 +149,8 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       return { ok: true, key: found.key }
     },
 
-    async 'sessions.patch'({ key: spelling, agentId: addressed, ...settings }) {
-      const { key, agentId } = session(spelling, addressed, agents)
+    async 'sessions.patch'({ key: spelling, agentId: addressed, ...settings }, caller) {
+      const { key, agentId } = session(spelling, addressed, agents, caller)
       checkSettings(settings, needs.knowsModel)
       const record = await store.patchSession(
         { key, agentId, sessionId: randomUUID() },
@@ -167,13 +167,13 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       }
     },
 
-    async 'sessions.reset'(params) {
-      const { key, agentId } = session(params.key, params.agentId, agents)
+    async 'sessions.reset'(params, caller) {
+      const { key, agentId } = session(params.key, params.agentId, agents, caller)
       return { ok: true, key, entry: entryOf(await turns.reset(key, agentId)) }
     },
 
-    async 'sessions.delete'(params) {
-      const { key, agentId } = session(params.key, params.agentId, agents)
+    async 'sessions.delete'(params, caller) {
+      const { key, agentId } = session(params.key, params.agentId, agents, caller)
       if (key === `agent:${agentId}:${agents.mainKey}`)
         throw new GatewayError('MAIN_SESSION', `Cannot delete the main session (${key}).`)
       return { ok: true, key, deleted: await turns.remove(key), archived: [] }

@@ -11,9 +11,18 @@ const device = fc.constantFrom<Facts['device']>(
 )
 const facts: fc.Arbitrary<Facts> = fc.record({
   mode: fc.constantFrom<Facts['mode']>('token', 'password', 'none'),
-  credential: fc.constantFrom<Facts['credential']>('notNeeded', 'absent', 'wrong', 'shared', 'device'),
+  credential: fc.constantFrom<Facts['credential']>(
+    ...(['notNeeded', 'absent', 'wrong', 'shared', 'device', 'named', 'expired', 'revoked'] as const),
+  ),
+  looksLike: fc.constantFrom<Facts['looksLike']>(undefined, 'mistyped', 'device', 'node', 'named'),
+  named: scopes,
   device,
-  paired: fc.option(fc.record({ role: fc.constantFrom('operator', 'node'), scopes }), { nil: undefined }),
+  paired: fc.option(
+    fc
+      .record({ role: fc.constantFrom('operator', 'node'), scopes, worthless: fc.boolean() })
+      .map(({ worthless, ...paired }) => ({ ...paired, tokenScopes: worthless ? paired.scopes.slice(1) : undefined })),
+    { nil: undefined },
+  ),
   role: fc.constantFrom('operator', 'node', 'admin', '__proto__', ''),
   requestedScopes: fc.option(fc.array(fc.oneof(fc.constantFrom(...OPERATOR_SCOPES), fc.string({ maxLength: 5 }))), {
     nil: undefined,
@@ -37,10 +46,15 @@ const always = (holds: (facts: Facts, decision: ReturnType<typeof decide>) => vo
 
 describe('a decision', () => {
   it('never grants what the credential does not hold, nor what was not asked for', () =>
-    always(({ credential, role, paired, requestedScopes }, decision) => {
+    always(({ credential, role, paired, named, requestedScopes }, decision) => {
       if (!decision.admitted) return
-      const grant: readonly Scope[] =
-        role === 'node' ? [] : credential === 'device' ? (paired?.scopes ?? []) : OPERATOR_SCOPES
+      const grants: { [credential: string]: readonly Scope[] } = {
+        device: paired?.tokenScopes ?? paired?.scopes ?? [],
+        named: named ?? [],
+        shared: OPERATOR_SCOPES,
+        notNeeded: OPERATOR_SCOPES,
+      }
+      const grant = role === 'node' ? [] : grants[credential]!
       for (const scope of decision.granted) {
         expect(grant).toContain(scope)
         if (requestedScopes) expect(requestedScopes).toContain(scope)
@@ -49,8 +63,8 @@ describe('a decision', () => {
 
   it('admits nobody on a wrong credential or a bad proof, by whatever else is true', () =>
     always(({ credential, device: { kind }, forwardedByStranger, role }, decision) => {
-      if (credential === 'absent' || credential === 'wrong' || kind === 'invalid' || forwardedByStranger)
-        expect(decision.admitted).toBe(false)
+      const isWorthless = ['absent', 'wrong', 'expired', 'revoked'].includes(credential)
+      if (isWorthless || kind === 'invalid' || forwardedByStranger) expect(decision.admitted).toBe(false)
       if (role !== 'operator' && role !== 'node') expect(decision.admitted).toBe(false)
     }))
 
@@ -71,6 +85,33 @@ describe('a decision', () => {
   it('takes no device token for another role than the one it was given for', () =>
     always(({ credential, paired, role }, decision) => {
       if (credential === 'device' && paired?.role !== role) expect(decision.admitted).toBe(false)
+    }))
+
+  it('pairs nothing by a named token, and knows its holder as nobody else', () =>
+    always(({ credential, role }, decision) => {
+      if (credential !== 'named' || !decision.admitted) return
+      expect([decision.pair, decision.issueToken, decision.asDevice, decision.asks]).toEqual([
+        ...[false, false, false, undefined],
+      ])
+      expect(role).toBe('operator')
+    }))
+
+  it('lets only a proven device ask to be paired, and only somebody with a credential', () =>
+    always(({ credential, device: { kind } }, decision) => {
+      if (!decision.asks) return
+      expect(kind).toBe('valid')
+      expect(['notNeeded', 'shared', 'device', 'named']).toContain(credential)
+    }))
+
+  it('lets a device ask for what it wants and does not have, and for nothing unheard of', () =>
+    always(({ requestedScopes, paired, role }, decision) => {
+      if (!decision.asks) return
+      for (const scope of decision.asks.scopes) {
+        expect(OPERATOR_SCOPES).toContain(scope)
+        if (requestedScopes) expect(requestedScopes).toContain(scope)
+      }
+      if (decision.admitted && paired?.role === role)
+        expect(decision.asks.scopes.filter((scope) => !paired.scopes.includes(scope))).not.toEqual([])
     }))
 
   it('lets no page in from an origin that is not allowed', () =>

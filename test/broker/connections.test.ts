@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from 'vitest'
-import type { Authenticator, PeerFacts } from '../../src/auth/authenticate.ts'
+import type { Admitted, Authenticator, PeerFacts } from '../../src/auth/authenticate.ts'
 import { createConnections } from '../../src/broker/connections.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createPresence } from '../../src/broker/presence.ts'
@@ -15,6 +15,22 @@ const facts: PeerFacts = {
   path: '/',
 }
 
+const admitted: Admitted = {
+  decision: {
+    admitted: true,
+    role: 'operator',
+    granted: ['operator.admin'],
+    denied: [],
+    pair: false,
+    issueToken: false,
+    asDevice: false,
+    rule: 'test',
+  },
+  principal: 'token:shared',
+  deviceToken: undefined,
+  deviceId: undefined,
+}
+
 function open(authenticate?: Authenticator['authenticate']) {
   const hub = createHub({ onSlow() {}, replay: places() })
   const presence = createPresence({ now: () => Date.now(), version: '1' })
@@ -24,23 +40,7 @@ function open(authenticate?: Authenticator['authenticate']) {
   }
   const connections = createConnections({
     authenticator: {
-      authenticate:
-        authenticate ??
-        (async () => ({
-          decision: {
-            admitted: true,
-            role: 'operator',
-            granted: ['operator.admin'],
-            denied: [],
-            pair: false,
-            issueToken: false,
-            asDevice: false,
-            rule: 'test',
-          },
-          principal: 'token:shared',
-          deviceToken: undefined,
-          deviceId: undefined,
-        })),
+      authenticate: authenticate ?? (async () => admitted),
     },
     dispatch: { dispatch() {}, answered: () => Promise.resolve() },
     hub,
@@ -109,6 +109,19 @@ describe('a connection', () => {
     expect(peer.heard.length).toBe(heard)
   })
 
+  it('is told nothing of what it asked too early until it is known', async () => {
+    const { promise: checked, resolve } = Promise.withResolvers<void>()
+    const { accept } = open(() => checked.then(() => admitted))
+    const { peer, connect, send } = accept()
+    connect()
+    for (let n = 0; n < 3; n++) send({ type: 'req', id: `${n}`, method: 'health' })
+    await settled()
+    expect(peer.heard).toMatchObject([{ event: 'connect.challenge' }])
+    resolve()
+    await settled()
+    expect(peer.heard[1]).toMatchObject({ payload: { type: 'hello-ok' } })
+  })
+
   it('that sends a fifth frame while its credentials are checked is closed', async () => {
     const { accept } = open(() => new Promise(() => {}))
     const { peer, connect, send } = accept()
@@ -145,5 +158,59 @@ describe('a connection', () => {
     for (const { connection } of all) connection.gone()
     await closed
     expect(connections.size).toBe(0)
+  })
+})
+
+describe('a revocation', () => {
+  const GONE = { code: 4001, reason: 'gateway auth changed' }
+
+  /** Lets in whoever comes, one after the other, as these. */
+  function letIn(...those: Partial<Admitted>[]) {
+    const at = open(async () => ({
+      decision: {
+        ...{ admitted: true, role: 'operator', granted: ['operator.admin'], denied: [] },
+        ...{ pair: false, issueToken: false, asDevice: true, rule: 'test' },
+      },
+      ...{ principal: 'd', deviceToken: undefined, deviceId: undefined },
+      ...those.shift(),
+    }))
+    const come = async () => {
+      const { peer, connect } = at.accept()
+      connect()
+      await settled()
+      return peer
+    }
+    return { ...at, come }
+  }
+
+  it('closes those it names, and nobody else', async () => {
+    const { come, connections } = letIn(
+      ...[
+        { credential: 'old' },
+        { credential: 'new' },
+        { credential: 'shared' },
+        { principal: 'e', credential: 'old' },
+      ],
+    )
+    const peers = [await come(), await come(), await come(), await come()]
+    const closed = async () => {
+      await settled()
+      return peers.map(({ closedBy }) => closedBy)
+    }
+    connections.revoke({ principal: 'd', role: 'node' })
+    connections.revoke({ principal: 'nobody' })
+    expect(await closed()).toEqual([undefined, undefined, undefined, undefined])
+    connections.revoke({ principal: 'd', role: 'operator', credential: 'old' })
+    expect(await closed()).toEqual([GONE, undefined, undefined, undefined])
+    connections.revoke({ principal: 'd' })
+    expect(await closed()).toEqual([GONE, GONE, GONE, undefined])
+  })
+
+  it('that came while somebody was being let in closes them, and nothing they sent is done', async () => {
+    const { come, hub } = letIn({ isCurrent: () => false }, { isCurrent: () => true })
+    const late = await come()
+    const other = await come()
+    expect([late.closedBy, other.closedBy]).toEqual([GONE, undefined])
+    expect([...hub.peers()].map(({ connId }) => connId)).toHaveLength(1)
   })
 })

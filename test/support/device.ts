@@ -17,6 +17,7 @@ export interface ProofChanges {
   signedAt?: number
   platform?: string
   deviceFamily?: string
+  clientId?: string
 }
 
 export function createDevice(): Device {
@@ -34,7 +35,8 @@ export function createDevice(): Device {
         scopes = CONNECT.scopes,
         signedAt = Date.now(),
       } = changes
-      const { id: clientId, mode, platform } = CONNECT.client
+      const { mode, platform } = CONNECT.client
+      const { clientId = CONNECT.client.id } = changes
       const rest = [id, clientId, mode, role, scopes.join(','), signedAt, token]
       if (version !== 'v1') rest.push(nonce)
       if (version === 'v3') rest.push(changes.platform ?? platform, changes.deviceFamily ?? '')

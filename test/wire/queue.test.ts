@@ -66,6 +66,20 @@ describe('a key', () => {
     expect((await peer.next(endOf('k1')))['payload']).toMatchObject({ state: 'final' })
   })
 
+  it('with another picture is refused, and with the same one is the same request', async () => {
+    await using gateway = await startGateway()
+    const peer = await gateway.connect()
+    const picture = (byte: number) => {
+      const content = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, byte]).toString('base64')
+      return { attachments: [{ type: 'image', mimeType: 'image/png', content }] }
+    }
+    expect((await peer.request('chat.send', send('k1', picture(1))))['payload']).toMatchObject({ status: 'started' })
+    expect((await peer.request('chat.send', send('k1', picture(2))))['error']).toMatchObject({
+      details: { code: 'IDEMPOTENCY_KEY_REUSED' },
+    })
+    expect((await peer.request('chat.send', send('k1', picture(1))))['ok']).toBe(true)
+  })
+
   it('is not used up by a request that was refused', async () => {
     await using gateway = await startGateway()
     const peer = await gateway.connect()

@@ -6,6 +6,7 @@ import { echo } from '../../src/runtimes/echo.ts'
 import { openStore } from '../../src/stores/index.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import { endOf, type Frame, type Peer, startGateway, type TestGateway } from '../support/gateway.ts'
+import { storeWith } from '../support/rooms.ts'
 
 const folders: string[] = []
 afterEach(() => {
@@ -117,6 +118,38 @@ describe('a client that was cut off', () => {
     expect(client.seen.length).toBe(oracle.length)
   })
 
+  it('hears nothing live between its question and the answer, which has all of it, however long the disk takes', async () => {
+    const kept = openMemoryStore()
+    let ask = Promise.resolve()
+    const store = storeWith(kept, { events: (...of) => ask.then(() => kept.events(...of)) })
+    await using gateway = await startGateway({ store, ...quick })
+    const watcher = await gateway.connect(CAPABLE)
+    await send(watcher, 'k1', words(200))
+    await watcher.next(({ payload }) => payload?.offset === 5)
+    const slow = Promise.withResolvers<void>()
+    ask = slow.promise
+    const peer = await gateway.connect(CAPABLE)
+    const { epoch } = placed(watcher.frames)[0]!['payload']
+    const answer = peer.request('chat.resume', { sessionKey: 'main', epoch, offset: 2 })
+    const asked = watcher.frames.length
+    await watcher.next((frame) => watcher.frames.indexOf(frame) > asked + 20)
+    // What was said before the question was received came live.
+    const early = placed(peer.frames).length
+    slow.resolve()
+    const { payload } = await answer
+    const answered = peer.frames.findIndex((frame) => frame['payload']?.recovered !== undefined)
+    expect(placed(peer.frames.slice(0, answered)).length).toBe(early)
+    await peer.next(endOf('k1'))
+    const last = payload.events.at(-1).payload.offset
+    const all = [...payload.events, ...placed(peer.frames).filter((frame) => frame['payload'].offset > last)]
+    expect(offsets(all)).toEqual(
+      placed(watcher.frames)
+        .map((_, index) => index + 1)
+        .slice(2),
+    )
+    expect(new Set(offsets(placed(peer.frames))).size).toBe(placed(peer.frames).length)
+  })
+
   it('is given a snapshot that goes on into what is said live, when it has no position', async () => {
     await using gateway = await startGateway(quick)
     const watcher = await gateway.connect(CAPABLE)
@@ -147,7 +180,7 @@ describe('a client that was cut off', () => {
     await send(peer, 'k1', words(5))
     const { payload: end } = await peer.next(endOf('k1'))
     await peer.request('chat.resume', { sessionKey: 'main', epoch: end.epoch, offset: 1 })
-    await store.forgetEvents({ before: Date.now() + 1, keepPerSession: 0 })
+    await store.age(0, { keepMs: 0, eventsPerSession: 0 })
     const { payload } = await peer.request('chat.resume', { sessionKey: 'main', epoch: end.epoch, offset: 1 })
     expect(payload).toMatchObject({ recovered: false, reason: 'too_old', offset: end.offset })
     expect(payload.snapshot.messages.length).toBe(2)

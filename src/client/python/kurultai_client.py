@@ -52,6 +52,7 @@ _log = logging.getLogger("kurultai_client")
 READING = frozenset({
     "health", "status", "system-presence", "last-heartbeat", "logs.tail", "config.get", "config.schema",
     "agent.wait", "agent.identity.get", "exec.approval.list", "exec.approvals.get",
+    "device.pair.list", "node.pair.list", "tokens.list",
     "agents.list", "models.list", "sessions.list", "sessions.preview", "sessions.resolve", "chat.history", "chat.resume",
 })
 # Methods that are done once for each idempotency key, however often they are sent.
