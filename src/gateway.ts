@@ -54,7 +54,7 @@ export interface GatewayOptions {
   /** Default: SQLite in the state folder. */
   store?: () => Promise<Store>
   runtimes?: Runtimes
-  /** How long runs may go on after a stop, in ms. */
+  /** How long runs may go on after a stop, in ms; default: as configured. */
   drainMs?: number
   /** Between two pings of a socket, in ms. */
   heartbeatMs?: number
@@ -90,7 +90,6 @@ const SWEEP_EVERY_MS = 60_000
 const CREDENTIALS_EVERY_MS = 500
 /** On a full disk. */
 const SPACE_EVERY_MS = 1_000
-const DRAIN_MS = 60_000
 const HEARTBEAT_MS = 20_000
 
 /** What is there once the store is open. */
@@ -113,7 +112,13 @@ interface Rooms {
 }
 
 export function createGateway(options: GatewayOptions): Gateway {
-  const { config, log, runtimes = createRuntimes(), drainMs = DRAIN_MS, heartbeatMs = HEARTBEAT_MS } = options
+  const {
+    config,
+    log,
+    runtimes = createRuntimes(),
+    drainMs = config.gateway.drainMs,
+    heartbeatMs = HEARTBEAT_MS,
+  } = options
   const { now = () => Date.now(), monotonic = () => performance.now(), sweepMs = SWEEP_EVERY_MS } = options
   const startedAt = monotonic()
   const agents = createAgents(config)

@@ -34,6 +34,8 @@ export interface Peer {
   readonly role: Role
   readonly principal: string
   readonly scopes: ReadonlySet<Scope>
+  /** The only sessions it can reach, as patterns; absent = all. */
+  readonly sessions?: readonly string[] | undefined
   readonly caps: ReadonlySet<string>
   readonly wire: Wire
   /** How it spelled a session that it addressed, where that is not the canonical key (protocol 3 only). */

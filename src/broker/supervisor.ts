@@ -34,7 +34,7 @@ export interface Supervisor {
 }
 
 export interface SupervisorNeeds {
-  store: Pick<Store, 'accept'>
+  store: Pick<Store, 'accept' | 'run'>
   log: Log
   /** Whether the session takes no more turns; it has `unfinished` ones: running, waiting, or on their way to it. */
   isFull(sessionKey: string, unfinished: number): boolean
@@ -84,7 +84,7 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
 
   const decide = (answer: Promise<Admission>) => asking!.decide(answer)
   const refuse = (...error: ConstructorParameters<typeof GatewayError>) =>
-    decide(Promise.reject(new GatewayError(...error)))
+    decide(unlessKept(asking!.turn, new GatewayError(...error)))
 
   const actor = createActor(
     supervisorMachine.provide({
@@ -175,6 +175,17 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
   async function attach(entry: Entry): Promise<Admission> {
     await entry.durable
     return answerFor(entry)
+  }
+
+  /** Refuses a new turn. One that only the store knows is no new one, and is answered. */
+  async function unlessKept(turn: NewTurn, refusal: GatewayError): Promise<Admission> {
+    const run = await store.run(turn.runId)
+    if (!run || ticketOf(run) !== ticketOf(turn)) throw refusal
+    if (run.fingerprint !== turn.fingerprint) throw new GatewayError('IDEMPOTENCY_KEY_REUSED', REUSED)
+    const { runId, acceptedAt, endedAt, state, error } = run
+    return endedAt === undefined
+      ? { kind: 'running', runId, acceptedAt }
+      : { kind: 'ended', runId, state, ...(error !== undefined && { error }) }
   }
 
   /** A body is another one only than a body that was kept: if the first comes to nothing, this one is asked for anew. */

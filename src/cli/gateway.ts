@@ -11,6 +11,9 @@ import { version } from '../version.ts'
 import { EXIT } from './exit.ts'
 import { findRunning, forgetRunning, noteRunning } from './running.ts'
 
+/** How long a gateway that has failed may take to end by itself, in ms. */
+const LEFT_MS = 2_000
+
 export interface StartFlags {
   bind?: string
   port?: string
@@ -135,6 +138,8 @@ async function serve(
   announce(gateway, config, made)
   const { failure } = await gateway.stopped
   forgetRunning(stateDir)
+  // Without its storage it cannot go on, whatever still waits for an answer here.
+  if (failure) setTimeout(() => process.exit(EXIT.storage), LEFT_MS).unref()
   if (failure) log.fatal(failure)
   else log.info('stopped')
   clearTimeout(again)

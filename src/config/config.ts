@@ -61,6 +61,8 @@ export interface Config {
     /** From accept to a `connect` frame, in ms. */
     handshakeTimeoutMs: number
     tickIntervalMs: number
+    /** How long runs may go on after a stop, in ms. */
+    drainMs: number
   }
   agents: {
     defaultId: string

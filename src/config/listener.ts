@@ -51,6 +51,7 @@ export function readListener(sources: Sources): Config['gateway'] {
     limits: { ...defaults.limits, ...gateway.limits },
     handshakeTimeoutMs: gateway.handshakeTimeoutMs ?? defaults.handshakeTimeoutMs,
     tickIntervalMs: gateway.tickIntervalMs ?? defaults.tickIntervalMs,
+    drainMs: (gateway.drainSeconds ?? defaults.drainSeconds) * 1_000,
   }
 }
 

@@ -8,6 +8,7 @@ export const defaults = {
   port: 18_789,
   handshakeTimeoutMs: 10_000,
   tickIntervalMs: 30_000,
+  drainSeconds: 60,
   limits: {
     requestsPerSecond: 100,
     burst: 200,
@@ -165,6 +166,12 @@ const Gateway = Type.Object(
       100,
       600_000,
       defaults.handshakeTimeoutMs,
+    ),
+    drainSeconds: whole(
+      'How long runs may go on after the gateway was told to stop. Less than what stops it would wait before it kills.',
+      0,
+      3_600,
+      defaults.drainSeconds,
     ),
     tickIntervalMs: whole('Between two `tick` events, in milliseconds.', 1_000, 30_000, defaults.tickIntervalMs),
     remote: untyped('For clients: the gateway they connect to. Accepted, unused by the gateway itself.'),

@@ -100,6 +100,8 @@ export async function exchange<T>(options: Exchange, read: (wire: Wire) => Promi
   const wire: Wire = {
     baseUrl,
     async fetch(url, init) {
+      // Whoever stopped the exchange has ended the watch for silence: begun after that, it would hold the process.
+      request.signal.throwIfAborted()
       silence = setTimeout(onSilence, stallMs)
       let response: Response
       try {

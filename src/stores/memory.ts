@@ -33,7 +33,7 @@ interface RunRow {
   json: string
   sessionKey: string
   ended: boolean
-  acceptedAt: number
+  era: number
   fourKey: string
 }
 
@@ -43,7 +43,7 @@ const mapTables = (): Tables => {
   const transcripts = new Map<string, { key: string; messages: string[]; pictures: Set<string> }>()
   const runs = new Map<string, RunRow & { pictures: Set<string>; announced: boolean }>()
   const runIds = new Map<string, string>()
-  const streams = new Map<string, StreamRecord & { chunks: (EventChunk & { at: number })[] }>()
+  const streams = new Map<string, StreamRecord & { chunks: (EventChunk & { era: number })[] }>()
   const texts = new Map<string, string>()
   const pictures = new Map<string, Uint8Array>()
   const documents = new Map<string, Map<string, string>>()
@@ -52,11 +52,11 @@ const mapTables = (): Tables => {
     json === undefined ? undefined : (JSON.parse(json) as T)
   const fourKey = (run: { principal: string; method: string; sessionKey: string; key: string }): string =>
     JSON.stringify([run.principal, run.method, run.sessionKey, run.key])
-  const rowOf = (run: RunRecord): RunRow => ({
+  const rowOf = (run: RunRecord, era: number): RunRow => ({
     json: JSON.stringify(run),
     sessionKey: run.sessionKey,
     ended: run.endedAt !== undefined,
-    acceptedAt: run.acceptedAt,
+    era,
     fourKey: fourKey(run),
   })
 
@@ -84,16 +84,16 @@ const mapTables = (): Tables => {
       Array.from(runs.values())
         .filter(({ ended }) => !ended)
         .map(({ json }) => JSON.parse(json) as RunRecord),
-    addRun(run) {
-      runs.set(run.runId, { ...rowOf(run), pictures: new Set(), announced: false })
+    addRun(run, era) {
+      runs.set(run.runId, { ...rowOf(run, era), pictures: new Set(), announced: false })
       runIds.set(fourKey(run), run.runId)
     },
     putRun(run) {
       const row = runs.get(run.runId)
-      if (row !== undefined) runs.set(run.runId, { ...row, ...rowOf(run) })
+      if (row !== undefined) runs.set(run.runId, { ...row, ...rowOf(run, row.era) })
     },
-    deleteRuns(acceptedBefore) {
-      const old = [...runs].filter(([, { ended, acceptedAt }]) => ended && acceptedAt < acceptedBefore)
+    deleteRuns(beforeEra) {
+      const old = [...runs].filter(([, { ended, era }]) => ended && era < beforeEra)
       for (const [runId, row] of old) {
         runs.delete(runId)
         runIds.delete(row.fourKey)
@@ -122,10 +122,10 @@ const mapTables = (): Tables => {
         .filter(({ to }) => to > after)
         .map(({ from, to, events }) => ({ from, to, events })),
     deleteChunks: (sessionKey) => void streams.get(sessionKey)?.chunks.splice(0),
-    deleteOldChunks(before, keep) {
+    deleteOldChunks(beforeEra, keep) {
       let count = 0
       for (const stream of streams.values()) {
-        const kept = stream.chunks.filter(({ to, at }) => at >= before && stream.offset - to < keep)
+        const kept = stream.chunks.filter(({ to, era }) => era >= beforeEra && stream.offset - to < keep)
         count += stream.chunks.length - kept.length
         stream.chunks = kept
       }

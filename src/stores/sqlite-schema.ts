@@ -103,10 +103,31 @@ const steps: string[] = [
   CREATE UNIQUE INDEX chunks_by_stream ON chunks (stream, last);
   CREATE INDEX chunks_by_time ON chunks (at);
   `,
+  `
+  -- Age is counted in eras (see ledger.ts); whatever an older gateway kept grows old from now on.
+  DROP INDEX runs_ended;
+  ALTER TABLE runs RENAME COLUMN accepted_at TO era;
+  UPDATE runs SET era = 0;
+  CREATE INDEX runs_ended ON runs (era) WHERE ended_at IS NOT NULL;
+  DROP INDEX chunks_by_time;
+  ALTER TABLE chunks RENAME COLUMN at TO era;
+  UPDATE chunks SET era = 0;
+  CREATE INDEX chunks_by_era ON chunks (era);
+
+  -- CRC-32 of the bytes; null for those of an older gateway.
+  ALTER TABLE blobs ADD COLUMN seal INTEGER;
+
+  -- One row: how many transactions have changed something.
+  CREATE TABLE commits (record TEXT NOT NULL);
+  INSERT INTO commits VALUES ('00000000');
+  `,
 ]
 
 /** The schema this gateway writes. */
 export const knownSchema = steps.length
+
+/** The step that began to count commits. */
+export const withCommits = 3
 
 /** How many steps a file has taken; 0 for a new one. */
 export const schemaOf = (db: DatabaseSync): number => {

@@ -2,7 +2,8 @@
  * The tables of a store in an SQLite connection. Every statement is prepared once.
  *
  * SQLite finds damage in its own structures only, and node:sqlite cannot load its page checksums: so each record carries a
- * checksum, and a changed one is {@link Damage} and never an answer. The columns that are only compared carry none.
+ * checksum, and a changed one is {@link Damage} and never an answer. The columns that are only compared carry none: an index has
+ * each of them again, and SQLite compares the two. Where none does, the record's checksum is over the column, too.
  */
 import type { DatabaseSync, SQLInputValue } from 'node:sqlite'
 import { crc32 } from 'node:zlib'
@@ -18,12 +19,8 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
         const row = statement.get(...values)
         return row === undefined ? undefined : firstOf(row)
       },
-      bytes(...values: SQLInputValue[]): Uint8Array | undefined {
-        const row = statement.get(...values)
-        const value = row && Object.values(row)[0]
-        return value instanceof Uint8Array ? value : undefined
-      },
-      *rows(...values: SQLInputValue[]): Iterable<Record<string, unknown>> {
+      row: (...values: SQLInputValue[]): Row | undefined => statement.get(...values),
+      *rows(...values: SQLInputValue[]): Iterable<Row> {
         yield* statement.iterate(...values)
       },
       *texts(...values: SQLInputValue[]): Iterable<string> {
@@ -62,7 +59,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     `INSERT INTO messages (session_id, seq, message)
      SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM messages WHERE session_id = ?1`,
   )
-  const messages = query('SELECT message FROM messages WHERE session_id = ? ORDER BY seq DESC')
+  const messages = query('SELECT message, session_id FROM messages WHERE session_id = ? ORDER BY seq DESC')
 
   const run = query('SELECT record FROM runs WHERE run_id = ?')
   const runOf = query(
@@ -70,12 +67,12 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
      WHERE keys.principal = ? AND keys.method = ? AND keys.session_key = ? AND keys.key = ?`,
   )
   const openRuns = query('SELECT record FROM runs WHERE ended_at IS NULL ORDER BY seq')
-  const addRun = change('INSERT INTO runs (run_id, accepted_at, unannounced, record) VALUES (?, ?, ?, ?)')
+  const addRun = change('INSERT INTO runs (run_id, era, unannounced, record) VALUES (?, ?, ?, ?)')
   const addKey = change(
     'INSERT INTO keys (principal, method, session_key, key, run) SELECT ?, ?, ?, ?, seq FROM runs WHERE run_id = ?',
   )
   const putRun = change('UPDATE runs SET ended_at = ?, record = ? WHERE run_id = ?')
-  const old = 'ended_at IS NOT NULL AND accepted_at < ?'
+  const old = 'ended_at IS NOT NULL AND era < ?'
   const deleteKeysOfOld = change(`DELETE FROM keys WHERE run IN (SELECT seq FROM runs WHERE ${old})`)
   const deleteHoldsOfOld = change(`DELETE FROM holds WHERE holder IN (SELECT 'run:' || run_id FROM runs WHERE ${old})`)
   const deleteOld = change(`DELETE FROM runs WHERE ${old}`)
@@ -95,14 +92,14 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
   const deleteStream = change('DELETE FROM streams WHERE session_key = ?')
   const ofStream = 'stream = (SELECT seq FROM streams WHERE session_key = ?)'
   const addChunk = change(
-    `INSERT INTO chunks (stream, first, last, at, events)
+    `INSERT INTO chunks (stream, first, last, era, events)
      SELECT seq, ?2, ?3, ?4, ?5 FROM streams WHERE session_key = ?1`,
   )
   const chunks = query(`SELECT events, first, last FROM chunks WHERE ${ofStream} AND last > ? ORDER BY last`)
   const deleteChunks = change(`DELETE FROM chunks WHERE ${ofStream}`)
   const deleteOldChunks = change(
     `DELETE FROM chunks WHERE seq IN (
-       SELECT seq FROM chunks WHERE at < ?1
+       SELECT seq FROM chunks WHERE era < ?1
        UNION ALL
        SELECT chunks.seq FROM streams JOIN chunks ON chunks.stream = streams.seq AND chunks.last <= streams.last - ?2
      )`,
@@ -113,15 +110,15 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
   const putText = change('UPDATE texts SET text = ? WHERE run_id = ?')
   const deleteText = change('DELETE FROM texts WHERE run_id = ?')
 
-  const picture = query('SELECT bytes FROM blobs WHERE sha256 = ?')
-  const addPicture = change('INSERT INTO blobs (sha256, bytes) VALUES (?, ?) ON CONFLICT (sha256) DO NOTHING')
+  const picture = query('SELECT bytes, seal FROM blobs WHERE sha256 = ?')
+  const addPicture = change('INSERT INTO blobs (sha256, bytes, seal) VALUES (?, ?, ?) ON CONFLICT (sha256) DO NOTHING')
   const holdPicture = change('INSERT INTO holds (holder, sha256) VALUES (?, ?) ON CONFLICT DO NOTHING')
   const dropPictures = change(
     'DELETE FROM blobs WHERE NOT EXISTS (SELECT 1 FROM holds WHERE holds.sha256 = blobs.sha256)',
   )
 
-  const document = query('SELECT record FROM documents WHERE kind = ? AND id = ?')
-  const documents = query('SELECT record FROM documents WHERE kind = ? ORDER BY id')
+  const document = query('SELECT record, kind, id FROM documents WHERE kind = ? AND id = ?')
+  const documents = query('SELECT record, kind, id FROM documents WHERE kind = ? ORDER BY id')
   const putDocument = change(
     `INSERT INTO documents (kind, id, record) VALUES (?, ?, ?)
      ON CONFLICT (kind, id) DO UPDATE SET record = excluded.record`,
@@ -144,7 +141,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     deleteTranscripts(key) {
       for (const statement of deleteTranscripts) statement(JSON.stringify(key))
     },
-    addMessage: (sessionId, message) => void addMessage(sessionId, sealed(JSON.stringify(message))),
+    addMessage: (sessionId, message) => void addMessage(sessionId, sealed(JSON.stringify(message), sessionId)),
     messages: (sessionId) => messages.texts(sessionId),
 
     run: (runId) => parsed<RunRecord>(run.text(runId)),
@@ -152,15 +149,15 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     *openRuns() {
       for (const json of openRuns.texts()) yield JSON.parse(json) as RunRecord
     },
-    addRun(record) {
-      addRun(record.runId, record.acceptedAt, JSON.stringify(record.sessionKey), sealed(JSON.stringify(record)))
+    addRun(record, era) {
+      addRun(record.runId, era, JSON.stringify(record.sessionKey), sealed(JSON.stringify(record)))
       addKey(record.principal, record.method, record.sessionKey, record.key, record.runId)
     },
     putRun: (record) => void putRun(record.endedAt ?? null, sealed(JSON.stringify(record)), record.runId),
-    deleteRuns(acceptedBefore) {
-      deleteKeysOfOld(acceptedBefore)
-      deleteHoldsOfOld(acceptedBefore)
-      return deleteOld(acceptedBefore)
+    deleteRuns(beforeEra) {
+      deleteKeysOfOld(beforeEra)
+      deleteHoldsOfOld(beforeEra)
+      return deleteOld(beforeEra)
     },
 
     announce: (runId) => void announce(runId),
@@ -178,22 +175,26 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
       deleteChunks(sessionKey)
       deleteStream(sessionKey)
     },
-    addChunk: (sessionKey, { from, to, at, events }) => void addChunk(sessionKey, from, to, at, sealed(events)),
+    addChunk: (sessionKey, { from, to, era, events }) =>
+      void addChunk(sessionKey, from, to, era, sealed(events, from, to)),
     *chunks(sessionKey, after) {
       for (const row of chunks.rows(sessionKey, after)) {
         yield { from: Number(row['first']), to: Number(row['last']), events: firstOf(row) }
       }
     },
     deleteChunks: (sessionKey) => void deleteChunks(sessionKey),
-    deleteOldChunks: (before, keep) => deleteOldChunks(before, keep),
+    deleteOldChunks: (beforeEra, keep) => deleteOldChunks(beforeEra, keep),
 
     text: (runId) => parsed<string>(text.text(runId)),
     addText: (runId) => void addText(runId),
     putText: (runId, streamed) => void putText(sealed(JSON.stringify(streamed)), runId),
     deleteText: (runId) => void deleteText(runId),
 
-    picture: (sha256) => picture.bytes(sha256),
-    addPicture: (sha256, bytes) => void addPicture(sha256, bytes),
+    picture(sha256) {
+      const row = picture.row(sha256)
+      return row && bytesOf(row)
+    },
+    addPicture: (sha256, bytes) => void addPicture(sha256, bytes, crc32(bytes)),
     holdPicture(sha256, holder) {
       holdPicture('run' in holder ? `run:${holder.run}` : `transcript:${holder.transcript}`, sha256)
     },
@@ -201,7 +202,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
 
     document: (kind, id) => parsed<{ value: Json }>(document.text(kind, id))?.value,
     documents: (kind) => Array.from(documents.texts(kind), (json) => JSON.parse(json) as { id: string; value: Json }),
-    putDocument: (kind, id, value) => void putDocument(kind, id, sealed(JSON.stringify({ id, value }))),
+    putDocument: (kind, id, value) => void putDocument(kind, id, sealed(JSON.stringify({ id, value }), kind, id)),
     deleteDocument: (kind, id) => deleteDocument(kind, id) > 0,
   }
 }
@@ -211,22 +212,24 @@ export class Damage extends Error {
   override readonly name = 'Damage'
 }
 
-/** Where sealed texts are. */
+/** Where sealed texts are, and the columns that their seals are over, too. */
 const sealedColumns = {
   sessions: 'record',
-  messages: 'message',
+  messages: 'message, session_id',
   runs: 'record',
   texts: 'text',
   streams: 'record',
-  chunks: 'events',
-  documents: 'record',
+  chunks: 'events, first, last',
+  documents: 'record, kind, id',
+  commits: 'record',
 }
 
 /** Looks at every seal; gives the tables with broken ones, in words. */
 export const brokenSeals = (db: DatabaseSync): string[] =>
-  Object.entries(sealedColumns).flatMap(([table, column]) => {
+  Object.entries({ ...sealedColumns, blobs: 'bytes, seal' }).flatMap(([table, columns]) => {
+    const read = table === 'blobs' ? bytesOf : firstOf
     try {
-      for (const row of db.prepare(`SELECT ${column} FROM ${table}`).iterate()) firstOf(row)
+      for (const row of db.prepare(`SELECT ${columns} FROM ${table}`).iterate()) read(row)
       return []
     } catch (error) {
       if (!(error instanceof Damage)) throw error
@@ -234,18 +237,55 @@ export const brokenSeals = (db: DatabaseSync): string[] =>
     }
   })
 
-const sealed = (json: string): string => crc32(json).toString(16).padStart(8, '0') + json
+/** How many transactions changed something. */
+export const commitsOf = (db: DatabaseSync): number => {
+  const row = db.prepare('SELECT record FROM commits').get()
+  if (row === undefined) throw new Damage('the count of the commits is gone')
+  return Number(firstOf(row))
+}
+
+/** Prepares what counts a transaction as the nth. */
+export const commitCounter = (db: DatabaseSync): ((count: number) => void) => {
+  const statement = db.prepare('UPDATE commits SET record = ?')
+  return (count) => void statement.run(sealed(String(count)))
+}
+
+type Row = Record<string, unknown>
+
+/**
+ * Puts a checksum before a text: over it, and over what is in the other columns that are read with it. Then, what was a first
+ * digit from 0 to f is one from g to v.
+ */
+const sealed = (json: string, ...place: (string | number)[]): string => {
+  const sum = checksum(json, place).toString(16).padStart(8, '0')
+  return (place.length > 0 ? (Number.parseInt(sum.charAt(0), 16) + 16).toString(32) + sum.slice(1) : sum) + json
+}
+
+/** As node:sqlite reads a text: up to the first NUL. */
+const checksum = (json: string, place: unknown[]): number =>
+  crc32(json, place.length > 0 ? crc32(place.map((column) => String(column).split('\0', 1)[0]).join('\0')) : 0)
 
 const parsed = <T>(json: string | undefined): T | undefined =>
   json === undefined ? undefined : (JSON.parse(json) as T)
 
 /** The text in a row's first column, without its seal. */
-const firstOf = (row: Record<string, unknown>): string => {
-  const value = Object.values(row)[0]
+const firstOf = (row: Row): string => {
+  const [value, ...place] = Object.values(row)
   if (typeof value !== 'string') throw new Damage(`expected a text, found ${typeof value}`)
   // What schema 1 wrote has no seal, nor has a session's key; both begin as JSON does and as no seal can.
   if (value.startsWith('{') || value.startsWith('"')) return value
   const json = value.slice(8)
-  if (Number.parseInt(value.slice(0, 8), 16) !== crc32(json)) throw new Damage('a record has changed')
+  const isPlaced = /^[g-v]/.test(value)
+  const first = Number.parseInt(value.charAt(0), 32) - (isPlaced ? 16 : 0)
+  const sum = Number.parseInt(first.toString(16) + value.slice(1, 8), 16)
+  if (sum !== checksum(json, isPlaced ? place : [])) throw new Damage('a record has changed')
   return json
+}
+
+/** A picture and its checksum. */
+const bytesOf = (row: Row): Uint8Array => {
+  const [bytes, seal] = Object.values(row)
+  if (!(bytes instanceof Uint8Array)) throw new Damage(`expected bytes, found ${typeof bytes}`)
+  if (seal !== null && seal !== crc32(bytes)) throw new Damage('a picture has changed')
+  return bytes
 }

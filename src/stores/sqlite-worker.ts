@@ -20,12 +20,13 @@ import {
 import { basename, dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { pipeline } from 'node:stream/promises'
+import { pathToFileURL } from 'node:url'
 import { parentPort, Worker, workerData } from 'node:worker_threads'
 import type { Ledger, Tables } from './ledger.ts'
 import { ledger } from './ledger.ts'
-import { fsyncFolder, fsyncPath, readNote, removeNote, sizeOf, writeNote } from './sqlite-note.ts'
-import { knownSchema, migrate, schemaFits, schemaOf } from './sqlite-schema.ts'
-import { brokenSeals, Damage, sqliteTables } from './sqlite-tables.ts'
+import { fsyncFolder, fsyncPath, openNote, readNote, removeNote, sizeOf, writeNote } from './sqlite-note.ts'
+import { knownSchema, migrate, schemaFits, schemaOf, withCommits } from './sqlite-schema.ts'
+import { brokenSeals, commitCounter, commitsOf, Damage, sqliteTables } from './sqlite-tables.ts'
 import type { NewTurn } from './store.ts'
 import { StoreError } from './store.ts'
 
@@ -48,7 +49,7 @@ export interface AdmitOptions {
 
 /** What was found wrong with a file when it was opened, and what took its place. */
 export interface Incident {
-  /** Where the damaged file is now; absent when only its log was gone. */
+  /** Where the damaged file is now, or a copy of its damaged log; absent when its log was gone. */
   aside: string | undefined
   /** The backup that took its place; absent when there was none to take and the store began empty. */
   restored: string | undefined
@@ -97,6 +98,8 @@ const FULL = 13
 const CANTOPEN = 14
 const CONSTRAINT = 19
 const NOTADB = 26
+/** The extended code for a file that ends in the middle of a page: its disk is well, and its end is missing. */
+const SHORT_READ = IOERR | (2 << 8)
 
 /** Bytes of log, as estimated, after which they are moved to the main file. */
 const checkpointAfter = 16 * 1024 * 1024
@@ -122,10 +125,16 @@ class Refusal extends Error {
   }
 }
 
-/** The primary result code of an SQLite error; undefined for any other. */
-const resultCode = (error: unknown): number | undefined => {
+/** The extended result code of an SQLite error; undefined for any other. */
+const extendedCode = (error: unknown): number | undefined => {
   if (!(error instanceof Error) || !('errcode' in error)) return undefined
-  return typeof error.errcode === 'number' ? error.errcode & 0xff : undefined
+  return typeof error.errcode === 'number' ? error.errcode : undefined
+}
+
+/** The primary one. */
+const resultCode = (error: unknown): number | undefined => {
+  const code = extendedCode(error)
+  return code === undefined ? undefined : code & 0xff
 }
 
 const failureOf = (error: unknown): Failure => {
@@ -148,11 +157,16 @@ const refuseNewer = (db: DatabaseSync): void => {
   throw new Refusal('newerSchema', `the store was written by a newer gateway (${versions}) and is left untouched`)
 }
 
-/** Refuses a file of a newer gateway through a connection that cannot write: it leaves even the log as it is. */
+/**
+ * Refuses a file of a newer gateway, and one with a log that is not its own, through a connection that cannot write: it leaves
+ * even the log as it is. One that can write moves the log into the file when it is closed.
+ */
 const lookFirst = (path: string): void => {
+  const logThere = existsSync(`${path}-wal`)
   const db = new DatabaseSync(path, { readOnly: true })
   try {
     refuseNewer(db)
+    lossOf(db, path, logThere)
   } catch (error) {
     // Such a connection can neither undo a creation that was cut off nor, on a full disk, make the index file it wants
     // beside the log. The one that writes can, and looks again; were it to refuse, its closing might move the log into
@@ -167,9 +181,12 @@ const lookFirst = (path: string): void => {
 const backupOf = ({ path, backupDir }: WorkerOptions): string => join(backupDir, basename(path))
 
 /** Notes that the file is in use, if there is space to: without, only a log that goes missing would not be noticed. */
-const noteUse = (path: string): void => {
+const noteUse = (path: string, count: number): void => orWithoutSpace(() => writeNote(path, { count }))
+
+/** Does what can be left undone when the disk is full. */
+const orWithoutSpace = (act: () => void): void => {
   try {
-    writeNote(path, {})
+    act()
   } catch (error) {
     if (failureOf(error).code !== 'FULL') throw error
   }
@@ -178,7 +195,8 @@ const noteUse = (path: string): void => {
 /** Whether an error says that a file does not hold what was written to it. */
 const isDamage = (error: unknown): boolean => {
   const code = resultCode(error)
-  return code === CORRUPT || code === NOTADB || error instanceof Damage || error instanceof SyntaxError
+  if (code === CORRUPT || code === NOTADB || extendedCode(error) === SHORT_READ) return true
+  return error instanceof Damage || error instanceof SyntaxError
 }
 
 const structureProblems = (db: DatabaseSync): string[] => {
@@ -206,6 +224,8 @@ const refuseProblems = ([problem]: string[]): void => {
 interface Opened {
   db: DatabaseSync
   tables: Tables
+  /** Commits so far. */
+  count: number
   incident?: Incident
 }
 
@@ -234,22 +254,21 @@ const seize = (options: WorkerOptions): Opened => {
     db.exec('PRAGMA wal_autocheckpoint = 0')
     db.exec('PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16000')
     if (!schemaFits(db)) throw new Damage('the tables are not those of its schema')
+    const loss = lossOf(db, path, logThere)
     migrate(db)
     const tables = prepareTables(db)
     if (size <= sealsUpTo) refuseProblems(problemsOf(db))
     else if (size <= structureUpTo) refuseProblems(structureProblems(db))
-    // The one that had it last did not close it, so its log should be there; looked at only now that the lock is held.
-    // A log with a damaged part looks to SQLite as if a power cut had ended it there; that is not noticed.
-    const logGone = !logThere && readNote(path) !== undefined
-    if (logGone) forgetStreams(db)
-    noteUse(path)
+    const count = commitsOf(db) + (loss === undefined ? 0 : 1)
+    const aside = loss !== undefined && logThere ? copyLog(options) : undefined
+    if (loss !== undefined) forgetStreams(db, count)
+    noteUse(path, count)
     if (maxBytes !== undefined) {
       const pageSize = Number(db.prepare('PRAGMA page_size').get()?.['page_size'])
       db.exec(`PRAGMA max_page_count = ${Math.max(1, Math.floor(maxBytes / pageSize))}`)
     }
-    if (!logGone) return { db, tables }
-    const reason = 'the log is gone although the file was in use: the last changes may be lost'
-    return { db, tables, incident: { aside: undefined, restored: undefined, reason } }
+    if (loss === undefined) return { db, tables, count }
+    return { db, tables, count, incident: { aside, restored: undefined, reason: loss } }
   } catch (error) {
     db.close()
     throw error
@@ -266,9 +285,54 @@ const prepareTables = (db: DatabaseSync): Tables => {
   }
 }
 
+/**
+ * What was committed and is not there any more, in words.
+ *
+ * Whoever closes the file leaves no note. After anybody else its log should be there, and hold every commit that the note counts:
+ * to SQLite a log with a damaged part looks as if a power cut had ended it there. A log that ends before what is in the main
+ * file already, or that was cut off while it was moved there, would put old pages among new ones: that is {@link Damage}.
+ */
+const lossOf = (db: DatabaseSync, path: string, logThere: boolean): string | undefined => {
+  const note = readNote(path)
+  if (note === undefined) return undefined
+  if (!logThere) return 'the log is gone although the file was in use: the last changes may be lost'
+  if (note.isIllegible) return 'the note on the use of the file is damaged: whether changes are lost is not known'
+  const there = schemaOf(db) < withCommits ? 0 : commitsOf(db)
+  if (there < commitsInMain(path)) throw new Damage('the log ends before what was moved from it')
+  if (note.count === undefined || there >= note.count) return undefined
+  if (note.isMoving) throw new Damage('the log was damaged while it was moved')
+  return `the log is damaged: of ${note.count} changes the last ${note.count - there} are lost`
+}
+
+/** The count in the main file, without its log; 0 where that alone cannot be read. */
+const commitsInMain = (path: string): number => {
+  const location = pathToFileURL(path)
+  // As for a file that never changes: neither log nor lock is looked at.
+  location.search = '?immutable=1'
+  const db = new DatabaseSync(location, { readOnly: true })
+  try {
+    return schemaOf(db) < withCommits ? 0 : commitsOf(db)
+  } catch (error) {
+    if (isDamage(error) || resultCode(error) === ERROR) return 0
+    throw error
+  } finally {
+    db.close()
+  }
+}
+
+/** Keeps a log that SQLite is about to write over, if there is space to; gives where. */
+const copyLog = ({ path, now }: WorkerOptions): string | undefined => {
+  const aside = `${unusedName(path, now)}-wal`
+  orWithoutSpace(() => copyFileSync(`${path}-wal`, aside))
+  return existsSync(aside) ? aside : undefined
+}
+
 /** Where changes are lost, offsets would be given out twice: without its stream each session begins with a new epoch. */
-const forgetStreams = (db: DatabaseSync): void =>
-  db.exec('BEGIN; DELETE FROM chunks; DELETE FROM streams; UPDATE runs SET unannounced = NULL; COMMIT')
+const forgetStreams = (db: DatabaseSync, count: number): void => {
+  db.exec('BEGIN; DELETE FROM chunks; DELETE FROM streams; UPDATE runs SET unannounced = NULL')
+  commitCounter(db)(count)
+  db.exec('COMMIT')
+}
 
 const open = (options: WorkerOptions): Opened => {
   for (let tries = 1; ; tries += 1) {
@@ -334,7 +398,7 @@ const mend = (options: WorkerOptions, reason: string): Incident => {
 
 const unusedName = (path: string, now: number): string => {
   const name = `${path}.damaged-${now}`
-  return existsSync(name) ? unusedName(path, now + 1) : name
+  return existsSync(name) || existsSync(`${name}-wal`) ? unusedName(path, now + 1) : name
 }
 
 /** Makes a file for the place of a damaged one; gives the backup it was made of. */
@@ -351,7 +415,7 @@ const restore = (options: WorkerOptions, fresh: string): string | undefined => {
       if (!schemaFits(db) || schemaOf(db) === 0) throw new Damage('the tables are not those of its schema')
       migrate(db)
       refuseProblems(problemsOf(db))
-      forgetStreams(db)
+      forgetStreams(db, commitsOf(db) + 1)
     } finally {
       db.close()
     }
@@ -395,8 +459,15 @@ const admitElsewhere = (options: AdmitOptions): Promise<ReturnType<typeof admit>
   })
 
 /** Serves the calls of the main thread until it says `close` or the disk fails. */
-const serve = ({ db, tables }: Opened, options: WorkerOptions, port: NonNullable<typeof parentPort>): void => {
+const serve = ({ db, tables, count }: Opened, options: WorkerOptions, port: NonNullable<typeof parentPort>): void => {
   const book = ledger(tables)
+  const setCount = commitCounter(db)
+  const totalChanges = db.prepare('SELECT total_changes() AS n')
+  const changesSoFar = (): number => Number(totalChanges.get()?.['n'])
+  const note = openNote(options.path)
+  let commits = count
+  /** The log has begun to be moved, and not all of it was. */
+  let isMoving = false
   let transactions = 0
   let logged = 0
   let broken: Failure | undefined
@@ -417,6 +488,16 @@ const serve = ({ db, tables }: Opened, options: WorkerOptions, port: NonNullable
     if (resultCode(error) === IOERR) broken = failure
     if (isDamage(error)) noteDamage(failure.message)
     return failure
+  }
+
+  /** Before any of these commits is acknowledged: whoever opens the file after a crash misses those that are not there. */
+  const noteCommits = (): void => {
+    try {
+      orWithoutSpace(() => note?.count(commits, isMoving))
+    } catch (error) {
+      // What was committed stays committed, and is answered.
+      broken = failureOf(error)
+    }
   }
 
   const noteDamage = (reason: string): void => {
@@ -445,7 +526,11 @@ const serve = ({ db, tables }: Opened, options: WorkerOptions, port: NonNullable
     if (!checkpoint('TRUNCATE')) throw new StoreError(broken?.code ?? 'FULL', 'the log could not be moved for a backup')
     copying = backUp()
       .then((value): Answer => ({ value }))
-      .catch((error: unknown): Answer => ({ failure: failureOf(error) }))
+      .catch((error: unknown): Answer => {
+        // What there is of it would fill a disk that is full already.
+        rmSync(`${backupOf(options)}.new`, { force: true })
+        return { failure: failureOf(error) }
+      })
       .then((answer) => {
         copying = undefined
         post({ kind: 'backup', answer })
@@ -499,8 +584,16 @@ const serve = ({ db, tables }: Opened, options: WorkerOptions, port: NonNullable
     transactions += 1
     db.exec('BEGIN IMMEDIATE')
     try {
+      // What was undone counts, too: so it is asked each time.
+      const before = changesSoFar()
       const answers = batch.map(answer)
+      const isChanged = changesSoFar() !== before
+      if (isChanged) setCount(commits + 1)
       db.exec('COMMIT')
+      if (isChanged) {
+        commits += 1
+        noteCommits()
+      }
       return answers
     } catch (error) {
       // Some failures have rolled back by themselves.
@@ -527,7 +620,11 @@ const serve = ({ db, tables }: Opened, options: WorkerOptions, port: NonNullable
   const checkpoint = (mode: 'PASSIVE' | 'TRUNCATE'): boolean => {
     logged = 0
     try {
-      return db.prepare(`PRAGMA wal_checkpoint(${mode})`).get()?.['busy'] === 0
+      isMoving = true
+      noteCommits()
+      isMoving = db.prepare(`PRAGMA wal_checkpoint(${mode})`).get()?.['busy'] !== 0
+      noteCommits()
+      return !isMoving
     } catch (error) {
       if (resultCode(error) !== FULL) broken = noteFailure(error)
       return false
@@ -543,6 +640,7 @@ const serve = ({ db, tables }: Opened, options: WorkerOptions, port: NonNullable
   const close = (): void => {
     if (broken === undefined) checkpoint('TRUNCATE')
     // Before the connection ends: it takes the log away, and a note without a log says that the log was lost.
+    note?.close()
     if (broken === undefined) removeNote(options.path)
     db.close()
     if (reading !== undefined) closeSync(reading)

@@ -4,7 +4,7 @@
  * Calls gather while a batch is under way and leave together when it is done: one transaction and one sync for all of
  * them, without waiting for company. A call resolves after the COMMIT that holds it.
  */
-import { chmodSync, closeSync, mkdirSync, openSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 // Bound here, so that a test's fake clock does not hold back the store.
 import { setImmediate } from 'node:timers'
@@ -50,6 +50,8 @@ export interface SqliteStore extends Store {
    * with a new epoch.
    */
   readonly incident: Incident | undefined
+  /** Resolves when the store is BROKEN, also when that is seen while nobody asks for anything. */
+  readonly lost: Promise<StoreError>
   /**
    * Puts a checked copy of the file, as it is at this call, in `backupDir`, in the place of the last one, and resolves to
    * its path. Later calls do not wait for it. CONFLICT while another backup is under way. When the copy shows damage the
@@ -173,14 +175,16 @@ const serveQueue = (worker: Worker, path: string, incident: Incident | undefined
   let closing: Promise<void> | undefined
   let exited = false
   const onExit = Promise.withResolvers<void>()
+  const lost = Promise.withResolvers<StoreError>()
 
   const fail = (error: StoreError): void => {
+    if (ended === undefined) lost.resolve(error)
     ended ??= error
-    const lost = [...flying, ...waiting, ...(copying === undefined ? [] : [copying])]
+    const left = [...flying, ...waiting, ...(copying === undefined ? [] : [copying])]
     flying = []
     waiting = []
     copying = undefined
-    for (const { reject } of lost) reject(error)
+    for (const { reject } of left) reject(error)
     // A broken store holds the file's lock for nothing.
     void worker.terminate()
   }
@@ -209,14 +213,14 @@ const serveQueue = (worker: Worker, path: string, incident: Incident | undefined
     else flushSoon()
   })
   worker.on('error', (error) => fail(new StoreError('BROKEN', 'the storage thread failed', { cause: error })))
-  // SQLite moves the log and takes it away also when the thread is ended from outside. Only a killed process leaves the
-  // log, so only then may a missing log mean something.
+  // SQLite moves the log and takes it away also when the thread is ended from outside. Only a killed process, or a disk that
+  // failed, leaves the log, so only then may a missing log mean something.
   const forget = (): void => forgetUse(path)
   process.once('exit', forget)
   worker.on('exit', () => {
     exited = true
     process.off('exit', forget)
-    forget()
+    if (!existsSync(`${path}-wal`)) forget()
     // After `close` nothing is left to reject.
     fail(new StoreError('BROKEN', 'the storage thread ended'))
     onExit.resolve()
@@ -260,6 +264,7 @@ const serveQueue = (worker: Worker, path: string, incident: Incident | undefined
     kind: `sqlite ${path}`,
     path,
     incident,
+    lost: lost.promise,
     get transactions() {
       return transactions
     },

@@ -116,6 +116,24 @@ describe('admission', () => {
     expect(await supervisor.admit(turn('a', { fingerprint: 'f2' }))).toMatchObject({ kind: 'new' })
   })
 
+  it('answers repeats that only the store remembers also without room, at rest, and while it drains', async () => {
+    const store = openMemoryStore()
+    await store.accept(turn('a'))
+    await store.start('run-a', 1)
+    await store.settle('run-a', { state: 'completed', endedAt: 2 })
+    const full = open(store, { isFull: () => true })
+    const draining = open(store)
+    draining.drain()
+    for (const supervisor of [full, draining]) {
+      expect(await supervisor.admit(turn('a'))).toMatchObject({ kind: 'ended', state: 'completed' })
+      await expect(supervisor.admit(turn('a', { fingerprint: 'f2' }))).rejects.toMatchObject({
+        kind: 'IDEMPOTENCY_KEY_REUSED',
+      })
+      await expect(supervisor.admit(turn('a', { principal: 'another' }))).rejects.toThrow(/waiting|stopping/)
+      await expect(supervisor.admit(turn('b'))).rejects.toThrow(/waiting|stopping/)
+    }
+  })
+
   it('counts every unfinished turn of a session for its room', async () => {
     const counts: number[] = []
     const supervisor = open(openMemoryStore(), {

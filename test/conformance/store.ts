@@ -7,6 +7,10 @@ import { turn } from '../support/turn.ts'
 const key = 'agent:main:main'
 const main = { key, agentId: 'main', sessionId: 'transcript-1' }
 const wide = { limit: 1000, maxBytes: 1_000_000 }
+/** A day of a thousand milliseconds. */
+const day = { keepMs: 1000, eventsPerSession: 100 }
+/** Whatever is there has been kept long enough. */
+const none = { keepMs: 0, eventsPerSession: 100 }
 
 const reply = (text: string, timestamp = 3000): TranscriptMessage => ({
   role: 'assistant',
@@ -54,7 +58,12 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
 
       it('keeps a turn as an admitted run', async () => {
         const asked = turn('a', { meta: { thinking: 'low', deep: [1, { x: null }] } })
-        expect(await store.accept(asked)).toEqual({ kind: 'accepted', runId: 'run-a', sessionId: 'transcript-1' })
+        expect(await store.accept(asked)).toEqual({
+          kind: 'accepted',
+          runId: 'run-a',
+          sessionId: 'transcript-1',
+          settings: {},
+        })
         const { spareRunId: _, ...kept } = asked
         expect(await store.run('run-a')).toEqual({ ...kept, state: 'admitted', text: '' })
       })
@@ -79,7 +88,7 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
       it('uses the transcript of a session that exists and moves its updatedAt', async () => {
         await store.accept(turn('a'))
         const answer = await store.accept(turn('b', { sessionId: 'transcript-2', acceptedAt: 1500 }))
-        expect(answer).toEqual({ kind: 'accepted', runId: 'run-b', sessionId: 'transcript-1' })
+        expect(answer).toEqual({ kind: 'accepted', runId: 'run-b', sessionId: 'transcript-1', settings: {} })
         expect(await store.session(key)).toMatchObject({ createdAt: 1000, updatedAt: 1500 })
       })
 
@@ -378,19 +387,40 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         ])
       })
 
-      it('forgets keys and ended runs accepted before a time, and no transcript', async () => {
-        await store.accept(turn('old', { acceptedAt: 1000 }))
-        await store.accept(turn('open', { acceptedAt: 1000 }))
-        await store.accept(turn('new', { acceptedAt: 2000 }))
+      it('forgets keys and ended runs that were kept long enough, and no transcript', async () => {
+        await store.accept(turn('old'))
+        await store.accept(turn('open'))
         await store.settle('run-old', completed())
+        expect((await store.age(500, day)).runs).toBe(0)
+        await store.accept(turn('new'))
         await store.settle('run-new', completed())
-        expect(await store.forgetRuns(2000)).toBe(1)
-        expect(await store.forgetRuns(2000)).toBe(0)
+        expect((await store.age(999, day)).runs).toBe(0)
+        expect((await store.age(1, day)).runs).toBe(1)
+        expect((await store.age(0, day)).runs).toBe(0)
         expect(await store.run('run-old')).toBeUndefined()
         expect((await store.accept(turn('open', { acceptedAt: 3000 }))).kind).toBe('known')
         expect((await store.accept(turn('new', { acceptedAt: 3000 }))).kind).toBe('known')
         expect((await store.accept(turn('old', { acceptedAt: 3000 }))).kind).toBe('accepted')
         expect(await texts()).toEqual(['message old', 'message new'])
+      })
+
+      it('never forgets a key early and never keeps one for ever, whatever the steps and the wall clock', async () => {
+        let age = 0
+        const accepted = new Map<string, number>()
+        for (let n = 0; n < 60; n += 1) {
+          const elapsed = [0, 1, 30, 41, 42, 100, 700, 5000][(n * 7 + (n >> 3)) % 8]!
+          await store.accept(turn(`n${n}`, { acceptedAt: n % 2 === 0 ? 1e15 : -1e15 }))
+          await store.settle(`run-n${n}`, completed())
+          accepted.set(`run-n${n}`, age)
+          await store.age(elapsed, day)
+          age += elapsed
+          for (const [runId, at] of accepted) {
+            const isThere = (await store.run(runId)) !== undefined
+            if (age - at < 1000) expect(isThere, `${runId} after ${age - at} of 1000 ms`).toBe(true)
+            // Late by at most one era, which the longest step may draw out.
+            if (age - at > 1000 + 42 + 5000) expect(isThere, `${runId} after ${age - at} ms`).toBe(false)
+          }
+        }
       })
     })
 
@@ -604,13 +634,14 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         expect(await since(3, 'one', 0)).toEqual({ kind: 'events', chunks: [] })
       })
 
-      it('forgets what is older than a time', async () => {
-        await add(1, 3, { at: 1000 })
-        await add(4, 6, { at: 2000 })
-        expect(await store.forgetEvents({ before: 2000, keepPerSession: 100 })).toBe(1)
+      it('forgets what was kept long enough', async () => {
+        await add(1, 3)
+        await store.age(500, day)
+        await add(4, 6)
+        expect((await store.age(1000, day)).chunks).toBe(1)
         expect(await ranges(2)).toEqual({ kind: 'tooOld', oldest: 4 })
         expect(await ranges(3)).toEqual([[4, 6]])
-        expect(await store.forgetEvents({ before: 9000, keepPerSession: 100 })).toBe(1)
+        expect((await store.age(1000, day)).chunks).toBe(1)
         expect(await ranges(5)).toEqual({ kind: 'tooOld', oldest: 7 })
         expect(await ranges(6)).toEqual([])
         await add(7, 7)
@@ -627,8 +658,8 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
           [7, 8],
         ] as const)
           await add(from, to)
-        expect(await store.forgetEvents({ before: 0, keepPerSession: 6 })).toBe(0)
-        expect(await store.forgetEvents({ before: 0, keepPerSession: 5 })).toBe(1)
+        expect((await store.age(0, { ...day, eventsPerSession: 6 })).chunks).toBe(0)
+        expect((await store.age(0, { ...day, eventsPerSession: 5 })).chunks).toBe(1)
         expect(await ranges(3)).toEqual([
           [4, 6],
           [7, 8],
@@ -639,9 +670,10 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
       it('leaves no gap when the wall clock was set back', async () => {
         await add(1, 1, { at: 2000 })
         await add(2, 2, { at: 500 })
+        await store.age(500, day)
         await add(3, 3, { at: 3000 })
-        expect(await store.forgetEvents({ before: 1000, keepPerSession: 100 })).toBe(0)
-        expect(await store.forgetEvents({ before: 2500, keepPerSession: 100 })).toBe(2)
+        expect((await store.age(999, day)).chunks).toBe(0)
+        expect((await store.age(1, day)).chunks).toBe(2)
         expect(await ranges(2)).toEqual([[3, 3]])
       })
 
@@ -675,7 +707,7 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         expect(await store.unfinishedStreams()).toEqual([])
         await store.settle('run-b', completed())
         expect(await store.unfinishedStreams()).toEqual([key])
-        await store.forgetRuns(5000)
+        await store.age(1, none)
         expect(await store.unfinishedStreams()).toEqual([])
       })
 
@@ -715,13 +747,13 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         await store.accept(turn('a', { attachments: [sent] }))
         await store.start('run-a', 2000)
         await store.settle('run-a', completed())
-        await store.forgetRuns(5000)
+        await store.age(1, none)
         expect(await store.attachment(sent.sha256)).toBeDefined()
         await store.accept(turn('b', { attachments: [sent] }))
         await store.deleteSession(key)
         expect(await store.attachment(sent.sha256)).toBeDefined()
         await store.settle('run-b', completed())
-        await store.forgetRuns(5000)
+        await store.age(1, none)
         expect(await store.attachment(sent.sha256)).toBeUndefined()
       })
     })

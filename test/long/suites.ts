@@ -1,4 +1,29 @@
 /** The long suites by name. */
+import { clock } from './clock.ts'
+import { crash } from './crash.ts'
+import { damage } from './damage.ts'
+import { dead } from './dead.ts'
+import { disk } from './disk.ts'
+import { drain } from './drain.ts'
+import { faults } from './faults.ts'
+import { order } from './order.ts'
+import { power } from './power.ts'
+import { races } from './races.ts'
+import { replay } from './replay.ts'
+import { slow } from './slow.ts'
 import type { Suite } from './suite.ts'
 
-export const suites: Record<string, Suite> = {}
+export const suites: Record<string, Suite> = {
+  crash,
+  replay,
+  drain,
+  order,
+  damage,
+  power,
+  slow,
+  disk,
+  dead,
+  clock,
+  races,
+  faults,
+}

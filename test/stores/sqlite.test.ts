@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import {
   copyFileSync,
   cpSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -19,6 +20,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Worker } from 'node:worker_threads'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { OpenRefused, openSqliteStore, type SqliteStore } from '../../src/stores/sqlite.ts'
+import { writeNote } from '../../src/stores/sqlite-note.ts'
 import { migrate } from '../../src/stores/sqlite-schema.ts'
 import { storeConformance } from '../conformance/store.ts'
 import { turn } from '../support/turn.ts'
@@ -272,6 +274,7 @@ describe('sqlite', () => {
     await store.accept(turn('a'))
     const calls = Array.from({ length: 3 }, (_, n) => store.accept(turn(`late-${n}`)))
     void threads.at(-1)?.terminate()
+    expect(await store.lost).toMatchObject({ code: 'BROKEN' })
     const rejection = { status: 'rejected', reason: { name: 'StoreError', code: 'BROKEN' } }
     expect(await Promise.allSettled(calls)).toMatchObject(calls.map(() => rejection))
     await expect(store.run('run-a')).rejects.toMatchObject({ code: 'BROKEN' })
@@ -384,7 +387,7 @@ describe('sqlite on a damaged file', () => {
     await first.close()
     const aside = `${path}.damaged-5`
     // As a crash leaves it: the damaged file is away, its log is not, and what was to come is not there yet.
-    writeFileSync(`${path}.note`, `seen\0${aside}`)
+    writeNote(path, { reason: 'seen', aside })
     writeFileSync(aside, noStore)
     writeFileSync(`${path}-wal`, 'a log')
     writeFileSync(`${path}.restoring`, 'half')
@@ -394,6 +397,19 @@ describe('sqlite on a damaged file', () => {
     expect(readFileSync(aside, 'utf8')).toBe(noStore)
     expect(readFileSync(`${aside}-wal`, 'utf8')).toBe('a log')
     expect(await second.run('run-a')).toBeDefined()
+    await second.close()
+  })
+
+  it('restores a file that ends in the middle of its last page', async () => {
+    const first = await openSqliteStore({ path })
+    await first.accept(turn('a'))
+    await first.put('note', 'a', 'x'.repeat(20_000))
+    await first.backup()
+    await first.close()
+    truncateSync(path, statSync(path).size - 4096 + 77)
+    const second = await openSqliteStore({ path })
+    expect(second.incident?.restored).toBeDefined()
+    expect(await second.get('note', 'a')).toBe('x'.repeat(20_000))
     await second.close()
   })
 
@@ -453,6 +469,122 @@ describe('sqlite on a damaged file', () => {
       expect(await third.get('note', 'a')).toBe('one two three')
       await third.close()
     }
+  })
+
+  /** The files as `kill -9` leaves them, at this moment. */
+  const crashed = () => Object.fromEntries(['', '-wal', '.note'].map((suffix) => [suffix, readFileSync(path + suffix)]))
+  const putBack = (files: Record<string, Buffer>) => {
+    for (const [suffix, bytes] of Object.entries(files)) writeFileSync(path + suffix, bytes)
+  }
+  const runs = async (store: SqliteStore) => (await store.unsettled()).map(({ runId }) => runId)
+
+  it('says what a damaged log has lost, goes on with what is before it in new epochs, and keeps the log', async () => {
+    const first = await openSqliteStore({ path })
+    await first.accept(turn('a'))
+    await first.appendEvents(event('one', 1))
+    const { length } = readFileSync(`${path}-wal`)
+    for (const name of ['b', 'c', 'd']) await first.accept(turn(name))
+    const files = crashed()
+    await first.close()
+    files['-wal']![length + 200]! ^= 4
+    for (const log of [files['-wal']!, files['-wal']!.subarray(0, length)]) {
+      putBack({ ...files, '-wal': log })
+      const second = await openSqliteStore({ path, now: 77 })
+      expect(second.incident).toMatchObject({ restored: undefined, aside: `${path}.damaged-77-wal` })
+      expect(second.incident?.reason).toMatch(/the log is damaged: of \d+ changes the last 3 are lost/)
+      expect(readFileSync(`${path}.damaged-77-wal`).equals(log)).toBe(true)
+      expect(await runs(second)).toEqual(['run-a'])
+      expect(await second.streams()).toEqual([])
+      await second.close()
+      rmSync(`${path}.damaged-77-wal`)
+    }
+  })
+
+  it('takes a log that a power cut has ended for whole, with whatever older note', async () => {
+    const first = await openSqliteStore({ path })
+    const early = crashed()
+    await first.accept(turn('a'))
+    await first.appendEvents(event('one', 1))
+    const { '-wal': log } = crashed()
+    await first.accept(turn('b'))
+    const files = crashed()
+    await first.close()
+    // Never acknowledged, and synced in part.
+    const torn = Buffer.from(files['-wal']!).fill(0, log!.length + 4096)
+    for (const note of [early['.note']!, Buffer.alloc(0), Buffer.alloc(64)]) {
+      putBack({ ...files, '-wal': torn, '.note': note })
+      const second = await openSqliteStore({ path })
+      expect(second.incident).toBeUndefined()
+      expect(await runs(second)).toEqual(['run-a'])
+      expect(await second.stream(session.key)).toEqual({ epoch: 'one', offset: 1 })
+      await second.close()
+    }
+  })
+
+  it('puts no log of an earlier time over a newer file: it restores the backup', async () => {
+    const first = await openSqliteStore({ path })
+    await first.accept(turn('a'))
+    const { '-wal': log } = crashed()
+    await first.backup()
+    await first.accept(turn('b'))
+    await first.close()
+    const second = await openSqliteStore({ path })
+    await second.accept(turn('c'))
+    const files = crashed()
+    await second.close()
+    putBack({ ...files, '-wal': log! })
+    const third = await openSqliteStore({ path, now: 77 })
+    expect(third.incident).toMatchObject({ restored: expect.any(String), aside: `${path}.damaged-77` })
+    expect(readFileSync(`${path}.damaged-77-wal`).equals(log!)).toBe(true)
+    expect(await runs(third)).toEqual(['run-a'])
+    await third.close()
+  })
+
+  it('begins new epochs when the note on its use is damaged', async () => {
+    const first = await openSqliteStore({ path })
+    await first.accept(turn('a'))
+    await first.appendEvents(event('one', 1))
+    const files = crashed()
+    await first.close()
+    files['.note']![20]! ^= 1
+    putBack(files)
+    const second = await openSqliteStore({ path })
+    expect(second.incident?.reason).toContain('the note')
+    expect(await runs(second)).toEqual(['run-a'])
+    expect(await second.streams()).toEqual([])
+    await second.close()
+  })
+
+  it.each([
+    ['a message under another transcript', "UPDATE messages SET session_id = 'transcript-2'"],
+    ['a document under another name', "UPDATE documents SET id = 'b'"],
+    ['a document of another kind', "UPDATE documents SET kind = 'other' WHERE kind = 'note'"],
+    ['events under another offset', 'UPDATE chunks SET first = 0'],
+    ['another picture', "UPDATE blobs SET bytes = CAST('q' AS BLOB)"],
+    ['no count of the commits', 'DELETE FROM commits'],
+  ])('never answers %s', async (_, change) => {
+    const first = await openSqliteStore({ path })
+    const attachment = { sha256: 'ab', mimeType: 'image/png', bytes: Buffer.from('p') }
+    await first.accept(turn('a', { attachments: [attachment] }))
+    await first.start('run-a', 2000)
+    await first.put('note', 'a', 1)
+    await first.appendEvents(event('one', 1))
+    await first.close()
+    const db = new DatabaseSync(path)
+    db.exec(change)
+    db.close()
+    const second = await openSqliteStore({ path })
+    expect(second.incident?.aside).toBeDefined()
+    await second.close()
+  })
+
+  it('leaves nothing of a backup that could not be put in its place', async () => {
+    const backupDir = join(folder, 'copies')
+    const store = await openSqliteStore({ path, backupDir })
+    mkdirSync(join(backupDir, 'store.db', 'in the way'), { recursive: true })
+    await expect(store.backup()).rejects.toMatchObject({ code: 'BROKEN' })
+    expect(readdirSync(backupDir)).toEqual(['store.db'])
+    await store.close()
   })
 
   it('shows every changed image as an incident or with its data whole', { timeout: 60_000 }, async () => {

@@ -135,6 +135,24 @@ describe('frames that come before the answer to connect', () => {
   })
 })
 
+describe('the answer to connect', () => {
+  const scopes = ['operator.read', 'operator.everything']
+
+  it.each([3, 4])('tells in protocol %i who asks for offsets which scopes were denied, and why', async (protocol) => {
+    const params = { minProtocol: protocol, maxProtocol: protocol, scopes }
+    const { hello } = await gateway.connect({ ...params, caps: ['stream-offsets'] })
+    expect(hello['payload'].auth).toEqual({
+      role: 'operator',
+      scopes: ['operator.read'],
+      denied: [{ scope: 'operator.everything', reason: 'no such scope' }],
+    })
+    const { hello: all } = await gateway.connect({ ...params, scopes: ['operator.read'], caps: ['stream-offsets'] })
+    expect(all['payload'].auth?.denied).toBeUndefined()
+    const { hello: old } = await gateway.connect({ ...params, caps: ['delta-only'] })
+    expect(old['payload'].auth).toEqual(protocol === 3 ? undefined : { role: 'operator', scopes: ['operator.read'] })
+  })
+})
+
 describe('after the handshake', () => {
   it('a bad frame is answered under its id, and the connection stays', async () => {
     const peer = await gateway.connect()
