@@ -9,8 +9,12 @@ export interface Overstep {
   problem: string
   /** Whether the text is too deep or too long to be parsed at all; else it may be, for the `id` of the refusal. */
   isUnbounded: boolean
+  /** Of a text that is not to be parsed: the member `id` of the outermost object, if it came before and is a short string. */
+  id?: string
 }
 
+/** Bytes of an `id` that is told. */
+const LONGEST_ID = 128
 /** Names of one object that are compared in place, each of at most so many bytes: what is more goes into a set. */
 const NAMES_IN_PLACE = 16
 const LONGEST_IN_PLACE = 64
@@ -42,6 +46,9 @@ export function scan(bytes: Uint8Array): Overstep | undefined {
   let depth = 0
   let tokens = 0
   let isName = false
+  let isId = false
+  /** Where the `id` of the outermost object begins. */
+  let idAt = 0
   let at = 0
   while (at < end) {
     const byte = bytes[at]!
@@ -67,11 +74,11 @@ export function scan(bytes: Uint8Array): Overstep | undefined {
         continue
       default:
     }
-    if (++tokens > MOST_TOKENS) return unbounded(depth, 'has more than 20,000 values and names')
+    if (++tokens > MOST_TOKENS) return unbounded(depth, 'has more than 20,000 values and names', idOf(bytes, idAt))
     switch (byte) {
       case 0x7b: // {
       case 0x5b: // [
-        if (depth === MOST_DEPTH) return unbounded(depth, 'is nested more than 32 deep')
+        if (depth === MOST_DEPTH) return unbounded(depth, 'is nested more than 32 deep', idOf(bytes, idAt))
         depth += 1
         isObject[depth] = byte === 0x7b ? 1 : 0
         counts[depth] = 0
@@ -85,9 +92,10 @@ export function scan(bytes: Uint8Array): Overstep | undefined {
         if (strings.isBroken) found ??= mild('a string holds half of a surrogate pair')
         if (isName) {
           isName = false
+          isId = depth === 1 && stop - start === 2 && bytes[start] === 0x69 && bytes[start + 1] === 0x64
           if (isKnown(bytes, depth, start, stop, strings.isEscaped))
             found ??= mild(`property '${nameAt(bytes, start, stop).slice(0, 64)}' is given twice`)
-        }
+        } else if (isId && depth === 1 && stop - start <= LONGEST_ID) idAt = start
         at = stop + 1
         continue
       }
@@ -111,8 +119,11 @@ export function scan(bytes: Uint8Array): Overstep | undefined {
 }
 
 const mild = (problem: string): Overstep => ({ problem, isUnbounded: false })
-const unbounded = (depth: number, problem: string): Overstep =>
-  released(depth, { problem: `it ${problem}`, isUnbounded: true })
+const unbounded = (depth: number, problem: string, id: string | undefined): Overstep =>
+  released(depth, { problem: `it ${problem}`, isUnbounded: true, ...(id && { id }) })
+
+const idOf = (bytes: Uint8Array, at: number): string | undefined =>
+  at === 0 ? undefined : nameAt(bytes, at, new Strings(bytes).end(at))
 
 /** Lets go of the names of the objects that are still open. */
 function released<T>(depth: number, answer: T): T {

@@ -2,7 +2,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { PeerFacts } from '../auth/authenticate.ts'
 import { hostKnown, isLocalName, type OriginPolicy, originAllowed } from '../auth/origin.ts'
-import { canonical, contains, isLoopback, type Range } from '../config/address.ts'
+import { canonical, contains, isLoopback, networkOf, type Range } from '../config/address.ts'
 
 /** Headers that proxies add. One of them from a peer that is no trusted proxy is somebody's claim. */
 const FORWARDING = ['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-real-ip'] as const
@@ -20,13 +20,16 @@ export type Knock =
 export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
   const hosts = request.headersDistinct['host'] ?? []
   if (hosts.length > 1) return { admitted: false, status: 400, message: 'more than one Host header' }
+  // The HTTP server asks this of every request but an upgrade.
+  if (hosts.length === 0 && request.httpVersion === '1.1')
+    return { admitted: false, status: 400, message: 'no Host header' }
   const host = hosts[0]
   const address = canonical(request.socket.remoteAddress ?? '') ?? ''
   const trusted = (candidate: string) => policy.trustedProxies.some((range) => contains(range, candidate))
   const forwarded = FORWARDING.some((name) => request.headers[name] !== undefined)
   const viaProxy = forwarded && trusted(address)
   const origin = request.headers.origin
-  const browser = origin !== undefined || request.headers['sec-fetch-mode'] !== undefined
+  const browser = origin !== undefined || Object.keys(request.headers).some((name) => name.startsWith('sec-fetch-'))
 
   if (browser && !viaProxy && host !== undefined && !hostKnown(host, policy))
     return {
@@ -42,11 +45,17 @@ export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
       message:
         'origin not allowed; add it to gateway.controlUi.allowedOrigins, or open the page from the gateway itself',
     }
+  const clientAddress = viaProxy ? clientBehind(request, address, trusted) : address
   return {
     admitted: true,
     facts: {
       address,
-      clientAddress: viaProxy ? clientBehind(request, address, trusted) : address,
+      clientAddress,
+      guesser: {
+        network: networkOf(clientAddress),
+        origin,
+        isShared: (isLoopback(clientAddress) && !forwarded) || trusted(clientAddress),
+      },
       local: isLoopback(address) && !forwarded && (host === undefined || isLocalName(host)),
       origin: origin === undefined ? 'absent' : 'allowed',
       forwardedByStranger: forwarded && !viaProxy,

@@ -1,7 +1,7 @@
 import { isIPv4 } from 'node:net'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { canonical, contains, isLoopback, parseRange } from '../../src/config/address.ts'
+import { canonical, contains, isLoopback, networkOf, parseRange } from '../../src/config/address.ts'
 
 const holds = (range: string, address: string): boolean => {
   const parsed = parseRange(range)
@@ -110,5 +110,40 @@ describe('an address', () => {
   it('is loopback in 127.0.0.0/8 and at ::1, mapped or not', () => {
     expect(['127.0.0.1', '127.9.9.9', '::1', '0:0:0:0:0:0:0:1', '::ffff:127.0.0.1'].every(isLoopback)).toBe(true)
     expect(['0.0.0.0', '::', '128.0.0.1', '::2', '::ffff:0.0.0.0', 'localhost', ''].some(isLoopback)).toBe(false)
+  })
+})
+
+describe('the network of an address', () => {
+  it.each([
+    ['203.0.113.7', '203.0.113.7'],
+    ['::ffff:203.0.113.7', '203.0.113.7'],
+    ['::ffff:cb00:7107', '203.0.113.7'],
+    ['2001:db8::1', '2001:db8:0:0::/64'],
+    ['2001:0DB8:0:0:ffff::', '2001:db8:0:0::/64'],
+    ['[2001:db8:1:2:3:4:5:6]', '2001:db8:1:2::/64'],
+    ['fe80::1%eth0', 'fe80:0:0:0::/64'],
+    ['1::', '1:0:0:0::/64'],
+    ['::1', '0:0:0:0::/64'],
+    ['::2:3:4:5:6:7', '0:0:2:3::/64'],
+    ['1:2::4:5:6:7:8', '1:2:0:4::/64'],
+    ['64:ff9b::192.0.2.1', '64:ff9b:0:0::/64'],
+    ['1:2:3:4:5:6:192.0.2.1', '1:2:3:4::/64'],
+    ['', 'none'],
+    ['/run/gateway.sock', 'none'],
+  ])('%s is %s', (address, network) => {
+    expect(networkOf(address)).toBe(network)
+  })
+
+  it('is the same for all that have their first 64 bits in common, and for no other', () => {
+    const group = fc.nat(0xffff).map((n) => n.toString(16))
+    const half = fc.tuple(group, group, group, group).map((groups) => groups.join(':'))
+    fc.assert(
+      fc.property(half, half, half, (first, second, other) => {
+        if (first.startsWith('0:0:0:0')) return
+        expect(networkOf(`${first}:${second}`)).toBe(networkOf(`${first}:${other}`))
+        if (first !== other) expect(networkOf(`${first}:${second}`)).not.toBe(networkOf(`${other}:${second}`))
+      }),
+      { seed: 1206 },
+    )
   })
 })
