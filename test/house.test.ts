@@ -104,6 +104,10 @@ const HOUSE: { [room: string]: Room } = {
       'logging.ts',
       'version.ts',
       'auth/token-file.ts',
+      // `gateway explain-auth` asks the door and the decision what they would say.
+      'auth/decide.ts',
+      'transport/door.ts',
+      'config/address.ts',
       'config/load.ts',
       'stores/index.ts',
     ],

@@ -35,6 +35,8 @@ const startFlags = (command: Command): Command =>
     .option('--config <file>', 'the configuration file')
     .option('--allow-unconfigured', 'start with defaults when there is no configuration file')
 
+const gather = (line: string, lines: string[]): string[] => [...lines, line]
+
 /** Runs a command line. Sets the exit code; the process ends when nothing is left to do. */
 export async function main(argv: string[]): Promise<void> {
   const program = new Command('kurultai')
@@ -55,6 +57,50 @@ export async function main(argv: string[]): Promise<void> {
   startFlags(gateway.command('run').description('start the gateway')).action(async (_, command: Command) => {
     const { runGateway } = await import('./gateway.ts')
     process.exitCode = await runGateway(command.optsWithGlobals())
+  })
+  startFlags(
+    gateway
+      .command('explain-auth')
+      .description('say whether somebody would be let in, and by which rule')
+      .option('--from <address>', 'the address of the socket', '127.0.0.1')
+      .option('--header <line>', 'a header of the upgrade, as "Name: value"; repeatable', gather, [])
+      .option('--credential <kind>', 'absent, wrong, shared, device, named, expired or revoked', 'shared')
+      .option('--device <proof>', 'none, valid or invalid', 'none')
+      .option('--paired <role:scopes>', 'what the device was paired for, such as operator:operator.read')
+      .option('--role <role>', 'operator or node', 'operator')
+      .option('--scopes <list>', 'the scopes it asks for, with commas; absent = nothing in particular')
+      .option('--client-id <id>', 'what it calls itself', 'gateway-client')
+      .option('--client-mode <mode>', 'and its mode', 'backend')
+      .option('--json', 'as JSON'),
+  ).action(async (_: object, command: Command) => {
+    process.exitCode = (await import('./explain-auth.ts')).explainAuth(command.optsWithGlobals())
+  })
+  const tokens = program.command('tokens').description('named tokens, which are worth less than the shared one')
+  target(
+    tokens
+      .command('create')
+      .description('make a token; its text is shown once')
+      .argument('<name>', 'what it is for')
+      .requiredOption('--scopes <list>', 'read, write, admin, approvals, pairing; with commas')
+      .option('--sessions <patterns>', 'the only sessions it can reach, such as agent:main:*; with commas')
+      .option('--expires <span>', 'when it ends by itself: 30m, 12h, 90d')
+      .option('--json', 'as JSON'),
+  ).action(async (name: string, _: object, command: Command) => {
+    process.exitCode = await (await import('./tokens.ts')).createToken(name, command.optsWithGlobals())
+  })
+  target(tokens.command('list').description('list them, without their text').option('--json', 'as JSON')).action(
+    async (_: object, command: Command) => {
+      process.exitCode = await (await import('./tokens.ts')).listTokens(command.optsWithGlobals())
+    },
+  )
+  target(
+    tokens
+      .command('revoke')
+      .description('end one; its connections are closed')
+      .argument('<id>', 'its id, as listed')
+      .option('--json', 'as JSON'),
+  ).action(async (id: string, _: object, command: Command) => {
+    process.exitCode = await (await import('./tokens.ts')).revokeToken(id, command.optsWithGlobals())
   })
   const talk = () => import('./talk.ts')
   for (const parent of [gateway, program]) {

@@ -3,7 +3,8 @@ import type { Client } from '../client/client.ts'
 import { EXIT } from './exit.ts'
 import { connectTo, explain, leave, type TargetFlags } from './target.ts'
 
-async function withClient(flags: TargetFlags, what: (client: Client) => Promise<void>): Promise<number> {
+/** Asks a gateway, and says what went wrong. Resolves to the exit code. */
+export async function withClient(flags: TargetFlags, what: (client: Client) => Promise<void>): Promise<number> {
   let client: Client | undefined
   try {
     client = await connectTo(flags)

@@ -263,6 +263,71 @@ describe('a running gateway', () => {
   })
 })
 
+describe('explain-auth', () => {
+  const ask = (...flags: string[]) =>
+    run(['gateway', 'explain-auth', '--allow-unconfigured', '--state-dir', folder(), ...flags])
+
+  it('says who would be let in, with what, and by which rule', async () => {
+    const { code, out } = await ask('--scopes', 'operator.read,operator.everything')
+    expect(code).toBe(0)
+    expect(out).toContain('let in as operator by the rule "shared, no device"')
+    expect(out).toContain('granted: operator.read')
+    expect(out).toContain('denied: operator.everything (no such scope)')
+  })
+
+  it.each([
+    ['a wrong token', ['--from', '203.0.113.7', '--credential', 'wrong'], 'AUTH_TOKEN_MISMATCH'],
+    ['a page from elsewhere', ['--header', 'Origin: https://evil.example'], 'HTTP 403'],
+    ['a proxy that nobody named', ['--from', '10.0.0.9', '--header', 'X-Forwarded-For: 1.2.3.4'], 'add_trusted_proxy'],
+    ['a node that is not paired', ['--from', '203.0.113.7', '--role', 'node'], 'PAIRING_REQUIRED'],
+  ])('says why %s would be refused, and what to do', async (_, flags, words) => {
+    const { code, out } = await ask(...flags)
+    expect(code).toBe(1)
+    expect(out).toContain('refused by the rule')
+    expect(out).toContain(words)
+  })
+
+  it('says what it does not understand, and ends with 64', async () => {
+    const { code, err } = await ask('--credential', 'good')
+    expect([code, err]).toEqual([64, expect.stringContaining('--credential is one of')])
+  })
+})
+
+describe('tokens', () => {
+  it('are made, used, listed without their text, and ended', async () => {
+    await using gateway = await startGateway()
+    const at = ['--url', gateway.url]
+    const asAdmin = [...at, '--token', TOKEN]
+    const made = await run(['tokens', 'create', 'a page', '--scopes', 'read', '--expires', '2h', ...asAdmin])
+    expect(made).toMatchObject({ code: 0, err: expect.stringContaining('shown once') })
+    const text = made.out.trim()
+    expect(await run(['status', ...at, '--token', text])).toMatchObject({ code: 0 })
+    expect(await run(['call', 'tokens.list', ...at, '--token', text])).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('operator.admin'),
+    })
+    const { out: list } = await run(['tokens', 'list', ...asAdmin])
+    expect(list).toMatch(/valid +a page: operator.read until /)
+    expect(list).not.toContain(text.split('_')[3])
+    expect(await run(['tokens', 'revoke', list.split(' ', 1)[0]!, ...asAdmin])).toMatchObject({ code: 0 })
+    const refused = await run(['status', ...at, '--token', text])
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('revoked')])
+  })
+
+  it('say what is wrong with a span of time or a scope', async () => {
+    await using gateway = await startGateway()
+    const at = ['--url', gateway.url, '--token', TOKEN]
+    expect(await run(['tokens', 'create', 'x', '--scopes', 'read', '--expires', 'soon', ...at])).toMatchObject({
+      code: 64,
+      err: expect.stringContaining('30m, 12h or 90d'),
+    })
+    expect(await run(['tokens', 'create', 'x', '--scopes', 'everything', ...at])).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('scopes'),
+    })
+  })
+})
+
 describe('a chat whose line is cut', () => {
   const AWAY = '(the gateway is away; connecting again)'
 

@@ -1,0 +1,148 @@
+/** `gateway explain-auth`: whether somebody would be let in, and by which rule, without trying it. */
+import type { IncomingMessage } from 'node:http'
+import { type CredentialFact, type Decision, decide } from '../auth/decide.ts'
+import { parseRange, type Range } from '../config/address.ts'
+import type { Config } from '../config/config.ts'
+import { ConfigError } from '../config/load.ts'
+import { OPERATOR_SCOPES, type Scope } from '../contract/block.ts'
+import { knock } from '../transport/door.ts'
+import { EXIT } from './exit.ts'
+import { configFrom, type StartFlags } from './gateway.ts'
+
+export interface ExplainFlags extends StartFlags {
+  from: string
+  header: string[]
+  credential: string
+  /** `none`, `valid`, `invalid`. */
+  device: string
+  /** `role` or `role:scope,scope`. */
+  paired?: string
+  role: string
+  scopes?: string
+  clientId: string
+  clientMode: string
+  json?: boolean
+}
+
+const CREDENTIALS: readonly string[] = [
+  'absent',
+  'wrong',
+  'shared',
+  'device',
+  'named',
+  'expired',
+  'revoked',
+] satisfies CredentialFact[]
+
+/** Prints the decision. Exit code 0: let in; 1: refused. */
+export function explainAuth(flags: ExplainFlags): number {
+  if (!CREDENTIALS.includes(flags.credential)) return misused(`--credential is one of ${CREDENTIALS.join(', ')}`)
+  if (!['none', 'valid', 'invalid'].includes(flags.device)) return misused('--device is one of none, valid, invalid')
+  const malformed = flags.header.find((line) => !line.includes(':'))
+  if (malformed !== undefined) return misused(`--header ${malformed}: write it as "Name: value"`)
+  let config: Config
+  try {
+    config = configFrom(flags)
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    console.error(error.message)
+    return EXIT.config
+  }
+  const explained = explain(config, flags)
+  if (flags.json) console.log(JSON.stringify(explained, null, 2))
+  else for (const line of inWords(explained)) console.log(line)
+  return explained.admitted ? 0 : 1
+}
+
+function misused(why: string): number {
+  console.error(why)
+  return EXIT.usage
+}
+
+type Explained = { facts: object } & (
+  | { admitted: false; rule: string; message: string; code: string; next?: unknown; closes?: string }
+  | Pick<Extract<Decision, { admitted: true }>, 'admitted' | 'rule' | 'role' | 'granted' | 'denied' | 'pair' | 'asks'>
+)
+
+function explain({ gateway }: Config, flags: ExplainFlags): Explained {
+  const { auth, controlUi } = gateway
+  const knocked = knock(described(flags), {
+    allowedOrigins: controlUi.allowedOrigins,
+    trustedProxies: gateway.trustedProxies.map(parseRange).filter((range): range is Range => range !== undefined),
+  })
+  if (!knocked.admitted) {
+    const { status, message } = knocked
+    return { admitted: false, rule: 'the door', message, code: `HTTP ${status}`, facts: {} }
+  }
+  const { local, origin, forwardedByStranger, address, clientAddress } = knocked.facts
+  const named = namesOf(flags.scopes)
+  const decision = decide({
+    mode: auth.mode,
+    credential: auth.mode === 'none' ? 'notNeeded' : (flags.credential as CredentialFact),
+    ...(flags.credential === 'named' && { named: OPERATOR_SCOPES }),
+    device: deviceOf(flags.device),
+    paired: pairedOf(flags.paired),
+    role: flags.role,
+    requestedScopes: named,
+    clientId: flags.clientId,
+    clientMode: flags.clientMode,
+    local,
+    origin,
+    forwardedByStranger,
+    pagesNeedNoDevice: controlUi.allowInsecureAuth || controlUi.dangerouslyDisableDeviceAuth,
+  })
+  const facts = { address, clientAddress, local, origin, forwardedByStranger, mode: auth.mode }
+  if (decision.admitted) {
+    const { role, rule, granted, denied, pair, asks } = decision
+    return { admitted: true, rule, role, granted, denied, pair, ...(asks && { asks }), facts }
+  }
+  const { rule, message, details } = decision
+  return { admitted: false, rule, message, code: details.code, next: details['recommendedNextStep'], facts }
+}
+
+/** A request as the door would see it. */
+function described({ from, header }: ExplainFlags): IncomingMessage {
+  const headers: { [name: string]: string } = {}
+  const headersDistinct: { [name: string]: string[] } = {}
+  for (const line of ['Host: localhost', ...header]) {
+    const name = line.slice(0, line.indexOf(':')).trim().toLowerCase()
+    const value = line.slice(line.indexOf(':') + 1).trim()
+    // What is said of a Host takes the place of the usual one.
+    headersDistinct[name] = name === 'host' ? [value] : [...(headersDistinct[name] ?? []), value]
+    headers[name] = name === 'host' || headers[name] === undefined ? value : `${headers[name]}, ${value}`
+  }
+  const request = { httpVersion: '1.1', url: '/', headers, headersDistinct, socket: { remoteAddress: from } }
+  return request as unknown as IncomingMessage
+}
+
+const namesOf = (list: string | undefined): string[] | undefined => list?.split(',').filter((name) => name !== '')
+
+function deviceOf(kind: string): Parameters<typeof decide>[0]['device'] {
+  if (kind === 'valid') return { kind, deviceId: 'the-device', publicKey: '' }
+  if (kind === 'invalid') return { kind, reason: 'device signature invalid', code: 'DEVICE_AUTH_SIGNATURE_INVALID' }
+  return { kind: 'none' }
+}
+
+function pairedOf(text: string | undefined): { role: string; scopes: Scope[] } | undefined {
+  if (text === undefined) return undefined
+  const [role = '', scopes] = text.split(':', 2)
+  return { role, scopes: (namesOf(scopes) ?? [...OPERATOR_SCOPES]) as Scope[] }
+}
+
+function inWords(explained: Explained): string[] {
+  const facts = Object.entries(explained.facts).map(([name, value]) => `${name} ${value}`)
+  const lines = facts.length > 0 ? [`seen: ${facts.join(', ')}`] : []
+  if (!explained.admitted) {
+    const { rule, message, code, next } = explained
+    return [...lines, `refused by the rule "${rule}": ${message} (${code})`, ...(next ? [`next: ${next}`] : [])]
+  }
+  const { rule, role, granted, denied, pair, asks } = explained
+  return [
+    ...lines,
+    `let in as ${role} by the rule "${rule}"`,
+    `granted: ${granted.join(', ') || 'nothing'}`,
+    ...denied.map(({ scope, reason }) => `denied: ${scope} (${reason})`),
+    ...(pair ? ['the device is paired without being asked'] : []),
+    ...(asks ? [`a request to be paired is left, for ${asks.scopes.join(', ') || 'nothing'}`] : []),
+  ]
+}
