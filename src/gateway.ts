@@ -5,12 +5,14 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { createActor, toPromise } from 'xstate'
 import { gatewayMachine } from '../machines/gateway.ts'
+import { type Attempts, createAttempts, type KeptAttempts } from './auth/attempts.ts'
 import { createAuthenticator } from './auth/authenticate.ts'
 import { type Devices, openDevices, type Revocation } from './auth/devices.ts'
 import { openTokens, type Tokens } from './auth/tokens.ts'
 import { type Agents, createAgents } from './broker/agents.ts'
 import { createApprovals } from './broker/approvals.ts'
 import { openApprovalsDocument } from './broker/approvals-document.ts'
+import { type Audit, openAudit } from './broker/audit.ts'
 import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
@@ -19,6 +21,7 @@ import { createHub, type Hub, holds } from './broker/hub.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
+import { quotasOf } from './broker/quotas.ts'
 import { createReplay, type Replay } from './broker/replay.ts'
 import { createRuns, type Runs } from './broker/runs.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
@@ -34,7 +37,7 @@ import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
-import { type Store, StoreError } from './stores/store.ts'
+import { type Json, type Store, StoreError } from './stores/store.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -88,6 +91,7 @@ const BACKUP_EVERY_MS = 15 * 60_000
 const SWEEP_EVERY_MS = 60_000
 /** The sockets of credentials that have ended are closed within a second. */
 const CREDENTIALS_EVERY_MS = 500
+const ATTEMPTS_EVERY_MS = 1_000
 /** On a full disk. */
 const SPACE_EVERY_MS = 1_000
 const HEARTBEAT_MS = 20_000
@@ -101,6 +105,7 @@ interface Rooms {
   turns: Turns
   devices: Devices
   tokens: Tokens
+  attempts: Attempts
   pairings: Pairings
   connections: Connections
   dispatch: Dispatch
@@ -109,6 +114,7 @@ interface Rooms {
   presence: Presence
   listener: Listener
   replay: Replay
+  audit: Audit
 }
 
 export function createGateway(options: GatewayOptions): Gateway {
@@ -127,7 +133,11 @@ export function createGateway(options: GatewayOptions): Gateway {
     options.store ??
     (async () => {
       mkdirSync(config.stateDir, { recursive: true, mode: 0o700 })
-      database = await openSqliteStore({ path: databasePath, warn: (message) => log.warn(message) })
+      database = await openSqliteStore({
+        path: databasePath,
+        quotas: quotasOf(config.gateway.limits),
+        warn: (message) => log.warn(message),
+      })
       if (database.incident)
         log.error(database.incident, 'the database was damaged: it was set aside, and mended as far as it could be')
       void database.lost.then(({ message }) => lose(message))
@@ -207,6 +217,8 @@ export function createGateway(options: GatewayOptions): Gateway {
           rooms?.supervisor.stop()
           rooms?.pairings.stop()
           await rooms?.replay.flush()
+          await rooms?.attempts.sweep()
+          await rooms?.audit.flush()
           await rooms?.store.close()
         }),
       },
@@ -298,7 +310,9 @@ export function createGateway(options: GatewayOptions): Gateway {
       path: databasePath,
       now,
       modelOf: (id) => prompt.modelOf(id, undefined),
+      problem: () => (seeking ? 'the disk is full: no turn is taken until there is space' : undefined),
     })
+    const audit = await openAudit({ store, log, now, monotonic })
     const approvalsDocument = await openApprovalsDocument(store)
     const approvals = createApprovals({
       document: approvalsDocument,
@@ -311,11 +325,13 @@ export function createGateway(options: GatewayOptions): Gateway {
     const knowsModel = (ref: string) => config.models.find(ref) !== undefined
     const dispatch = createDispatch({
       log,
+      audit,
       handlers: methodHandlers({
         pairings,
         tokens,
         agents,
         approvals,
+        audit,
         approvalsDocument,
         store,
         turns,
@@ -349,7 +365,7 @@ export function createGateway(options: GatewayOptions): Gateway {
             `Agent: ${agents.get(agentId)?.name ?? agentId} (${agentId})`,
             `Model: ${model?.ref ?? 'none'}`,
             `Session: ${sessionKey}, ${record?.messageCount ?? 0} entries`,
-            `Tokens: ${record?.totalTokens ?? 0} of ${model?.contextWindow ?? 0} in the last answer's context`,
+            `Tokens: ${record?.contextTokens ?? 0} of ${model?.contextWindow ?? 0} in the last answer's context`,
             `Runs: ${running ? 'one under way' : 'none under way'}, ${waiting.length} waiting`,
           ].join('\n')
         },
@@ -358,6 +374,19 @@ export function createGateway(options: GatewayOptions): Gateway {
     const stateVersion = () => ({ presence: presence.version, health: health.version })
     let leaving: NodeJS.Timeout | undefined
     const { auth, controlUi } = config.gateway
+    const attempts = createAttempts({
+      monotonic,
+      now,
+      kept: (await store.list('attempts')) as unknown as { id: string; value: KeptAttempts }[],
+      async keep(changes) {
+        await Promise.all(
+          changes.map(({ id, value }) =>
+            value ? store.put('attempts', id, value as unknown as Json) : store.remove('attempts', id),
+          ),
+        )
+      },
+      onUnkept: (error) => log.error({ err: error }, 'failed attempts could not be kept'),
+    })
     const connections = createConnections({
       authenticator: createAuthenticator({
         auth,
@@ -365,12 +394,17 @@ export function createGateway(options: GatewayOptions): Gateway {
         devices,
         tokens,
         pairings,
+        attempts,
+        pause: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
         now,
       }),
+      limits: config.gateway.limits,
+      monotonic,
       dispatch,
       hub,
       presence,
       log,
+      audit,
       now,
       handshakeTimeoutMs: config.gateway.handshakeTimeoutMs,
       tickIntervalMs: config.gateway.tickIntervalMs,
@@ -414,12 +448,13 @@ export function createGateway(options: GatewayOptions): Gateway {
       probe,
       uptimeMs: () => Math.round(monotonic() - startedAt),
       maxConnections: config.gateway.limits.maxConnections,
+      limits: config.gateway.limits,
       servePage: controlUi.enabled,
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, devices, tokens, pairings },
-      ...{ connections, dispatch, hub, health, presence, listener, replay },
+      ...{ store, runs, sessions, supervisor, turns, devices, tokens, attempts, pairings },
+      ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
     }
   }
 
@@ -443,6 +478,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     presence,
     devices,
     tokens,
+    attempts,
   }: Rooms): NodeJS.Timeout[] {
     const owned = (what: string, promise: Promise<unknown>) =>
       void promise.catch((error: unknown) => log.error({ err: error }, `${what} failed`))
@@ -452,6 +488,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         devices.sweep()
         tokens.sweep()
       }),
+      every(ATTEMPTS_EVERY_MS, () => void attempts.sweep()),
       every(config.gateway.tickIntervalMs, () => hub.tellAll('tick', { ts: now() })),
       every(HEALTH_EVERY_MS, () =>
         owned(
@@ -487,7 +524,13 @@ export function createGateway(options: GatewayOptions): Gateway {
     const at = monotonic()
     const elapsedMs = at - agedAt
     agedAt = at
-    await store.age(elapsedMs, { keepMs: KEY_LIFETIME_MS, eventsPerSession: EVENTS_PER_SESSION })
+    try {
+      await store.age(elapsedMs, { keepMs: KEY_LIFETIME_MS, eventsPerSession: EVENTS_PER_SESSION })
+    } catch (error) {
+      // What the store was not told of has still gone by.
+      agedAt -= elapsedMs
+      throw error
+    }
   }
 
   /** The disk is full: looks for space, until what is to be written finds some. */

@@ -140,6 +140,7 @@ function params(schema: TSchema): string {
 interface Shape {
   type?: string
   const?: unknown
+  enum?: unknown[]
   anyOf?: TSchema[]
   items?: TSchema
   properties?: Record<string, TSchema>
@@ -152,6 +153,7 @@ interface Shape {
 function typeOf(schema: TSchema): string {
   const shape = schema as Shape
   if (shape.const !== undefined) return JSON.stringify(shape.const)
+  if (shape.enum) return shape.enum.map((value) => JSON.stringify(value)).join(' | ')
   if (shape.anyOf) return shape.anyOf.map(typeOf).join(' | ')
   if (shape.type === 'array') return `${typeOf(shape.items ?? {})}[]`
   if (shape.type === 'object' && shape.properties) {

@@ -2,9 +2,19 @@
 
 import type { Secret } from '../config/secret.ts'
 import { type ConnectParams, GENERIC_CLIENT } from '../contract/connect.ts'
+import type { Attempts, Guesser } from './attempts.ts'
 import { type Asking, type CredentialFact, type Decision, decide, type Facts, type Likeness } from './decide.ts'
 import { checkDevice, type DeviceRecord, type Devices, type NewPairing, sameSecret } from './devices.ts'
 import { principalOf, type Tokens } from './tokens.ts'
+
+const tooMany = (retryAfterMs: number): Extract<Decision, { admitted: false }> => ({
+  admitted: false,
+  code: 'INVALID_REQUEST',
+  message: 'unauthorized: too many failed authentication attempts (retry later)',
+  details: { code: 'AUTH_RATE_LIMITED' },
+  retryAfterMs,
+  rule: 'too many attempts',
+})
 
 /** What the transport knows of a peer before it has said anything. */
 export interface PeerFacts {
@@ -15,6 +25,8 @@ export interface PeerFacts {
   /** Loopback peer, no forwarding headers, local Host, no foreign Origin. */
   local: boolean
   origin: Facts['origin']
+  /** Whose wrong credentials are counted together. */
+  guesser: Omit<Guesser, 'credential'>
   forwardedByStranger: boolean
   /** The path of the upgrade, without its query. */
   path: string
@@ -59,6 +71,8 @@ export interface AuthenticatorNeeds {
   tokens?: Pick<Tokens, 'check'>
   /** Without it nobody waits. */
   pairings?: WaitingRoom
+  attempts: Pick<Attempts, 'begin'>
+  pause(ms: number): Promise<void>
   now(): number
 }
 
@@ -132,7 +146,21 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
         now(),
       )
       const record = proof.kind === 'valid' ? devices.get(proof.deviceId, role) : undefined
-      const credential = judge(token, params.auth?.password ?? '', record)
+      const password = params.auth?.password ?? ''
+      const isGuess = !peer.forwardedByStranger && (token !== '' || password !== '')
+      const attempt =
+        isGuess && auth.mode !== 'none'
+          ? needs.attempts.begin({ ...peer.guesser, credential: auth.mode }, JSON.stringify([token, password]))
+          : undefined
+      if (attempt && !attempt.mayTry) {
+        await attempt.kept
+        return { decision: tooMany(attempt.retryAfterMs) }
+      }
+      if (attempt && attempt.delayMs > 0) await needs.pause(attempt.delayMs)
+      const credential = judge(token, password, record)
+      // A password that is wrong beside a token that is right is a guess like any other: it would be worth more than the token.
+      const isWrong = auth.mode === 'password' && password !== '' && credential.fact !== 'shared'
+      if (attempt) await attempt.end(!isWrong && credential.fact !== 'wrong')
       const decision = decide({
         mode: auth.mode,
         credential: credential.fact,

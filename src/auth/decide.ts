@@ -100,6 +100,7 @@ export type Decision =
       message: string
       details: { code: Refusal; [name: string]: unknown }
       asks?: Asking | undefined
+      retryAfterMs?: number
       rule: string
     }
 

@@ -21,7 +21,7 @@ export function isLocalName(host: string): boolean {
 /** The name in a Host header, lower case, without its port; undefined if it is malformed. */
 function hostname(host: string): string | undefined {
   // The URL parser would quietly drop userinfo, paths and blanks: only what a Host header may hold comes near it.
-  if (!/^(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?$/i.test(host) || host.endsWith('.')) return undefined
+  if (!/^(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:\d{1,5})?$/i.test(host)) return undefined
   const url = URL.parse(`http://${host}`)
   return url?.hostname || undefined
 }

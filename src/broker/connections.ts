@@ -19,12 +19,15 @@ import { type ErrorShape, GatewayError, type Protocol } from '../contract/errors
 import { decode, type Incoming, type RequestFrame } from '../contract/frames.ts'
 import { FEATURES } from '../contract/index.ts'
 import { validator } from '../contract/validate.ts'
+import { type AllowanceLimits, createAllowance } from './allowance.ts'
+import type { Audit } from './audit.ts'
 import { type Caller, type Dispatch, encode } from './dispatch.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
 import type { Log } from './log.ts'
 import type { Peer, Wire } from './peer.ts'
 import type { Presence } from './presence.ts'
+import { createQuota, type Share } from './quotas.ts'
 import { createTurnstile, MOST_UNREAD_BYTES } from './turnstile.ts'
 
 /** The broker's side of a socket. */
@@ -54,7 +57,10 @@ export interface ConnectionsNeeds {
   hub: Hub
   presence: Presence
   log: Log
+  audit: Pick<Audit, 'note'>
   now(): number
+  monotonic(): number
+  limits: AllowanceLimits & { socketsPerPrincipal: number }
   handshakeTimeoutMs: number
   tickIntervalMs: number
   version: string
@@ -84,16 +90,21 @@ interface Port {
   presenceKey: string | undefined
   /** Who it is, and what it came in by, once it is welcomed. */
   known: { principal: string; role: string; credential: string | undefined } | undefined
+  /** Of the sockets of its principal. */
+  share: Share | undefined
 }
 
 const connectParams = validator(ConnectParams)
 /** Sessions whose spelling is remembered for each connection of protocol 3. */
 const MOST_SPELLINGS = 1000
+/** Frames too deep or too long to be read, until the connection is closed. */
+const MOST_STRIKES = 3
 
 export function createConnections(needs: ConnectionsNeeds): Connections {
-  const { authenticator, dispatch, hub, presence, log, now } = needs
+  const { authenticator, dispatch, hub, presence, log, audit, now } = needs
   const ports = new Map<string, Port>()
   const waiters: (() => void)[] = []
+  const sockets = createQuota(needs.limits.socketsPerPrincipal)
 
   /** A connection that an effect is about is there by construction: it is forgotten only after its actor is done. */
   const get = (connId: string): Port => {
@@ -103,6 +114,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   }
 
   function forget(connId: string): void {
+    ports.get(connId)?.share?.giveBack()
     ports.delete(connId)
     if (ports.size === 0) for (const wake of waiters.splice(0)) wake()
   }
@@ -187,18 +199,46 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     const outcome = await authenticator.authenticate(params, port.facts, port.nonce)
     const { decision } = outcome
     if (!decision.admitted) {
-      const { code, message, details, rule } = decision
+      const { code, message, details, rule, retryAfterMs } = decision
       log.warn(
         { connId: port.connId, rule, reason: message, client: client.id, address: port.facts.clientAddress },
         'connection refused',
       )
-      return refuse({ code, message, details }, refusal(message))
+      audit.note({
+        kind: 'connect',
+        ok: false,
+        connId: port.connId,
+        what: rule,
+        about: { client: client.id, address: port.facts.clientAddress },
+        code: details.code,
+      })
+      return refuse({ code, message, details, ...(retryAfterMs !== undefined && { retryAfterMs }) }, refusal(message))
+    }
+    // It may have gone meanwhile, and would never give its share back.
+    if (!ports.has(port.connId)) return { admitted: false, close: 'handshakeTimeout' }
+    const { principal } = outcome as Admitted
+    port.share = sockets.take(principal)
+    if (!port.share) {
+      const message = `too many connections of one principal (${sockets.most}); close some of them`
+      log.warn({ connId: port.connId, principal, client: client.id }, 'connection refused: its principal has too many')
+      return refuse(
+        new GatewayError('SOCKET_QUOTA', message, { retryAfterMs: 5_000 }).shape(protocol),
+        refusal(message),
+      )
     }
     if (decision.denied.length > 0)
       log.info(
         { connId: port.connId, client: client.id, denied: decision.denied },
         'scopes were asked for and not granted',
       )
+    audit.note({
+      kind: 'connect',
+      ok: true,
+      principal,
+      connId: port.connId,
+      what: decision.rule,
+      about: { client: client.id, address: port.facts.clientAddress, role: decision.role },
+    })
     port.admitted = { request, protocol, client, caps: params.caps ?? [], outcome: outcome as Admitted }
     return { admitted: true }
   }
@@ -276,6 +316,11 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         port.left ??= new AbortController()
         return port.left.signal
       },
+      denied() {
+        const allowed = allowance.denied()
+        if (allowed.kind === 'close') end(allowed.close)
+      },
+      write: (method) => allowance.write(method),
       addressed(sessionKey, spelling) {
         // Clients of protocol 3 drop events whose key differs from their own by one character.
         peer.spellings.delete(sessionKey)
@@ -286,21 +331,45 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       },
     }
     const send = (text: string) => wire.send(text)
+    const allowance = createAllowance(needs.limits, needs.monotonic)
+    let strikes = 0
+    const end = (close: CloseName) => void host.tell(connId, { type: 'close', close })
+    /** Whether a frame is looked at; if not, it is answered. One that is no request costs as much as one that is. */
+    const isAllowed = (id: unknown): boolean => {
+      const allowed = allowance.request()
+      switch (allowed.kind) {
+        case 'yes':
+          return true
+        case 'close':
+          end(allowed.close)
+          return false
+        case 'later': {
+          const { retryAfterMs } = allowed
+          const refused = new GatewayError('RATE_LIMITED', 'too many requests on this connection', { retryAfterMs })
+          if (wire.bytesWaiting > MOST_UNREAD_BYTES) end('slowConsumer')
+          else answerError(port, id, refused.shape(protocol))
+          return false
+        }
+      }
+    }
     const letIn = createTurnstile(wire, (request, done) => dispatch.dispatch(request, caller, send, done))
     const lane = (incoming: Incoming) => {
       // Refusals are answers, too: who sends what is none and reads nothing does not fill the memory with them.
-      if (incoming.kind !== 'request' && wire.bytesWaiting > MOST_UNREAD_BYTES)
-        return void host.tell(connId, { type: 'close', close: 'slowConsumer' })
+      if (incoming.kind !== 'request' && wire.bytesWaiting > MOST_UNREAD_BYTES) return end('slowConsumer')
       switch (incoming.kind) {
         case 'request':
-          return letIn(incoming.request)
+          if (isAllowed(incoming.request.id)) letIn(incoming.request)
+          return
         case 'invalid':
+          if (incoming.isUnbounded && ++strikes >= MOST_STRIKES) return end('invalidFrame')
+          if (!isAllowed(incoming.id)) return
           return answerError(
             port,
             incoming.id,
             new GatewayError('INVALID_FRAME', `invalid request frame: ${incoming.problem}`).shape(protocol),
           )
         case 'notJson':
+          if (!isAllowed('invalid')) return
           return answerError(
             port,
             'invalid',
@@ -343,6 +412,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         admitted: undefined,
         presenceKey: undefined,
         known: undefined,
+        share: undefined,
       }
       ports.set(connId, port)
       const actor = host.open(connId, {
@@ -355,7 +425,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         receive(data) {
           if (data.length > port.maxPayload)
             return actor.send({ type: 'close', close: port.lane ? 'tooLarge' : 'preauthTooLarge' })
-          const incoming = decode(data.toString('utf8'))
+          const incoming = decode(data)
           if (port.lane) return port.lane(incoming)
           // Frames are told at once, not by a microtask: what comes after must find the lane open or be held in order.
           switch (incoming.kind) {

@@ -7,6 +7,8 @@ import type { RequestFrame, ResponseFrame } from '../contract/frames.ts'
 import { type METHODS, methodBlock } from '../contract/index.ts'
 import { type Validator, validator } from '../contract/validate.ts'
 import { StoreError } from '../stores/store.ts'
+import type { Allowed } from './allowance.ts'
+import type { Audit } from './audit.ts'
 import { holds } from './hub.ts'
 import type { Log } from './log.ts'
 
@@ -22,6 +24,10 @@ export interface Caller {
   readonly client: ClientInfo
   /** Aborted when the caller's connection has ended. */
   gone(): AbortSignal
+  /** It was refused a call for want of a scope or the role. */
+  denied?(): void
+  /** Whether it may begin one more write of a method that changes the gateway itself. */
+  write?(method: string): Allowed
   /** Remembers how this caller spells a session, so that its events say the same. */
   addressed(sessionKey: string, spelling: string): void
 }
@@ -82,10 +88,28 @@ export interface Dispatch {
   answered(): Promise<void>
 }
 
+/** How long a client that met a quota should wait, in ms. */
+const QUOTA_RETRY_MS = 60_000
 /** Characters of a client's text that go into a message or the log. */
 const QUOTED = 64
 
-export function createDispatch({ handlers, log }: { handlers: Handlers<typeof METHODS>; log: Log }): Dispatch {
+/** Methods of these scopes that have an effect change the gateway, or decide for others. */
+const AUDITED: ReadonlySet<string> = new Set<Scope>(['operator.admin', 'operator.approvals', 'operator.pairing'])
+/** The parameters that say what a call was about. No secret has one of these names. */
+const NAMING = ['id', 'requestId', 'deviceId', 'nodeId', 'name', 'role', 'decision', 'key', 'sessionKey', 'agentId']
+
+function namesIn(params: unknown): { [name: string]: string } {
+  const given = Object.entries(params ?? {})
+  return Object.fromEntries(given.filter(([name, value]) => NAMING.includes(name) && typeof value === 'string'))
+}
+
+export interface DispatchNeeds {
+  handlers: Handlers<typeof METHODS>
+  log: Log
+  audit: Pick<Audit, 'note'>
+}
+
+export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatch {
   const checks = new Map<string, Validator>()
   /** Second answers that are yet to come. */
   let owed = 0
@@ -122,6 +146,13 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
     if (caller.sessions && !block?.ofOneSession)
       throw new GatewayError('MISSING_SCOPE', `not for a token of some sessions: ${name.slice(0, QUOTED)}`)
     if (!block) throw new GatewayError('UNKNOWN_METHOD', `unknown method: ${name.slice(0, QUOTED)}`)
+    if (block.scope === 'operator.admin' && block.unknown === 'refused') {
+      const allowed = caller.write?.(name)
+      if (allowed?.kind === 'later')
+        throw new GatewayError('RATE_LIMITED', `too many ${name} calls on this connection`, {
+          retryAfterMs: allowed.retryAfterMs,
+        })
+    }
     return block
   }
 
@@ -138,8 +169,29 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
       finished = true
       done()
     }
-    const answer = (result: unknown) => send(encode({ type: 'res', id, ok: true, payload: result }))
-    const fail = ({ error, payload }: Failure) =>
+    let isAudited = false
+    const note = (code?: string) => {
+      if (!isAudited) return
+      const { connId, principal } = caller
+      const about = namesIn(request.params)
+      audit.note({
+        kind: 'call',
+        ok: code === undefined,
+        principal,
+        connId,
+        what: method,
+        about,
+        ...(code && { code }),
+      })
+      // Of two answers the first says that it was done.
+      isAudited = false
+    }
+    const answer = (result: unknown) => {
+      note()
+      send(encode({ type: 'res', id, ok: true, payload: result }))
+    }
+    const fail = ({ error, payload }: Failure) => {
+      note(error.kind)
       send(
         encode({
           type: 'res',
@@ -149,8 +201,10 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
           error: error.shape(caller.protocol),
         }),
       )
+    }
     try {
       const block = find(method, caller)
+      isAudited = block.unknown === 'refused' && AUDITED.has(block.scope)
       const params = checked(method, block, request.params)
       // The table of handlers has the type of each; which one this is, only the name knows.
       const handler = handlers[method as keyof typeof METHODS] as unknown as Handler<MethodBlock>
@@ -187,11 +241,16 @@ export function createDispatch({ handlers, log }: { handlers: Handlers<typeof ME
   /** What a client is told of a failure: the listed ones as they are, all others as an incident that stands in the log. */
   function told(error: unknown, method: string, caller: Caller): GatewayError {
     if (error instanceof GatewayError) {
+      if (error.kind === 'MISSING_SCOPE' || error.kind === 'UNAUTHORIZED_ROLE') caller.denied?.()
       log.debug(
         { method: method.slice(0, QUOTED), connId: caller.connId, kind: error.kind, reason: error.message },
         'request refused',
       )
       return error
+    }
+    if (error instanceof StoreError && (error.code === 'SESSION_QUOTA' || error.code === 'DEDUPE_QUOTA')) {
+      log.debug({ method, connId: caller.connId, kind: error.code, reason: error.message }, 'request refused')
+      return new GatewayError(error.code, error.message, { retryAfterMs: QUOTA_RETRY_MS })
     }
     const incident = nanoid(10)
     log.error({ incident, method, connId: caller.connId, err: error }, 'request failed')

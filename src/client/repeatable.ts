@@ -33,6 +33,7 @@ export const READING = {
   'device.pair.list': true,
   'node.pair.list': true,
   'tokens.list': true,
+  'audit.list': true,
 } as const satisfies { [M in MethodName]?: true }
 
 export const isKeyed = (method: string): method is KeyedMethod => Object.hasOwn(KEYED, method)

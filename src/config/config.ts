@@ -53,10 +53,14 @@ export interface Config {
       preauthPerIp: number
       preauthTotal: number
       maxConnections: number
-      /** The next three are for devices and named tokens. `loadConfig` sets them always. */
-      socketsPerPrincipal?: number
-      sessions?: number
-      liveKeys?: number
+      /** Calls of one socket in a minute that are refused for want of a scope. */
+      deniedPerMinute: number
+      /** Of a device or a named token. */
+      socketsPerPrincipal: number
+      /** In all. */
+      sessions: number
+      /** Of a device or a named token; ten times that of all who have the shared one. */
+      liveKeys: number
     }
     /** From accept to a `connect` frame, in ms. */
     handshakeTimeoutMs: number

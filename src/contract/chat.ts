@@ -142,6 +142,9 @@ export const chat = {
               state: Type.String(),
               text: Type.String(),
               error: Type.Optional(Type.String()),
+              stopReason: Type.Optional(Type.String()),
+              /** The run that answered it with its own. */
+              absorbedBy: Type.Optional(Type.String()),
             }),
           ),
         }),

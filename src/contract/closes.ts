@@ -7,6 +7,8 @@ export interface Close {
 export const Closes = {
   /** The first frame was not JSON: as the reference gateway, without a word. */
   notJson: { code: 1000, reason: '' },
+  /** The same of a binary frame that holds no text as `ws` does of a text frame. */
+  notUtf8: { code: 1007, reason: '' },
   invalidFrame: { code: 1008, reason: 'invalid request frame' },
   handshakeTimeout: { code: 1008, reason: 'handshake timeout' },
   tooManyPending: { code: 1008, reason: 'too many pending handshake frames' },
@@ -17,6 +19,8 @@ export const Closes = {
   protocolMismatch: { code: 1002, reason: 'protocol mismatch' },
   /** The credential it came in by was revoked, has ended, or is worth less now. */
   authChanged: { code: 4001, reason: 'gateway auth changed' },
+  rateLimited: { code: 1008, reason: 'rate limited' },
+  repeatedlyDenied: { code: 1008, reason: 'repeated unauthorized calls' },
   slowConsumer: { code: 1008, reason: 'slow consumer' },
   internal: { code: 1011, reason: 'internal error' },
   serviceRestart: { code: 1012, reason: 'service restart' },

@@ -175,6 +175,22 @@ export const ERRORS = {
     meaning: 'The run ended in an error; the message has the words of the model or the gateway.',
   },
   RUN_TIMED_OUT: { code: 'AGENT_TIMEOUT', meaning: 'The run reached its deadline; the text so far is in the history.' },
+  RATE_LIMITED: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'More requests than gateway.limits allows; nothing was done. Try again after retryAfterMs.',
+  },
+  SOCKET_QUOTA: { code: 'UNAVAILABLE', retryable: true, meaning: 'The principal has as many connections as it may.' },
+  SESSION_QUOTA: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'There are as many sessions as may be; delete some.',
+  },
+  DEDUPE_QUOTA: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'As many idempotency keys of the principal are remembered as may be; the request was not taken.',
+  },
   INTERNAL: {
     code: 'UNAVAILABLE',
     meaning: 'The gateway failed; the message has an incident id that stands in its log.',
@@ -206,6 +222,7 @@ export const REFUSALS = {
   AUTH_NAMED_TOKEN_ROLE: 'A named token is for operators; a node needs to be paired.',
   AUTH_PASSWORD_MISSING: 'No password was sent; send auth.password.',
   AUTH_PASSWORD_MISMATCH: 'The password is not the one of this gateway.',
+  AUTH_RATE_LIMITED: 'Too many wrong credentials came from there; try again after retryAfterMs.',
   PAIRING_REQUIRED: 'The device must be approved first.',
 } as const
 export type Refusal = keyof typeof REFUSALS

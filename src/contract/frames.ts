@@ -1,6 +1,7 @@
 /** The three frames, and the only way from bytes to a request. */
 import { type Static, Type } from 'typebox'
 import type { ErrorShape } from './errors.ts'
+import { scan } from './json-bounds.ts'
 import { validator } from './validate.ts'
 
 const LONGEST_ID = 128
@@ -30,38 +31,27 @@ export interface ResponseFrame {
 export type Incoming =
   | { kind: 'request'; request: RequestFrame }
   /** `id` is what the peer sent as id, so that it can match the refusal. */
-  | { kind: 'invalid'; id: unknown; problem: string }
+  | { kind: 'invalid'; id: unknown; problem: string; isUnbounded?: true }
   | { kind: 'notJson' }
 
 const requestFrame = validator(RequestFrame)
 
-/** Reads one text frame. Never throws. */
-export function decode(text: string): Incoming {
+const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
+
+/** Reads one frame, the bytes of its text. Never throws. */
+export function decode(bytes: Uint8Array): Incoming {
+  const overstep = scan(bytes)
+  if (overstep?.isUnbounded)
+    return { kind: 'invalid', id: overstep.id ?? 'invalid', problem: overstep.problem, isUnbounded: true }
   let value: unknown
   try {
-    value = JSON.parse(text)
+    value = JSON.parse(utf8.decode(bytes))
   } catch {
     return { kind: 'notJson' }
   }
-  const problem = requestFrame.problem(value) ?? brokenText(text, value)
+  const problem = requestFrame.problem(value) ?? overstep?.problem
   if (problem === undefined) return { kind: 'request', request: value as RequestFrame }
   const id = value !== null && typeof value === 'object' ? (value as { id?: unknown }).id : undefined
   const echoed = (typeof id === 'string' && id.length <= LONGEST_ID) || typeof id === 'number' ? id : 'invalid'
   return { kind: 'invalid', id: echoed, problem }
-}
-
-/**
- * Half a surrogate pair, which only an escape can bring in, has no UTF-8: kept, it would become the same replacement character as
- * any other half, and two keys or two sessions one.
- */
-function brokenText(text: string, value: unknown): string | undefined {
-  if (!/\\u[dD][89a-fA-F]/.test(text)) return undefined
-  const left: unknown[] = [value]
-  while (left.length > 0) {
-    const next = left.pop()
-    if (typeof next === 'string' && !next.isWellFormed()) return 'a string holds half of a surrogate pair'
-    if (next === null || typeof next !== 'object') continue
-    for (const [name, member] of Object.entries(next)) left.push(name, member)
-  }
-  return undefined
 }

@@ -50,6 +50,17 @@ export const system = {
       reset: Type.Boolean(),
     }),
   }),
+  'audit.list': method({
+    summary: 'Who was let in or refused, and who changed the gateway or decided for others; the newest first.',
+    scope: 'operator.admin',
+    unknown: 'ignored',
+    unlisted: true,
+    params: Type.Object({
+      kind: Type.Optional(Type.Union([Type.Literal('connect'), Type.Literal('call')])),
+      limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 2_000 })),
+    }),
+    result: Type.Object({ entries: Type.Array(Open) }),
+  }),
 }
 
 export const systemEvents = {

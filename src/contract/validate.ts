@@ -41,6 +41,8 @@ function words({ keyword, instancePath, message, params }: Failure): string[] {
     case 'boolean':
       // The other half of `additionalProperties: false`, already said.
       return []
+    case 'enum':
+      return [`${at}must be one of ${(params as { allowedValues: unknown[] }).allowedValues.join(', ')}`]
     case 'minLength':
       return [`${at}must NOT have fewer than ${(params as { limit: number }).limit} characters`]
     case 'maxLength':

@@ -1,5 +1,6 @@
 /** The gateway itself: how it is, who is there, what it logs, how it is set. */
 import { open, stat } from 'node:fs/promises'
+import type { Audit } from '../broker/audit.ts'
 import type { Handlers } from '../broker/dispatch.ts'
 import type { Health } from '../broker/health.ts'
 import type { Presence } from '../broker/presence.ts'
@@ -9,18 +10,24 @@ import type { system } from '../contract/system.ts'
 export interface SystemNeeds {
   health: Health
   presence: Presence
+  audit: Pick<Audit, 'list'>
   config: Pick<Config, 'logging'>
 }
 
+/** Entries that are answered where nobody says how many. */
+const AUDITED = 200
 const TAIL_LINES = 500
 const TAIL_BYTES = 250_000
 
-export function systemMethods({ health, presence, config }: SystemNeeds): Handlers<typeof system> {
+export function systemMethods({ health, presence, config, audit }: SystemNeeds): Handlers<typeof system> {
   return {
     health: async ({ probe }) => (probe ? await health.refresh() : health.current()),
     status: () => health.status(),
     'system-presence': () => presence.list(),
     'last-heartbeat': () => null,
+    'audit.list': ({ kind, limit = AUDITED }) => ({
+      entries: audit.list({ kind, limit }).map((entry) => ({ ...entry })),
+    }),
     'logs.tail': ({ cursor, limit = TAIL_LINES, maxBytes = TAIL_BYTES }) =>
       tail(config.logging.file, cursor, limit, maxBytes),
   }

@@ -12,6 +12,7 @@ import type {
   EventChunk,
   Json,
   NewTurn,
+  Quotas,
   Replay,
   RunRecord,
   SessionFilter,
@@ -49,6 +50,7 @@ export interface Tables {
   sessions(updatedSince: number): Iterable<SessionRecord>
   putSession(session: SessionRecord): void
   deleteSession(key: string): void
+  countSessions(): number
 
   /** The session a transcript belongs to. */
   owner(sessionId: string): string | undefined
@@ -65,6 +67,8 @@ export interface Tables {
   run(runId: string): RunRecord | undefined
   /** The run that was admitted for these four. */
   runOf(turn: { principal: string; method: string; sessionKey: string; key: string }): RunRecord | undefined
+  /** The keys of a principal's runs. */
+  countKeys(principal: string): number
   /** Runs without `endedAt`, in the order they were added. */
   openRuns(): Iterable<RunRecord>
   addRun(run: RunRecord, era: number): void
@@ -129,7 +133,10 @@ interface HistoryText {
 type Answer<O extends Operation> = O extends 'history' ? HistoryText : Awaited<ReturnType<Store[O]>>
 
 /** A {@link Store} without the waiting. */
-export type Ledger = { [O in Operation]: (...args: Parameters<Store[O]>) => Answer<O> }
+export type Ledger = { [O in Operation]: (...args: Parameters<Store[O]>) => Answer<O> } & {
+  /** What was done last was undone: what is counted is to be counted anew. */
+  undone(): void
+}
 
 /** Passes one call on to whatever runs the ledger. */
 export type Ask = <O extends Operation>(operation: O, args: Parameters<Store[O]>) => Promise<Answer<O>>
@@ -166,14 +173,48 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   remove: (kind, id) => ask('remove', [kind, id]),
 })
 
+const NO_QUOTAS: Quotas = { sessions: 0, keys: 0 }
+
 /** Binds the rules to tables. */
-export const ledger = (tables: Tables): Ledger => {
+export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
+  /** Counted once, and then kept up to date: to count 100,000 keys takes longer than all the rest of an `accept`. */
+  let sessionCount: number | undefined
+  const keyCounts = new Map<string, number>()
+
+  const refuseOneMoreSession = (): void => {
+    const most = quotas.sessions
+    if (most === 0) return
+    sessionCount ??= tables.countSessions()
+    if (sessionCount >= most)
+      throw new StoreError(
+        'SESSION_QUOTA',
+        `there are ${sessionCount} sessions, which is as many as may be; delete some`,
+      )
+  }
+
+  const refuseOneMoreKey = (principal: string): void => {
+    const { keysOf = {} } = quotas
+    const most = Object.hasOwn(keysOf, principal) ? keysOf[principal]! : quotas.keys
+    if (most === 0) return
+    let count = keyCounts.get(principal)
+    if (count === undefined) {
+      count = tables.countKeys(principal)
+      keyCounts.set(principal, count)
+    }
+    if (count >= most)
+      throw new StoreError(
+        'DEDUPE_QUOTA',
+        `${count} idempotency keys of this principal are remembered, which is as many as may be; each is for 24 hours`,
+      )
+  }
+
   /** Gives the session, making it with a new transcript when there is none. Throws before it writes. */
   const sessionOrNew = (wanted: { key: string; agentId: string; sessionId: string }, at: number): SessionRecord => {
     const known = tables.session(wanted.key)
     if (known !== undefined) return known
     if (tables.owner(wanted.sessionId) !== undefined) throw foreignTranscript(wanted.sessionId)
     tables.addTranscript(wanted.sessionId, wanted.key)
+    if (sessionCount !== undefined) sessionCount += 1
     return newSession(wanted, at)
   }
 
@@ -198,15 +239,20 @@ export const ledger = (tables: Tables): Ledger => {
 
   return {
     accept(turn): Acceptance {
-      const known = tables.runOf(turn)
-      if (known?.fingerprint === turn.fingerprint) return { kind: 'known', run: withText(known) }
-      if (known !== undefined) return { kind: 'reused', runId: known.runId }
-      if (tables.session(turn.sessionKey)?.settings['sendPolicy'] === 'deny') return { kind: 'denied' }
+      const run = tables.runOf(turn)
+      if (run?.fingerprint === turn.fingerprint) return { kind: 'known', run: withText(run) }
+      if (run !== undefined) return { kind: 'reused', runId: run.runId }
+      const known = tables.session(turn.sessionKey)
+      if (known?.settings['sendPolicy'] === 'deny') return { kind: 'denied' }
       const runId = tables.run(turn.runId) === undefined ? turn.runId : turn.spareRunId
       if (tables.run(runId) !== undefined) throw new StoreError('CONFLICT', `both ids for the run are taken: ${runId}`)
+      refuseOneMoreKey(turn.principal)
+      if (known === undefined) refuseOneMoreSession()
       const session = sessionOrNew({ ...turn, key: turn.sessionKey }, turn.acceptedAt)
       tables.putSession(touched(session, turn.acceptedAt))
       tables.addRun(newRun(turn, runId, session.sessionId), era())
+      const keys = keyCounts.get(turn.principal)
+      if (keys !== undefined) keyCounts.set(turn.principal, keys + 1)
       for (const { sha256, bytes } of turn.attachments) {
         tables.addPicture(sha256, bytes)
         tables.holdPicture(sha256, { run: runId })
@@ -277,7 +323,10 @@ export const ledger = (tables: Tables): Ledger => {
       tables.putDocument('store', 'age', { now, eras: eras.filter(({ number }) => number >= old) })
       present = eras.at(-1)?.number
       const runs = tables.deleteRuns(old)
-      if (runs > 0) tables.dropPictures()
+      if (runs > 0) {
+        tables.dropPictures()
+        keyCounts.clear()
+      }
       return { runs, chunks: tables.deleteOldChunks(old, eventsPerSession) }
     },
 
@@ -296,6 +345,7 @@ export const ledger = (tables: Tables): Ledger => {
     },
 
     patchSession(wanted, settings, at) {
+      if (tables.session(wanted.key) === undefined) refuseOneMoreSession()
       const session = sessionOrNew(wanted, at)
       // `fromEntries` defines members, so one named `__proto__` stays a member.
       const merged = Object.fromEntries(
@@ -310,10 +360,15 @@ export const ledger = (tables: Tables): Ledger => {
       const known = tables.session(wanted.key)
       const owner = tables.owner(wanted.sessionId)
       if (owner !== undefined && owner !== wanted.key) throw foreignTranscript(wanted.sessionId)
+      if (known === undefined) {
+        refuseOneMoreSession()
+        if (sessionCount !== undefined) sessionCount += 1
+      }
       if (owner !== undefined) tables.deleteTranscript(wanted.sessionId)
       tables.addTranscript(wanted.sessionId, wanted.key)
+      const { contextTokens: _, ...kept } = touched(known ?? newSession(wanted, at), at)
       const reset: SessionRecord = {
-        ...touched(known ?? newSession(wanted, at), at),
+        ...kept,
         sessionId: wanted.sessionId,
         systemSent: false,
         abortedLastRun: false,
@@ -332,10 +387,12 @@ export const ledger = (tables: Tables): Ledger => {
       tables.deleteStream(key)
       tables.deleteSession(key)
       tables.dropPictures()
+      if (sessionCount !== undefined) sessionCount -= 1
       return true
     },
 
     append(key, message, create) {
+      if (create && tables.session(key) === undefined) refuseOneMoreSession()
       const session = create ? sessionOrNew({ key, ...create }, message.timestamp) : tables.session(key)
       if (session === undefined) return undefined
       tables.addMessage(session.sessionId, message)
@@ -402,7 +459,7 @@ export const ledger = (tables: Tables): Ledger => {
 
     unfinishedStreams() {
       const keys = new Set(tables.unannounced())
-      for (const run of tables.openRuns()) if (run.state === 'started') keys.add(run.sessionKey)
+      for (const run of tables.openRuns()) keys.add(run.sessionKey)
       return [...keys].filter((key) => tables.stream(key) !== undefined)
     },
 
@@ -421,6 +478,11 @@ export const ledger = (tables: Tables): Ledger => {
     get: (kind, id) => tables.document(kind, id),
     list: (kind) => tables.documents(kind),
     remove: (kind, id) => tables.deleteDocument(kind, id),
+
+    undone() {
+      sessionCount = undefined
+      keyCounts.clear()
+    },
   }
 }
 
@@ -484,6 +546,7 @@ const afterRun = (session: SessionRecord, ending: Ending, added: number): Sessio
   inputTokens: session.inputTokens + (ending.usage?.input ?? 0),
   outputTokens: session.outputTokens + (ending.usage?.output ?? 0),
   totalTokens: session.totalTokens + (ending.usage?.totalTokens ?? 0),
+  ...(ending.usage && { contextTokens: ending.usage.totalTokens }),
   messageCount: session.messageCount + added,
   ...(ending.modelProvider === undefined ? {} : { modelProvider: ending.modelProvider }),
   ...(ending.model === undefined ? {} : { model: ending.model }),
@@ -495,6 +558,7 @@ const ended = (run: RunRecord, ending: Ending): RunRecord => ({
   endedAt: ending.endedAt,
   ...(ending.stopReason === undefined ? {} : { stopReason: ending.stopReason }),
   ...(ending.error === undefined ? {} : { error: ending.error }),
+  ...(ending.absorbedBy === undefined ? {} : { absorbedBy: ending.absorbedBy }),
   ...(ending.result === undefined ? {} : { result: ending.result }),
 })
 

@@ -1,12 +1,12 @@
 /** A store that forgets everything with the process, for tests: the same rules over plain maps. */
 import type { Ask, StreamRecord, Tables } from './ledger.ts'
 import { asking, ledger } from './ledger.ts'
-import type { EventChunk, Json, RunRecord, SessionRecord, Store } from './store.ts'
+import type { EventChunk, Json, Quotas, RunRecord, SessionRecord, Store } from './store.ts'
 import { StoreError } from './store.ts'
 
 /** Opens an empty store. Its `verify` finds nothing, and nothing in it outlives `close`. */
-export const openMemoryStore = (): Store => {
-  const book = ledger(mapTables())
+export const openMemoryStore = (quotas?: Quotas): Store => {
+  const book = ledger(mapTables(), quotas)
   let closed = false
   const refuseClosed = (): void => {
     if (closed) throw new StoreError('CLOSED', 'the store is closed')
@@ -68,6 +68,7 @@ const mapTables = (): Tables => {
         .sort((a, b) => b.updatedAt - a.updatedAt || (a.key < b.key ? -1 : 1)),
     putSession: (session) => void sessions.set(session.key, JSON.stringify(session)),
     deleteSession: (key) => void sessions.delete(key),
+    countSessions: () => sessions.size,
 
     owner: (sessionId) => transcripts.get(sessionId)?.key,
     addTranscript: (sessionId, key) => void transcripts.set(sessionId, { key, messages: [], pictures: new Set() }),
@@ -80,6 +81,7 @@ const mapTables = (): Tables => {
 
     run: (runId) => parse<RunRecord>(runs.get(runId)?.json),
     runOf: (turn) => parse<RunRecord>(runs.get(runIds.get(fourKey(turn)) ?? '')?.json),
+    countKeys: (principal) => [...runIds.keys()].filter((key) => JSON.parse(key)[0] === principal).length,
     openRuns: () =>
       Array.from(runs.values())
         .filter(({ ended }) => !ended)

@@ -41,6 +41,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
      ON CONFLICT (key) DO UPDATE SET updated_at = excluded.updated_at, record = excluded.record`,
   )
   const deleteSession = change('DELETE FROM sessions WHERE key = ?')
+  const countSessions = query('SELECT count(*) AS n FROM sessions')
 
   const owner = query('SELECT session_key FROM transcripts WHERE session_id = ?')
   const addTranscript = change('INSERT INTO transcripts (session_id, session_key) VALUES (?, ?)')
@@ -66,6 +67,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     `SELECT record FROM keys JOIN runs ON runs.seq = keys.run
      WHERE keys.principal = ? AND keys.method = ? AND keys.session_key = ? AND keys.key = ?`,
   )
+  const countKeys = query('SELECT count(*) AS n FROM keys WHERE principal = ?')
   const openRuns = query('SELECT record FROM runs WHERE ended_at IS NULL ORDER BY seq')
   const addRun = change('INSERT INTO runs (run_id, era, unannounced, record) VALUES (?, ?, ?, ?)')
   const addKey = change(
@@ -132,6 +134,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     },
     putSession: (record) => void putSession(record.key, record.updatedAt, sealed(JSON.stringify(record))),
     deleteSession: (key) => void deleteSession(key),
+    countSessions: () => Number(countSessions.row()?.['n']),
 
     owner: (sessionId) => parsed<string>(owner.text(sessionId)),
     addTranscript: (sessionId, key) => void addTranscript(sessionId, JSON.stringify(key)),
@@ -146,6 +149,7 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
 
     run: (runId) => parsed<RunRecord>(run.text(runId)),
     runOf: (turn) => parsed<RunRecord>(runOf.text(turn.principal, turn.method, turn.sessionKey, turn.key)),
+    countKeys: (principal) => Number(countKeys.row(principal)?.['n']),
     *openRuns() {
       for (const json of openRuns.texts()) yield JSON.parse(json) as RunRecord
     },

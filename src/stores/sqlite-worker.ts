@@ -22,12 +22,12 @@ import { DatabaseSync } from 'node:sqlite'
 import { pipeline } from 'node:stream/promises'
 import { pathToFileURL } from 'node:url'
 import { parentPort, Worker, workerData } from 'node:worker_threads'
-import type { Ledger, Tables } from './ledger.ts'
+import type { Operation, Tables } from './ledger.ts'
 import { ledger } from './ledger.ts'
 import { fsyncFolder, fsyncPath, openNote, readNote, removeNote, sizeOf, writeNote } from './sqlite-note.ts'
 import { knownSchema, migrate, schemaFits, schemaOf, withCommits } from './sqlite-schema.ts'
 import { brokenSeals, commitCounter, commitsOf, Damage, sqliteTables } from './sqlite-tables.ts'
-import type { NewTurn } from './store.ts'
+import type { NewTurn, Quotas } from './store.ts'
 import { StoreError } from './store.ts'
 
 /** What the thread is started with. */
@@ -35,6 +35,7 @@ export interface WorkerOptions {
   path: string
   backupDir: string
   maxBytes?: number
+  quotas?: Quotas
   /** The wall-clock time, for the name of what is set aside. */
   now: number
   /** Refuse a damaged file instead of setting it aside. */
@@ -64,7 +65,7 @@ export type Maintenance = 'verify' | 'backup'
 
 /** One call. `args` is JSON; the pictures of an `accept` come beside it, in order. */
 export interface Call {
-  operation: keyof Ledger | Maintenance
+  operation: Operation | Maintenance
   args: string
   pictures: Uint8Array[]
 }
@@ -460,7 +461,7 @@ const admitElsewhere = (options: AdmitOptions): Promise<ReturnType<typeof admit>
 
 /** Serves the calls of the main thread until it says `close` or the disk fails. */
 const serve = ({ db, tables, count }: Opened, options: WorkerOptions, port: NonNullable<typeof parentPort>): void => {
-  const book = ledger(tables)
+  const book = ledger(tables, options.quotas)
   const setCount = commitCounter(db)
   const totalChanges = db.prepare('SELECT total_changes() AS n')
   const changesSoFar = (): number => Number(totalChanges.get()?.['n'])
@@ -598,6 +599,7 @@ const serve = ({ db, tables, count }: Opened, options: WorkerOptions, port: NonN
     } catch (error) {
       // Some failures have rolled back by themselves.
       if (db.isTransaction) db.exec('ROLLBACK')
+      book.undone()
       throw error
     }
   }

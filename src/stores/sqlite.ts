@@ -23,7 +23,7 @@ import type {
   ToWorker,
   WorkerOptions,
 } from './sqlite-worker.ts'
-import type { NewTurn, Store } from './store.ts'
+import type { NewTurn, Quotas, Store } from './store.ts'
 import { StoreError } from './store.ts'
 
 export interface SqliteOptions {
@@ -33,6 +33,8 @@ export interface SqliteOptions {
   backupDir?: string
   /** Refuse, with `FULL`, what would make the file larger than this many bytes. Unlimited when absent. */
   maxBytes?: number
+  /** Without end when absent. */
+  quotas?: Quotas
   /** Wall-clock ms for the name of a damaged file that is set aside; the present when absent. */
   now?: number
   /** Refuse a damaged file and leave it where it is. */
@@ -105,6 +107,7 @@ export const openSqliteStore = async (options: SqliteOptions): Promise<SqliteSto
     now: options.now ?? Date.now(),
     refuseDamaged: options.refuseDamaged ?? false,
     ...(options.maxBytes === undefined ? {} : { maxBytes: options.maxBytes }),
+    ...(options.quotas && { quotas: options.quotas }),
   })
   if (isOlder(sqliteVersion, [3, 51, 3])) {
     options.warn?.(

@@ -60,6 +60,8 @@ export interface RunRecord extends Omit<NewTurn, 'spareRunId' | 'attachments'> {
   stopReason?: string
   /** The words for the user, when `state` is `failed` or `interrupted`. */
   error?: string
+  /** The run that answered this turn with its own. */
+  absorbedBy?: string
   /** What the method answers to a repeat of the key, where that is more than the state. */
   result?: Json
 }
@@ -80,6 +82,7 @@ export interface Ending {
   endedAt: number
   stopReason?: string
   error?: string
+  absorbedBy?: string
   /** The assistant's entry for the transcript; absent when there is nothing to keep. */
   message?: TranscriptMessage
   result?: Json
@@ -112,6 +115,8 @@ export interface SessionRecord {
   inputTokens: number
   outputTokens: number
   totalTokens: number
+  /** What the last answer and what it was asked with came to; absent before the first. */
+  contextTokens?: number
   modelProvider?: string
   model?: string
   /** Entries in the present transcript. */
@@ -163,13 +168,27 @@ export interface SessionFilter {
   limit?: number
 }
 
+/** How much a store keeps; each 0 = no end of it. */
+export interface Quotas {
+  /** Sessions in all. */
+  sessions: number
+  /** Keys that are remembered for one principal. */
+  keys: number
+  /** The same for some principals, in place of `keys`. */
+  keysOf?: { [principal: string]: number }
+}
+
+/** Why a store that is well keeps no more: a call that would make one more session, or remember one more key, is refused. */
+export type QuotaName = 'SESSION_QUOTA' | 'DEDUPE_QUOTA'
+
 export interface Store {
   /** What it is and where, for `status` and `doctor`. */
   readonly kind: string
 
   /**
    * Keeps a turn, its key, its pictures and (if new) its session. One admission per (principal, method, sessionKey, key):
-   * of two calls with the same four, whatever the order or the restart between them, exactly one is `accepted`.
+   * of two calls with the same four, whatever the order or the restart between them, exactly one is `accepted`. What is known or
+   * reused is answered as such also where a quota is reached.
    */
   accept(turn: NewTurn): Promise<Acceptance>
   /**
@@ -233,8 +252,8 @@ export interface Store {
   /** Every event after an offset of an epoch, in order; `tooLarge` when the chunks have more than `maxBytes` together. */
   events(sessionKey: string, epoch: string, after: number, maxBytes: number): Promise<Replay>
   /**
-   * The sessions whose stream may lack what was sent or should have been: they have a started run, or one whose end was
-   * never announced. Runs that an older gateway accepted count as announced once they have ended.
+   * The sessions whose stream may lack what was sent or should have been: they have a run that has not ended, or one whose
+   * end was never announced. Runs that an older gateway accepted count as announced once they have ended.
    */
   unfinishedStreams(): Promise<string[]>
   /**
@@ -260,11 +279,11 @@ export interface Store {
 /** A store that could not do what it was asked. */
 export class StoreError extends Error {
   override readonly name = 'StoreError'
-  readonly code: 'FULL' | 'BROKEN' | 'CLOSED' | 'CONFLICT'
+  readonly code: 'FULL' | 'BROKEN' | 'CLOSED' | 'CONFLICT' | QuotaName
 
   /**
    * @param code `FULL` no space, may recover; `BROKEN` the disk or the file failed; `CLOSED`; `CONFLICT` the call does not fit
-   * the record's state.
+   * the record's state; else a quota that is reached.
    */
   constructor(code: StoreError['code'], message: string, options?: ErrorOptions) {
     super(message, options)

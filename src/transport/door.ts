@@ -12,7 +12,7 @@ export interface DoorPolicy extends OriginPolicy {
 }
 
 export type Knock =
-  | { admitted: true; facts: PeerFacts }
+  | { admitted: true; facts: PeerFacts; isForwarded: boolean }
   /** 400 malformed, 403 a page from elsewhere, 421 a name that is not ours. */
   | { admitted: false; status: 400 | 403 | 421; message: string }
 
@@ -48,6 +48,7 @@ export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
   const clientAddress = viaProxy ? clientBehind(request, address, trusted) : address
   return {
     admitted: true,
+    isForwarded: forwarded,
     facts: {
       address,
       clientAddress,

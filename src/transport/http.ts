@@ -1,11 +1,15 @@
 /** The one port: health, the page, and the upgrade to a WebSocket. Everything else does not exist. */
+import { isUtf8 } from 'node:buffer'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { WebSocketServer } from 'ws'
 import type { Connection, Connections } from '../broker/connections.ts'
 import type { Log } from '../broker/log.ts'
+import { contains } from '../config/address.ts'
+import { Closes } from '../contract/closes.ts'
 import { LIMITS } from '../contract/connect.ts'
+import { type BudgetLimits, createBudget, type Lease, RETRY_AFTER_S } from './budget.ts'
 import { type DoorPolicy, knock, pathOf } from './door.ts'
 import { startHeartbeat } from './heartbeat.ts'
 import { page } from './page.ts'
@@ -35,6 +39,7 @@ export interface ListenerNeeds {
   probe(): Probe
   uptimeMs(): number
   maxConnections: number
+  limits: BudgetLimits
   /** The page at `/`, unless the configuration turns it off. */
   servePage: boolean
   /** Between two pings of a socket, in ms. */
@@ -58,6 +63,18 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     perMessageDeflate: false,
     skipUTF8Validation: false,
   })
+  const budget = createBudget(needs.limits, (address) =>
+    policy.trustedProxies.some((range) => contains(range, address)),
+  )
+  const leases = new WeakMap<Duplex, Lease>()
+
+  /** Gives a socket its place before a byte of it is read, or turns it away. */
+  function onConnection(socket: Socket): void {
+    const lease = budget.entered(socket.remoteAddress ?? '', () => socket.destroy())
+    if (!lease) return turnAway(socket, 503, 'too many wait at the door', [`Retry-After: ${RETRY_AFTER_S}`])
+    leases.set(socket, lease)
+    socket.once('close', lease.over)
+  }
   const heartbeat = startHeartbeat(needs.heartbeatMs)
   const servers: ReturnType<typeof http.createServer>[] = []
   const addresses: Listener['addresses'] = []
@@ -78,6 +95,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     const refuse = (status: number, code: string, message: string, headers = {}) =>
       reply(status, { ok: false, error: { code, message } }, headers)
 
+    const knocked = knock(request, policy)
+    if (!knocked.admitted) return refuse(knocked.status, 'NOT_ADMITTED', knocked.message)
     const path = pathOf(request)
     const known = ROUTES.has(path)
     if (known && request.method !== 'GET' && request.method !== 'HEAD')
@@ -99,13 +118,9 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       }
       case '/':
         if (!needs.servePage) break
-        {
-          const knocked = knock(request, policy)
-          if (!knocked.admitted) return refuse(knocked.status, 'NOT_ADMITTED', knocked.message)
-          response.writeHead(200, page.headers)
-          response.end(request.method === 'HEAD' ? undefined : page.body)
-          return
-        }
+        response.writeHead(200, page.headers)
+        response.end(request.method === 'HEAD' ? undefined : page.body)
+        return
       default:
     }
     refuse(404, 'NOT_FOUND', 'there is nothing here; see /health, or open a WebSocket on /')
@@ -145,13 +160,21 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       )
       return turnAway(socket, knocked.status, knocked.message)
     }
+    const { facts, isForwarded } = knocked
+    const lease = leases.get(socket)
+    if (!lease?.seenAs({ address: facts.clientAddress, isForwarded, hasOrigin: facts.origin !== 'absent' }))
+      return turnAway(socket, 503, 'too many wait at the door', [`Retry-After: ${RETRY_AFTER_S}`])
     upgrades.handleUpgrade(request, socket, head, (ws) => {
       const raw = socket as Socket
       raw.setNoDelay(true)
-      const connection: Connection = connections.accept(createWire(ws, raw), knocked.facts)
+      const connection: Connection = connections.accept(createWire(ws, raw, lease.over), facts)
       heartbeat.watch(ws, raw)
-      // Binary frames are read as the text they hold. `data` is one Buffer, since `binaryType` is as it was.
-      ws.on('message', (data) => connection.receive(data as Buffer))
+      // Binary frames are read as the text they hold. `data` is one Buffer, since `binaryType` is as it was. Of what comes as
+      // text, `ws` has made sure.
+      ws.on('message', (data, isBinary) => {
+        if (isBinary && !isUtf8(data as Buffer)) return connection.close(Closes.notUtf8)
+        connection.receive(data as Buffer)
+      })
       // `ws` closes by itself on a frame that breaks the protocol; the error only says which.
       ws.on('error', (error) => log.debug({ connId: connection.connId, reason: error.message }, 'socket error'))
       ws.on('close', () => {
@@ -167,6 +190,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
         { maxHeaderSize: 16 * 1024, headersTimeout: 5_000, requestTimeout: 30_000, requireHostHeader: true },
         onRequest,
       )
+      server.on('connection', onConnection)
       server.on('upgrade', onUpgrade)
       server.on('clientError', (_, socket) => socket.destroy())
       server.once('error', reject)

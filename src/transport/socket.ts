@@ -58,8 +58,9 @@ const LONGEST_HEAD = 10
  * Wraps a socket. Frames bypass `ws.send`, which writes each by itself; that is sound because compression is never negotiated,
  * nothing here is fragmented, and what `ws` writes by itself (pongs, the close frame) are whole frames, too.
  * @param raw the socket under `ws`
+ * @param onKnown called when the broker takes its frames: it has said who it is
  */
-export function createWire(ws: WebSocket, raw: Socket): Wire {
+export function createWire(ws: WebSocket, raw: Socket, onKnown: () => void = () => {}): Wire {
   /** The payloads that wait: `tails[n]` follows `heads[n]`, in so many bytes together. */
   let heads: (Buffer | undefined)[] = []
   let tails: string[] = []
@@ -125,6 +126,7 @@ export function createWire(ws: WebSocket, raw: Socket): Wire {
       return gathered + raw.writableLength
     },
     takeFramesOf(bytes) {
+      onKnown()
       // `ws` has one limit for all its sockets; each socket's receiver has its own copy of it. A test sends a large frame: should the
       // name change, large frames would be refused, never the small limit lifted.
       const { _receiver: receiver } = ws as unknown as { _receiver?: { _maxPayload: number } }

@@ -1,5 +1,6 @@
 /** Every half-valid way to come in, against a table that was written without looking at the code. */
 import { beforeAll, describe, expect, it } from 'vitest'
+import type { Attempts } from '../../src/auth/attempts.ts'
 import { createAuthenticator } from '../../src/auth/authenticate.ts'
 import { type DeviceRecord, type Devices, openDevices } from '../../src/auth/devices.ts'
 import { makeToken } from '../../src/auth/token-text.ts'
@@ -9,6 +10,7 @@ import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
 import type { ConnectParams } from '../../src/contract/connect.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import { createDevice } from '../support/device.ts'
+import { patient } from '../support/rooms.ts'
 
 const NOW = 1_800_000_000_000
 const NONCE = 'the-nonce-of-this-socket'
@@ -21,6 +23,7 @@ const TEXTS = {
   wrong: 'some-other-token-0123456789abc',
 }
 const SECRET = new Uint8Array(32).fill(7)
+const guesser = { network: '::1', origin: undefined, isShared: true }
 
 const THREE = ['absent', 'wrong', 'right'] as const
 type Three = (typeof THREE)[number]
@@ -259,6 +262,8 @@ async function judge(it: Case): Promise<Verdict> {
       },
       pairedSilently() {},
     },
+    attempts: patient,
+    pause: () => Promise.resolve(),
     now: () => NOW,
   })
   const params: ConnectParams = {
@@ -275,6 +280,7 @@ async function judge(it: Case): Promise<Verdict> {
       clientAddress: it.proxy === 'right' ? '203.0.113.7' : '127.0.0.1',
       local: isHere(it),
       origin: ({ absent: 'absent', wrong: 'foreign', right: 'allowed' } as const)[it.origin],
+      guesser,
       forwardedByStranger: it.proxy === 'wrong',
       path: '/',
     },
@@ -356,10 +362,16 @@ describe('what is said of a token that is not the one', () => {
       pagesNeedNoDevice: false,
       devices: devicesBy.absent,
       tokens,
+      attempts: patient,
+      pause: () => Promise.resolve(),
       now: () => NOW,
     })
     const facts = { address: '::1', clientAddress: '::1', local: true, origin: 'absent', path: '/' } as const
-    const { decision } = await authenticator.authenticate({ auth }, { ...facts, forwardedByStranger: false }, NONCE)
+    const { decision } = await authenticator.authenticate(
+      { auth },
+      { ...facts, guesser, forwardedByStranger: false },
+      NONCE,
+    )
     return decision.admitted ? '' : decision.message
   }
 
@@ -371,6 +383,73 @@ describe('what is said of a token that is not the one', () => {
     expect(await words('mistyped')).toMatch(/mismatch \(it begins like a named token, and is cut off or mistyped/)
     expect(await words('of a node')).toMatch(/mismatch \(it is the token of a node/)
     expect(await words('of a device')).toMatch(/mismatch \(it looks like the token of a device/)
+  })
+})
+
+describe('a guess', () => {
+  it.each([
+    ['password', { password: TEXTS.wrong }, false],
+    ['password', { password: TEXTS.password }, true],
+    ['password', { password: TEXTS.password, token: TEXTS.wrong }, true],
+    // What the token lets in, the right password would let in further.
+    ['password', { password: TEXTS.wrong, token: 'named' }, false],
+    ['password', { token: 'named' }, true],
+    ['token', { token: TEXTS.wrong }, false],
+    ['token', { token: TEXTS.shared, password: TEXTS.wrong }, true],
+    ['token', { token: TEXTS.wrong, password: TEXTS.password, deviceToken: 'bogus' }, false],
+    ['token', { token: 'named', password: TEXTS.wrong }, true],
+    ['token', {}, undefined],
+  ] as const)('where the gateway asks for a %s, with %j, is right: %s', async (mode, given, isRight) => {
+    const auth = { ...given, ...('token' in given && given.token === 'named' && { token: tokenTexts.named }) }
+    const ends: boolean[] = []
+    const authenticator = createAuthenticator({
+      auth: { mode, token: new Secret(TEXTS.shared), password: new Secret(TEXTS.password) },
+      pagesNeedNoDevice: false,
+      devices: devicesBy.absent,
+      tokens,
+      attempts: {
+        begin: () => ({
+          mayTry: true,
+          delayMs: 0,
+          async end(right) {
+            ends.push(right)
+          },
+        }),
+      },
+      pause: () => Promise.resolve(),
+      now: () => NOW,
+    })
+    const facts = { address: '::1', clientAddress: '::1', local: true, origin: 'absent', path: '/' } as const
+    await authenticator.authenticate({ auth }, { ...facts, guesser, forwardedByStranger: false }, NONCE)
+    expect(ends).toEqual(isRight === undefined ? [] : [isRight])
+  })
+
+  it('is not looked at when there were too many, and waits where it is to wait', async () => {
+    const said: string[] = []
+    const authenticate = async (attempt: ReturnType<Attempts['begin']>) => {
+      const authenticator = createAuthenticator({
+        auth: { mode: 'token', token: new Secret(TEXTS.shared) },
+        pagesNeedNoDevice: false,
+        devices: devicesBy.absent,
+        attempts: { begin: () => attempt },
+        async pause(ms) {
+          said.push(`paused ${ms}`)
+        },
+        now: () => NOW,
+      })
+      const facts = { address: '::1', clientAddress: '::1', local: true, origin: 'absent', path: '/' } as const
+      const peer = { ...facts, guesser, forwardedByStranger: false }
+      const { decision } = await authenticator.authenticate({ auth: { token: TEXTS.shared } }, peer, NONCE)
+      return decision
+    }
+    expect(await authenticate({ mayTry: false, retryAfterMs: 7, kept: Promise.resolve() })).toMatchObject({
+      admitted: false,
+      retryAfterMs: 7,
+      details: { code: 'AUTH_RATE_LIMITED' },
+    })
+    const end = async (isRight: boolean) => void said.push(`ended ${isRight}`)
+    expect(await authenticate({ mayTry: true, delayMs: 250, end })).toMatchObject({ admitted: true })
+    expect(said).toEqual(['paused 250', 'ended true'])
   })
 })
 
@@ -391,6 +470,8 @@ describe('what somebody was admitted on', () => {
       pagesNeedNoDevice: false,
       devices,
       tokens: named,
+      attempts: patient,
+      pause: () => Promise.resolve(),
       now: () => NOW,
     })
     const given = { token: text.reveal(), ...auth }
@@ -400,7 +481,7 @@ describe('what somebody was admitted on', () => {
         client: { id: 'gateway-client', version: 'dev', platform: 'linux', mode: 'backend' },
         ...params,
       } as ConnectParams,
-      { ...facts, forwardedByStranger: false },
+      { ...facts, guesser, forwardedByStranger: false },
       NONCE,
     )
     if (!('principal' in outcome)) throw new Error(outcome.decision.message)

@@ -162,6 +162,7 @@ export function startGateway(model: string, nodeArgs: string[] = []): Promise<Se
       'preauthPerIp',
       'preauthTotal',
       'maxConnections',
+      'deniedPerMinute',
       'socketsPerPrincipal',
       'sessions',
       'liveKeys',

@@ -11,6 +11,7 @@ const facts: PeerFacts = {
   clientAddress: '127.0.0.1',
   local: true,
   origin: 'absent',
+  guesser: { network: '127.0.0.1', origin: undefined, isShared: true },
   forwardedByStranger: false,
   path: '/',
 }
@@ -31,7 +32,7 @@ const admitted: Admitted = {
   deviceId: undefined,
 }
 
-function open(authenticate?: Authenticator['authenticate']) {
+function open(authenticate?: Authenticator['authenticate'], limits: { socketsPerPrincipal?: number } = {}) {
   const hub = createHub({ onSlow() {}, replay: places() })
   const presence = createPresence({ now: () => Date.now(), version: '1' })
   let fails = false
@@ -42,11 +43,14 @@ function open(authenticate?: Authenticator['authenticate']) {
     authenticator: {
       authenticate: authenticate ?? (async () => admitted),
     },
+    audit: { note() {} },
     dispatch: { dispatch() {}, answered: () => Promise.resolve() },
     hub,
     presence,
     log: quiet,
     now: () => Date.now(),
+    monotonic: () => performance.now(),
+    limits: { requestsPerSecond: 0, burst: 0, deniedPerMinute: 0, socketsPerPrincipal: 0, ...limits },
     handshakeTimeoutMs: 60_000,
     tickIntervalMs: 30_000,
     version: '1',
@@ -67,6 +71,19 @@ function open(authenticate?: Authenticator['authenticate']) {
 }
 
 describe('a connection', () => {
+  it('that is gone before it is known takes no place of its principal', async () => {
+    const waiting: ((outcome: Admitted) => void)[] = []
+    const { accept } = open(() => new Promise((resolve) => waiting.push(resolve)), { socketsPerPrincipal: 1 })
+    const [gone, stays, third] = [accept(), accept(), accept()]
+    for (const { connect } of [gone, stays, third]) connect()
+    await settled()
+    gone.connection.gone()
+    for (const resolve of waiting) resolve({ ...admitted, principal: 'a device' })
+    await settled()
+    expect(stays.peer.heard.map(({ ok }) => ok)).toEqual([undefined, true])
+    expect(third.peer.heard.at(-1)?.['error'].details.code).toBe('SOCKET_QUOTA')
+  })
+
   it('whose actor threw is closed with 1011, and its neighbours live on', async () => {
     const { accept, connections, hub, failNext } = open()
     const good = accept()

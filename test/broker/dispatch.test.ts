@@ -24,7 +24,7 @@ const caller = (changes: Partial<Caller> = {}): Caller => ({
 /** A dispatch whose methods all do the same; resolves to the answers once nothing is left to do. */
 const open = (handler: () => unknown, log = quiet) => {
   const table = Object.fromEntries(Object.keys(METHODS).map((name) => [name, handler])) as unknown as Handlers
-  const dispatch = createDispatch({ handlers: table, log })
+  const dispatch = createDispatch({ handlers: table, log, audit: { note() {} } })
   const ask = async (method: string, params?: unknown, who = caller()) => {
     const answers: Frame[] = []
     dispatch.dispatch({ type: 'req', id: '1', method, params }, who, (text) => void answers.push(JSON.parse(text)))

@@ -554,6 +554,10 @@ describe('the rest', () => {
       preauthPerIp: 32,
       preauthTotal: 512,
       maxConnections: 20_000,
+      deniedPerMinute: 50,
+      socketsPerPrincipal: 256,
+      sessions: 10_000,
+      liveKeys: 100_000,
     })
     expect(config).toMatchObject({
       session: { mainKey: 'main', scope: 'per-sender' },

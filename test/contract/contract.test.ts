@@ -32,12 +32,14 @@ describe('frames', () => {
     ['{"type":"req","id":"x","method":"health","extra":1}', 'x', "at root: unexpected property 'extra'"],
     ['null', 'invalid', 'must be object'],
     ['[]', 'invalid', 'must be object'],
-  ])('%s is refused in words', (text, id, problem) => expect(decode(text)).toEqual({ kind: 'invalid', id, problem }))
+  ])('%s is refused in words', (text, id, problem) =>
+    expect(decode(Buffer.from(text))).toEqual({ kind: 'invalid', id, problem }),
+  )
 
   it('takes a request with the trace context of protocol 4', () =>
-    expect(decode('{"type":"req","id":"1","method":"health","traceparent":"00-1"}').kind).toBe('request'))
+    expect(decode(Buffer.from('{"type":"req","id":"1","method":"health","traceparent":"00-1"}')).kind).toBe('request'))
 
-  it('tells what is no JSON apart', () => expect(decode('nonsense')).toEqual({ kind: 'notJson' }))
+  it('tells what is no JSON apart', () => expect(decode(Buffer.from('nonsense'))).toEqual({ kind: 'notJson' }))
 })
 
 describe('validation', () => {

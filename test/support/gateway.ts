@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { WebSocket } from 'ws'
+import { quotasOf } from '../../src/broker/quotas.ts'
 import type { Config } from '../../src/config/config.ts'
 import { loadConfig } from '../../src/config/load.ts'
 import { createGateway, type Gateway, type GatewayOptions } from '../../src/gateway.ts'
@@ -52,8 +53,8 @@ export async function startGateway(options: TestGatewayOptions = {}): Promise<Te
     cwd: stateDir,
     flags: { stateDir, allowUnconfigured: true, port: '0', ...writeConfig(stateDir, options.config) },
   })
-  const store = options.store ?? openMemoryStore()
   const config = options.alter?.(loaded) ?? loaded
+  const store = options.store ?? openMemoryStore(quotasOf(config.gateway.limits))
   const log = options.log ?? openLog({ ...config.logging, level: 'silent' }).log
   const gateway = createGateway({
     config,
@@ -128,6 +129,8 @@ export type Frame = { [member: string]: any }
 export interface PeerOptions {
   headers?: Record<string, string>
   path?: string
+  /** The address it comes from. */
+  localAddress?: string
 }
 
 export interface Peer {
@@ -146,8 +149,8 @@ export interface Peer {
 let requests = 0
 
 /** Opens a socket. Rejects with the HTTP status when the upgrade is refused. */
-export function openPeer(url: string, { headers = {}, path = '/' }: PeerOptions = {}): Promise<Peer> {
-  const socket = new WebSocket(new URL(path, url), { headers })
+export function openPeer(url: string, { path = '/', ...options }: PeerOptions = {}): Promise<Peer> {
+  const socket = new WebSocket(new URL(path, url), options)
   const frames: Frame[] = []
   const taken = new Set<Frame>()
   const waiting: { fits(frame: Frame): boolean; resolve(frame: Frame): void; reject(error: Error): void }[] = []

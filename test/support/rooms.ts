@@ -1,5 +1,6 @@
 /** The rooms of the broker without sockets: memory for a store, and a model that answers when a test tells it to. */
 
+import type { Attempts } from '../../src/auth/attempts.ts'
 import { createHub, type Hub } from '../../src/broker/hub.ts'
 import type { Log } from '../../src/broker/log.ts'
 import type { Peer } from '../../src/broker/peer.ts'
@@ -13,6 +14,11 @@ import type { Model, Sink } from '../../src/runtimes/runtime.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import type { Store } from '../../src/stores/store.ts'
 import type { Frame } from './gateway.ts'
+
+/** Lets everybody try a credential as often as they like. */
+export const patient: Pick<Attempts, 'begin'> = {
+  begin: () => ({ mayTry: true, delayMs: 0, end: () => Promise.resolve() }),
+}
 
 /** A log that says nothing. */
 export const quiet: Log = { trace() {}, debug() {}, info() {}, warn() {}, error() {} }
@@ -106,6 +112,8 @@ export interface Rooms {
   ear: Listening
   /** The ids of the runs whose model was asked, in order. */
   readonly order: string[]
+  /** The sessions whose actor threw, as often as one did. */
+  readonly crashes: string[]
   /** The model's side of a run, once the model has been asked: for the first time, or for the nth. */
   asked(runId: string, nth?: number): Promise<Asked>
   /** Admits a turn and starts it, as the methods do. */
@@ -125,6 +133,8 @@ export interface RoomsOptions {
   retryMs?: number
   /** Called before each event; what it throws, the hub throws. */
   onPublish?(payload: Frame): void
+  /** Called before a waiting turn is told its place; what it throws, the session's effect throws. */
+  onPlace?(runId: string): void
   /** Called before a session begins a run; what it throws, the session's effect throws. */
   onBegin?(runId: string): void
   log?: Log
@@ -158,6 +168,7 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     return known
   }
   const order: string[] = []
+  const crashes: string[] = []
   const now = () => Date.now()
   const runs = createRuns({
     store,
@@ -168,7 +179,7 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     deadlineMs: 0,
     maxConcurrent: options.maxConcurrent ?? 64,
     async prepare({ runId }, sofar) {
-      const joined = [...sofar]
+      const joined = sofar.map(({ said }) => said)
       return (sink, signal) =>
         new Promise((resolve, reject) => {
           order.push(runId)
@@ -191,9 +202,16 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
         options.onBegin?.(runId)
         runs.begin(runId, absorbs)
       },
+      announcePlace(runId, place) {
+        options.onPlace?.(runId)
+        runs.announcePlace(runId, place)
+      },
     },
     log,
-    onCrash: (key) => supervisor.crashed(key),
+    onCrash(key) {
+      crashes.push(key)
+      supervisor.crashed(key)
+    },
   })
   const supervisor = createSupervisor({
     store,
@@ -224,6 +242,7 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     turns,
     ear,
     order,
+    crashes,
     asked: (runId, nth = 1) => askedOf(runId, nth).promise,
     async send(key, changes) {
       const admission = await turns.admit({ ...request(key), ...changes })

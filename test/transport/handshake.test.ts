@@ -62,6 +62,15 @@ describe('a first frame', () => {
     expect((await fate(peer)).close.code).toBe(1007)
   })
 
+  it('that is binary and not UTF-8 ends the connection with 1007, too, as one that comes later does', async () => {
+    const peer = await gateway.open()
+    peer.socket.send(Buffer.from([0x7b, 0xff, 0x7d]))
+    expect(await fate(peer)).toEqual({ close: { code: 1007, reason: '' }, told: [] })
+    const later = await gateway.connect()
+    later.socket.send(Buffer.from([...Buffer.from('{"type":"req","id":"'), 0xc3, 0x28, ...Buffer.from('"}')]))
+    expect((await later.closed).code).toBe(1007)
+  })
+
   it('that is nested deeply is refused, and costs nobody else anything', async () => {
     for (const depth of [1_000, 10_000, 30_000]) {
       const peer = await gateway.open()
@@ -237,18 +246,39 @@ describe('after the handshake', () => {
     })
   })
 
-  it('parameters that are nested deeply are answered, and the connection stays', async () => {
-    const peer = await gateway.connect()
-    for (const depth of [1_000, 10_000, 100_000]) {
-      const deep = `${'['.repeat(depth)}${']'.repeat(depth)}`
-      peer.send(`{"type":"req","id":"a${depth}","method":"health","params":${deep}}`)
-      expect(await peer.next(({ id }) => id === `a${depth}`)).toMatchObject({ ok: false })
-      peer.send(
-        `{"type":"req","id":"b${depth}","method":"chat.send","params":{"sessionKey":"main","message":"/status","idempotencyKey":"b${depth}","context":${deep}}}`,
-      )
-      await peer.next(({ id }) => id === `b${depth}`)
+  const problem = 'invalid request frame: it is nested more than 32 deep'
+  const deepest = (id: string, params: (deep: string) => string, depth: number) =>
+    `{"type":"req","id":"${id}","method":"chat.send","params":${params(`${'['.repeat(depth)}${']'.repeat(depth)}`)}}`
+  const withContext = (deep: string) =>
+    `{"sessionKey":"main","message":"/status","idempotencyKey":"deep","context":${deep}}`
+
+  it('parameters that are nested deeply are refused under their id, twice, and the connection stays', async () => {
+    for (const depth of [31, 1_000, 10_000, 100_000]) {
+      const peer = await gateway.connect()
+      for (const [id, params] of [
+        ['a', (deep: string) => `[${deep}]`],
+        ['b', withContext],
+      ] as const) {
+        peer.send(deepest(id, params, depth))
+        expect(await peer.next((it) => it['id'] === id)).toMatchObject({ ok: false, error: { message: problem } })
+      }
+      expect(await peer.request('health')).toMatchObject({ ok: true })
     }
-    expect(await peer.request('health')).toMatchObject({ ok: true })
+  })
+
+  it('parameters that are nested deeply for the third time end the connection', async () => {
+    const peer = await gateway.connect()
+    for (const id of ['a', 'b', 'c']) peer.send(deepest(id, withContext, 10_000))
+    expect(await peer.closed).toEqual({ code: 1008, reason: 'invalid request frame' })
+    expect(peer.frames.filter(({ ok }) => ok === false).map(({ id }) => id)).toEqual(['a', 'b'])
+  })
+
+  it('as deep as may be is deep enough', async () => {
+    const peer = await gateway.connect()
+    for (let times = 0; times < 4; times++) {
+      peer.send(deepest('d', withContext, 30))
+      expect((await peer.next(({ id }) => id === 'd'))['error']?.message).not.toBe(problem)
+    }
   })
 
   it('a frame that is larger than the policy says ends the connection with 1009', async () => {

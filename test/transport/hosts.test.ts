@@ -54,6 +54,7 @@ const STRANGERS = [
   ...['evilkurultai.example', 'www.kurultai.example', 'x.chat.kurultai.example', 'kurultai.example.co'],
   ...['internal.evil.example', 'evil-internal.example', 'docker.internal.example', 'evil.internal.', 'evil.internals'],
   ...['.localhost', '.kurultai.example', '..', '.', ''],
+  ...['.internal', '..internal', 'a..internal'],
   ...['256.0.0.1', '1.2.3.4.5', '127.0.0.1.1', '1.2.3.999', '127.0.0.1x', '1e3.2.3.4'],
   ...[
     '[::1%lo]',
@@ -135,6 +136,17 @@ describe('a Host that a browser sends directly', () => {
       expect(statusOf({ Host, 'Sec-Fetch-Mode': 'websocket', 'X-Forwarded-For': '198.51.100.1' })).toBe(421)
     }
   })
+})
+
+it('a request is passed on wherever a header says so, also by a proxy that names itself', () => {
+  const isForwarded = (headers: Record<string, string>, address: string) => {
+    const knocked = knock(request({ Host: 'localhost', ...headers }, address), POLICY)
+    return knocked.admitted && knocked.isForwarded
+  }
+  expect(isForwarded({ 'X-Forwarded-For': '10.0.0.9' }, '10.0.0.9')).toBe(true)
+  expect(isForwarded({ 'X-Forwarded-For': '198.51.100.1' }, '10.0.0.9')).toBe(true)
+  expect(isForwarded({ Forwarded: 'for=127.0.0.1' }, '127.0.0.1')).toBe(true)
+  expect(isForwarded({}, '10.0.0.9')).toBe(false)
 })
 
 /** What an Origin is, read letter by letter; undefined if it is not written as browsers write it. */

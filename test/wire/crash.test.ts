@@ -102,7 +102,8 @@ function timesAsked(message: string): number {
 
 const restart = async () => {
   await gateway?.kill()
-  gateway = await startProcess(folder, model.url)
+  // Every turn of a test is asked for again at once.
+  gateway = await startProcess(folder, model.url, { gateway: { limits: { requestsPerSecond: 0 } } })
   return gateway
 }
 

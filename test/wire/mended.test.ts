@@ -65,6 +65,7 @@ describe('a stop', () => {
       probe: () => ({ serving: true, ready: true, status: 'ok' }),
       uptimeMs: () => 0,
       maxConnections: 0,
+      limits: { preauthPerIp: 0, preauthTotal: 0 },
       servePage: false,
       heartbeatMs: 20_000,
     })
@@ -261,7 +262,7 @@ describe('answers that are not read', () => {
         return { messages: [{ role: 'assistant', content: [{ type: 'text', text }], timestamp: 1 }] }
       },
     })
-    await using gateway = await startGateway({ store })
+    await using gateway = await startGateway({ store, config: { gateway: { limits: { requestsPerSecond: 0 } } } })
     const peer = await gateway.connect()
     peer.socket.removeAllListeners('message')
     peer.socket.pause()
@@ -302,7 +303,7 @@ describe('agent.wait', () => {
       cleared.add(timer)
       clear(timer)
     })
-    await using gateway = await startGateway()
+    await using gateway = await startGateway({ config: { gateway: { limits: { requestsPerSecond: 0 } } } })
     const peer = await gateway.connect()
     for (let n = 0; n < 1_000; n++)
       peer.send({ type: 'req', id: `w${n}`, method: 'agent.wait', params: { runId: `none${n}`, timeoutMs } })

@@ -25,6 +25,9 @@ function puppet() {
   return { runtimes: new Map([['echo', runtime]]), asked: asked.promise, finish: finished.resolve }
 }
 
+/** For one who says more in a minute than it may otherwise. */
+const unlimited = (limits: object = {}) => ({ gateway: { limits: { requestsPerSecond: 0, ...limits } } })
+
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 const placed = (frames: Frame[]) => frames.filter(({ payload }) => payload?.offset !== undefined)
 const assistant = (frames: Frame[]) => frames.filter(({ payload }) => payload?.stream === 'assistant')
@@ -111,7 +114,7 @@ describe('a reader that has more waiting than the policy says', () => {
       const entry = JSON.parse(line) as Frame
       if (entry['code'] === 1008) told.resolve(entry)
     }
-    await using gateway = await startGateway({ log: pino({ level: 'debug' }, { write }) })
+    await using gateway = await startGateway({ log: pino({ level: 'debug' }, { write }), config: unlimited() })
     const { quick, slow, last } = await fallBehind(gateway)
     expect(await told.promise).toMatchObject({ reason: 'slow consumer' })
     slow.socket.resume()
@@ -126,7 +129,7 @@ describe('a reader that has more waiting than the policy says', () => {
   })
 
   it('that never reads again is cut off, and its place is free', async () => {
-    await using gateway = await startGateway({ config: { gateway: { limits: { maxConnections: 2 } } } })
+    await using gateway = await startGateway({ config: unlimited({ maxConnections: 2 }) })
     await fallBehind(gateway)
     await comeIn(gateway.url, 1)
   })
