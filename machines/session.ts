@@ -56,6 +56,9 @@ export const sessionMachine = setup({
         type: 'begin',
         params: { runId: next.runId, absorbs: group.slice(0, -1).map(({ runId }) => runId) },
       })
+      // Those that could not join the run before may join this one.
+      for (const { runId, mode } of context.queue.slice(group.length))
+        if (mode === 'steer') enqueue({ type: 'steer', params: { runId, into: next.runId } })
     }),
     wait: enqueueActions(({ enqueue, context, event }) => {
       if (event.type !== 'turn') return

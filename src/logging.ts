@@ -1,5 +1,5 @@
 /** The log: JSON lines in a file, readable lines on the console. */
-import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs'
+import { closeSync, fstatSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type Logger, multistream, pino, type StreamEntry } from 'pino'
 import type { Config } from './config/config.ts'
@@ -7,6 +7,8 @@ import type { Config } from './config/config.ts'
 export type { Logger } from 'pino'
 
 const NAMES: Record<number, string> = { 10: 'trace', 20: 'debug', 30: 'info', 40: 'WARN', 50: 'ERROR', 60: 'FATAL' }
+/** A file that is larger is put beside, in the place of the one before it: the log takes twice this on the disk, at most. */
+const LARGEST_BYTES = 64 * 1024 * 1024
 const HIDDEN = new Set(['level', 'time', 'msg', 'pid', 'hostname'])
 
 /** Makes control characters and direction marks visible: a log line is one line, whoever's text is in it. */
@@ -43,14 +45,21 @@ export function openLog({ level, consoleLevel, file }: Config['logging']): Logs 
   if (level !== 'silent') {
     try {
       mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
-      const opened = openSync(file, 'a', 0o600)
-      fd = opened
+      const open = () => openSync(file, 'a', 0o600)
+      fd = open()
+      let size = fstatSync(fd).size
       streams.push({
         level,
         stream: {
           write: (line) => {
             try {
-              writeSync(opened, line)
+              if (size > LARGEST_BYTES) {
+                renameSync(file, `${file}.1`)
+                closeSync(fd!)
+                fd = open()
+                size = 0
+              }
+              size += writeSync(fd!, line)
             } catch {
               // A full disk must not end the gateway; the console still says what happens.
             }

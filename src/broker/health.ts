@@ -22,6 +22,8 @@ export function createHealth(needs: {
   path: string
   now(): number
   modelOf(agentId: string): Model | undefined
+  /** What keeps the gateway from taking turns, in a sentence; undefined when nothing does. */
+  problem(): string | undefined
 }): Health {
   const { agents, store, path, now, modelOf } = needs
   let version = 0
@@ -34,7 +36,10 @@ export function createHealth(needs: {
   })
 
   return {
-    current: () => current,
+    current() {
+      const problem = needs.problem()
+      return problem === undefined ? current : { ...current, ok: false, problem }
+    },
     async refresh() {
       const at = now()
       const all = await store.sessions({})
@@ -59,7 +64,7 @@ export function createHealth(needs: {
         })),
         sessions: summary(all, at),
       }
-      return current
+      return this.current()
     },
     async status() {
       const at = now()

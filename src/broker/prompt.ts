@@ -7,11 +7,20 @@ import type { Agents } from './agents.ts'
 export interface Prompt {
   /**
    * The models to try, in order, and the call.
-   * @param joined what the run had said before each of the turns that joined it, which are the last of the transcript
+   * @param joined the turns that joined the run since it began
    */
-  for(record: RunRecord, joined?: string[]): Promise<{ candidates: Model[]; call: ModelCall }>
+  for(record: RunRecord, joined?: Joined[]): Promise<{ candidates: Model[]; call: ModelCall }>
   /** The model that would answer first. */
   modelOf(agentId: string, sessionModel: string | undefined): Model | undefined
+}
+
+/** A turn that joined a run while it was under way. */
+export interface Joined {
+  /** What the run had said since the one that joined before it. */
+  said: string
+  message: string
+  /** When its entry was put in the transcript. */
+  at: number
 }
 
 export interface PromptNeeds {
@@ -63,7 +72,7 @@ export function createPrompt({ agents, models, store, instructions }: PromptNeed
           sessionKey,
           agentId,
           system: [instructions(agentId), typeof extra === 'string' ? extra : ''].filter(Boolean).join('\n\n'),
-          messages: withJoined(await contextOf(newest(messages, smallest * BYTES_PER_TOKEN), store), joined),
+          messages: await contextOf(newest(withJoined(messages, joined), smallest * BYTES_PER_TOKEN), store),
           thinking: thinking ?? 'off',
         },
       }
@@ -101,13 +110,15 @@ function newest(messages: TranscriptMessage[], most: number): TranscriptMessage[
 }
 
 /** Puts what a run had said before each turn that joined it in front of that turn: the transcript has it only when the run is over. */
-function withJoined(messages: ContextMessage[], joined: string[]): ContextMessage[] {
+function withJoined(messages: TranscriptMessage[], joined: Joined[]): TranscriptMessage[] {
   const whole = [...messages]
-  let place = whole.length
-  for (const said of joined.toReversed()) {
-    place = whole.slice(0, place).findLastIndex(({ role }) => role === 'user')
-    if (place === -1) break
-    if (said.trim() !== '') whole.splice(place, 0, { role: 'assistant', text: said.trim() })
+  for (const { said, message, at } of joined) {
+    const isTurn = ({ role, timestamp, content }: TranscriptMessage) =>
+      role === 'user' && timestamp === at && (message === '' || content.some(({ text }) => text === message))
+    const place = whole.findLastIndex(isTurn)
+    const text = said.trim()
+    if (place !== -1 && text !== '')
+      whole.splice(place, 0, { role: 'assistant', content: [{ type: 'text', text }], timestamp: at })
   }
   return whole
 }

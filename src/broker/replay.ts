@@ -33,6 +33,8 @@ export interface Replay {
   take(sessionKey: string, json: string, endOf?: string): void
   /** How far a session's stream has come. */
   position(sessionKey: string): Position
+  /** Resolves when every event of a session that has a place now is on disk, or was refused. */
+  keep(sessionKey: string): Promise<void>
   /** Every event after a position that a client was at, up to where the stream is when this is called. */
   since(sessionKey: string, from: Position): Promise<Recovery>
   /** Reads where the streams are, and begins a new epoch where a former process may have sent more than is kept. */
@@ -157,6 +159,10 @@ export function createReplay({ store, log, now, newEpoch = () => nanoid(12) }: R
       // Asking makes no stream: anybody can ask for anything. Nothing has been said in a session that has none.
       const { epoch, offset } = streams.get(sessionKey) ?? NOTHING_SAID
       return { epoch, offset }
+    },
+    async keep(sessionKey) {
+      const stream = streams.get(sessionKey)
+      if (stream) await write(sessionKey, stream)
     },
     async since(sessionKey, from) {
       const stream = streams.get(sessionKey)

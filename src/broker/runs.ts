@@ -15,6 +15,7 @@ import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
 import { createLane } from './lane.ts'
 import type { Log } from './log.ts'
+import type { Joined } from './prompt.ts'
 import { createStream, type FailureDetail, type Stream } from './stream.ts'
 
 /** How a run ended, for those who waited for it. */
@@ -36,7 +37,7 @@ export interface Runs {
   admit(record: RunRecord, how?: { mode?: QueueMode; outcome?: RunOutcome }): void
   /** It is the run's turn: it begins as soon as there is room for it. It answers `absorbs` with itself. */
   begin(runId: string, absorbs: string[]): void
-  /** Lets a waiting turn join a run that is under way; without effect if that one is over. */
+  /** Lets a waiting turn join a run that is under way; without effect if that one is over, or answers a call of an agent. */
   steer(runId: string, into: string): void
   /** Tells those who count offsets how many runs of its session come before it. */
   announcePlace(runId: string, place: number): void
@@ -47,6 +48,8 @@ export interface Runs {
   wait(runId: string, timeoutMs: number, givenUp?: AbortSignal): Promise<Ended | undefined>
   /** The live runs of a session in the order of admission, with the text that has been said of each. */
   of(sessionKey: string): { runId: string; state: 'admitted' | 'started'; text: string }[]
+  /** Whether a live run was told to begin. */
+  hasBegun(runId: string): boolean
   /** What a live turn does when a run is under way. */
   modeOf(runId: string): QueueMode
   /** The turn of a live run. */
@@ -67,9 +70,9 @@ export interface RunsNeeds {
   /**
    * Prepares what a model is asked, behind the start in the store's queue, so that the user's message is in the transcript by then.
    * Resolves to what asks, which is called once the start is on disk.
-   * @param joined what had been said before each turn that joined this one; the turns are the last in the transcript
+   * @param joined the turns that joined this one
    */
-  prepare(record: RunRecord, joined: string[]): Promise<Ask>
+  prepare(record: RunRecord, joined: Joined[]): Promise<Ask>
   /** A run has ended, in whatever way; it is on disk and announced. */
   onEnded(record: RunRecord, ended: Ended): void
   /** The deadline of a turn that names none, in ms; 0 = none. */
@@ -89,8 +92,10 @@ export type Ask = (sink: Sink, signal: AbortSignal, asking: (model: Model) => vo
 interface Live {
   record: RunRecord
   mode: QueueMode
-  /** What had been said before each turn that joined this one. */
-  joined: string[]
+  /** Whether its session has told it to begin. */
+  hasBegun: boolean
+  /** The turns that joined this one. */
+  joined: Joined[]
   stream: Stream
   prepared: Promise<Ask> | undefined
   answer: Answer | undefined
@@ -127,7 +132,7 @@ export function createRuns(needs: RunsNeeds): Runs {
   const waiting = new Map<string, Set<(ended: Ended) => void>>()
   let waits = 0
 
-  /** A run that an effect is about is live by construction: only its own actor names it. */
+  /** A run that an effect of its own actor is about is live by construction. */
   const get = (runId: string): Live => {
     const run = live.get(runId)
     if (!run) throw new Error(`run ${runId} is not live`)
@@ -184,9 +189,9 @@ export function createRuns(needs: RunsNeeds): Runs {
         }),
         takeIn: work(async ({ runId, turns }) => {
           const run = get(runId)
-          const said = run.stream.text.slice(run.joined.join('').length)
-          await takeIn(runId, turns)
-          run.joined.push(...turns.map((_, place) => (place === 0 ? said : '')))
+          const said = run.stream.text.slice(run.joined.reduce((length, one) => length + one.said.length, 0))
+          const taken = await takeIn(runId, turns)
+          run.joined.push(...taken.map((turn, place) => ({ ...turn, said: place === 0 ? said : '' })))
           prepare(run)
           return turns
         }),
@@ -229,11 +234,17 @@ export function createRuns(needs: RunsNeeds): Runs {
     run.prepared.catch(() => {})
   }
 
-  /** Ends waiting turns as absorbed by a run. Resolves once they are over: their words are in the transcript then. */
-  async function takeIn(runId: string, turns: string[]): Promise<void> {
-    const endings = turns.map((id) => live.get(id)?.ended.promise)
+  /** Ends waiting turns as absorbed by a run. Resolves to them once they are over: their words are in the transcript then. */
+  async function takeIn(runId: string, turns: string[]): Promise<Omit<Joined, 'said'>[]> {
+    const endings = turns.map(async (id) => {
+      const turn = live.get(id)
+      return turn && { message: turn.record.message, ended: await turn.ended.promise }
+    })
     for (const id of turns) host.tell(id, { type: 'absorb', by: runId })
-    await Promise.all(endings)
+    const all = await Promise.all(endings)
+    return all.flatMap((turn) =>
+      turn?.ended.outcome.absorbedBy === runId ? [{ message: turn.message, at: turn.ended.endedAt }] : [],
+    )
   }
 
   /** Where a model's words go: nowhere once it is called off, and into a paragraph of their own when the run was joined. */
@@ -245,9 +256,11 @@ export function createRuns(needs: RunsNeeds): Runs {
         if (calledOff.aborted || piece === '') return
         if (isNewParagraph) {
           isNewParagraph = false
-          // The stream tells of the first text of all; this is the first since the run was joined.
-          host.tell(record.runId, { type: 'firstToken' })
-          if (stream.text !== '') stream.delta('\n\n')
+          if (stream.text !== '') {
+            // The stream tells of the first text of all; this is the first since the run was joined.
+            host.tell(record.runId, { type: 'firstToken' })
+            stream.delta('\n\n')
+          }
         }
         stream.delta(piece)
       },
@@ -310,6 +323,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       const run: Live = {
         record,
         mode,
+        hasBegun: false,
         joined: [],
         prepared: undefined,
         answer: undefined,
@@ -347,12 +361,19 @@ export function createRuns(needs: RunsNeeds): Runs {
       })
     },
     begin(runId, absorbs) {
-      const { agentId } = get(runId).record
-      lane.enter(runId, agentId, () => host.tell(runId, { type: 'begin', absorbs }))
-      if (lane.isWaiting(runId)) get(runId).stream.announcePlace(0)
+      const run = live.get(runId)
+      // It was stopped in the same batch in which the one before it ended: that it is over is on its way to the session.
+      if (!run) return
+      run.hasBegun = true
+      lane.enter(runId, run.record.agentId, () => host.tell(runId, { type: 'begin', absorbs }))
+      if (lane.isWaiting(runId)) run.stream.announcePlace(0)
     },
-    steer: (runId, into) => void host.tell(into, { type: 'steer', runId }),
+    steer(runId, into) {
+      // Who calls an agent waits for its answer, and nobody else's.
+      if (live.get(into)?.record.method !== 'agent') host.tell(into, { type: 'steer', runId })
+    },
     announcePlace: (runId, place) => live.get(runId)?.stream.announcePlace(place),
+    hasBegun: (runId) => live.get(runId)?.hasBegun ?? false,
     modeOf: (runId) => live.get(runId)?.mode ?? 'followup',
     abort: (runId, reason) => void host.tell(runId, { type: 'abort', reason }),
     ending: (runId) => live.get(runId)?.ended.promise,
@@ -436,9 +457,8 @@ function entry(run: Live, { state, stopReason, error }: RunOutcome): TranscriptM
 
 function ending(run: Live, outcome: RunOutcome): Ending {
   const { answer, message, endedAt } = run
-  const { absorbedBy: _, ...kept } = outcome
   return {
-    ...kept,
+    ...outcome,
     endedAt,
     ...(message && { message }),
     ...(answer && {

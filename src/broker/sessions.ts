@@ -24,7 +24,7 @@ export interface Sessions {
 }
 
 export interface SessionsNeeds {
-  runs: Pick<Runs, 'begin' | 'steer' | 'announcePlace' | 'abort' | 'ending' | 'of' | 'modeOf'>
+  runs: Pick<Runs, 'begin' | 'hasBegun' | 'steer' | 'announcePlace' | 'abort' | 'ending' | 'of' | 'modeOf'>
   log: Log
   /** A session's actor threw. Its runs live on; the supervisor decides when `restart` is called. */
   onCrash(sessionKey: string): void
@@ -77,13 +77,16 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
       // A turn that was admitted in this very tick is in the mailbox, not yet in the queue: look after it.
       await Promise.resolve()
       const { running, waiting } = queue(key)
-      const all = down.has(key) ? runsOf(key) : [...(running ? [running] : []), ...waiting]
-      const stopped = all.filter((id) => runId === null || id === runId)
+      const inQueue = [...(running ? [running] : []), ...waiting]
+      const stopped = runsOf(key).filter((id) => runId === null || id === runId)
       if (stopped.length === 0) return []
       const endings = stopped.map((id) => runs.ending(id))
-      // While a crashed session rests there is no actor that could pass it on.
+      // Those of a crashed session, and those that wait until its transcript is changed, no actor could pass it on to.
+      for (const id of stopped) if (!inQueue.includes(id)) runs.abort(id, reason)
+      host.tell(key, { type: 'abort', runId, reason })
+      await Promise.resolve()
+      // Its actor crashed in between: there was none any more to pass it on.
       if (down.has(key)) for (const id of stopped) runs.abort(id, reason)
-      else host.tell(key, { type: 'abort', runId, reason })
       const ended = await Promise.all(endings)
       // One that was just ending by itself was not stopped by us.
       return stopped.filter((_, index) => ended[index]?.outcome.state === 'aborted')
@@ -94,8 +97,12 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
       const mine = runsOf(key)
       if (mine.length === 0) return
       host.open(key, { key })
-      // One that has begun begins no second time: its chart takes `begin` only while it waits.
-      for (const runId of mine) host.tell(key, { type: 'turn', runId, mode: runs.modeOf(runId) })
+      // The one under way comes first, whatever came before it: it begins no second time, and stops nobody again.
+      const order = (runId: string) => (runs.hasBegun(runId) ? 0 : runs.modeOf(runId) === 'interrupt' ? 1 : 2)
+      for (const runId of mine.toSorted((one, other) => order(one) - order(other))) {
+        const mode = runs.modeOf(runId)
+        host.tell(key, { type: 'turn', runId, mode: order(runId) < 2 ? 'followup' : mode })
+      }
     },
     sweep() {
       const idle = new Set(host.ids().filter((key) => host.get(key)?.getSnapshot().matches('idle')))

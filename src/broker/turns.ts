@@ -54,7 +54,7 @@ export interface Turns {
 export interface TurnsNeeds {
   store: Pick<Store, 'unsettled' | 'resetSession' | 'settle' | 'deleteSession' | 'session'>
   supervisor: Pick<Supervisor, 'admit' | 'restore' | 'ended'>
-  runs: Pick<Runs, 'admit'>
+  runs: Pick<Runs, 'admit' | 'record'>
   sessions: Pick<Sessions, 'turn' | 'abort'>
   replay: Pick<Replay, 'forget'>
   now(): number
@@ -99,6 +99,18 @@ export function createTurns(needs: TurnsNeeds): Turns {
     // Who calls an agent waits for its answer, and nobody else's.
     if (method !== 'chat.send' || meta['reset'] === true) return 'followup'
     return readQueueMode(meta['queueMode']) ?? readQueueMode(settings['queueMode']) ?? needs.queueMode
+  }
+
+  /** Makes a turn live, and gives it its turn once the session is free to take it. */
+  function begin(record: RunRecord, mode: QueueMode): void {
+    const { sessionKey, runId } = record
+    runs.admit(record, { mode })
+    const held = places.has(record) ? places.get(record)?.after : holds.get(sessionKey)
+    if (!held) return sessions.turn(sessionKey, runId)
+    void held.then(() => {
+      // It may have been stopped meanwhile.
+      if (runs.record(runId)) sessions.turn(sessionKey, runId)
+    })
   }
 
   /** Answers that are being made, by session. */
@@ -149,13 +161,7 @@ export function createTurns(needs: TurnsNeeds): Turns {
         if (!isPlaced) void place.hold?.then((release) => release())
       }
     },
-    start(record, settings = {}) {
-      const { sessionKey, runId } = record
-      runs.admit(record, { mode: modeOf(record, settings) })
-      const held = places.has(record) ? places.get(record)?.after : holds.get(sessionKey)
-      if (held) void held.then(() => sessions.turn(sessionKey, runId))
-      else sessions.turn(sessionKey, runId)
-    },
+    start: (record, settings = {}) => begin(record, modeOf(record, settings)),
     async startAnew(record) {
       const { sessionKey, agentId, runId } = record
       const release = await (places.get(record)?.hold ?? hold(sessionKey))
@@ -207,7 +213,10 @@ export function createTurns(needs: TurnsNeeds): Turns {
     },
     async recover() {
       const counts = { started: 0, interrupted: 0, resumed: 0 }
-      for (const record of await store.unsettled()) {
+      // As the queues stood: what was under way comes first, then what interrupts, which now interrupts nobody any more.
+      const order = ({ state, meta }: RunRecord) =>
+        state === 'started' ? 0 : meta['queueMode'] === 'interrupt' ? 1 : 2
+      for (const record of (await store.unsettled()).toSorted((one, other) => order(one) - order(other))) {
         supervisor.restore(record)
         const { message, attachments, attempt = 1, state, meta } = record
         // A command has no words for a model: whether it was obeyed before the process died, nobody knows.
@@ -222,7 +231,11 @@ export function createTurns(needs: TurnsNeeds): Turns {
         // A turn that was to begin a new transcript: the process may have died between its admission and the reset. Doing it
         // again is harmless, since nothing of the turn is in the transcript yet.
         if (meta['reset'] === true && !isResumed) (await turns.startAnew(record))()
-        else turns.start(record, (await store.session(record.sessionKey))?.settings)
+        else {
+          const { settings } = (await store.session(record.sessionKey)) ?? {}
+          const mode = modeOf(record, settings ?? {})
+          begin(record, mode === 'interrupt' ? 'followup' : mode)
+        }
       }
       return counts
     },
@@ -232,7 +245,7 @@ export function createTurns(needs: TurnsNeeds): Turns {
 
 const INTERRUPTED: RunOutcome = {
   state: 'interrupted',
-  error: 'the gateway stopped while this run was under way; send it again to repeat it',
+  error: 'the gateway stopped while this run was under way; send it again under a new idempotency key to repeat it',
 }
 
 /** SHA-256 over a value whose members are put in order first: the same request gives the same digest, however it was spelled. */

@@ -11,6 +11,10 @@ import { version } from '../version.ts'
 import { EXIT } from './exit.ts'
 import { findRunning, forgetRunning, noteRunning } from './running.ts'
 
+/** Errors that nobody handled, and are logged each second. */
+const MOST_UNHANDLED = 10
+/** How long a gateway may take to end by itself that was told so twice, in ms. */
+const TOLD_TWICE_MS = 5_000
 /** How long a gateway that has failed may take to end by itself, in ms. */
 const LEFT_MS = 2_000
 
@@ -58,31 +62,52 @@ export async function runGateway(flags: StartFlags): Promise<number> {
   // Every promise has an owner and every actor an observer; should one be forgotten all the same, it costs its own request, not
   // everybody's gateway. What is on disk is true in any case.
   let log: (details: object, what: string) => void = console.error
-  const unhandled = (what: string) => (error: unknown) => log({ err: error }, what)
+  let logged = 0
+  let since = 0
+  const unhandled = (what: string) => (error: unknown) => {
+    // One that comes of saying so would come for ever.
+    const now = performance.now()
+    if (now - since > 1_000) [since, logged] = [now, 0]
+    logged += 1
+    if (logged <= MOST_UNHANDLED) log({ err: error }, what)
+  }
+  // Whoever read what it prints has gone: it goes on without, and the log is in its file.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
   process.on('uncaughtException', unhandled('an error nobody handled'))
   process.on('unhandledRejection', unhandled('a rejection nobody handled'))
   const signals = stopOnSignals()
+  let good: Config | undefined
   for (;;) {
-    const ended = await serve(flags, signals, (logger) => {
+    const { ended, config } = await serve(flags, signals, good, (logger) => {
       log = logger
     })
     if (ended !== 'again') return ended
+    good = config
   }
 }
 
-/** Runs one gateway. Resolves to the exit code, or to `again`. */
+/**
+ * Runs one gateway. Resolves to the exit code, or to `again` with what it was run with.
+ * @param good what the one before it was run with: nobody may be there to start it by hand, so it is run with that once more when
+ * the new configuration cannot be read, or its port cannot be had
+ */
 async function serve(
   flags: StartFlags,
   signals: Signals,
+  good: Config | undefined,
   onUnhandled: (log: (details: object, what: string) => void) => void,
-): Promise<number | 'again'> {
+  isSecondTry = false,
+): Promise<{ ended: number | 'again'; config?: Config }> {
+  const over = (ended: number) => ({ ended })
   let config: Config
   try {
-    config = configFrom(flags)
+    config = isSecondTry && good ? good : configFrom(flags)
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     printProblems(error)
-    return EXIT.config
+    if (!good) return over(EXIT.config)
+    console.error('It is run with the configuration it had before.')
+    config = good
   }
   const { stateDir } = config
   try {
@@ -90,7 +115,7 @@ async function serve(
   } catch (error) {
     console.error(`The state folder ${stateDir} cannot be used: ${(error as Error).message}`)
     console.error('Make it writable for this user, or choose another one with --state-dir or OPENCLAW_STATE_DIR.')
-    return EXIT.storage
+    return over(EXIT.storage)
   }
   const { auth } = config.gateway
   const made = auth.mode === 'token' && auth.token === undefined
@@ -120,12 +145,16 @@ async function serve(
     if (signals.count > 0) {
       log.info('stopped while it started')
       close()
-      return 0
+      return over(0)
     }
     log.fatal(message)
     console.error(adviceFor(message, config))
     close()
-    return (cause as { reason?: string } | undefined)?.reason === 'newerSchema' ? EXIT.schema : EXIT.storage
+    if (good && !isSecondTry) {
+      console.error('It is run with the configuration it had before.')
+      return serve(flags, signals, good, onUnhandled, true)
+    }
+    return over((cause as { reason?: string } | undefined)?.reason === 'newerSchema' ? EXIT.schema : EXIT.storage)
   }
   const { port } = gateway.addresses[0]!
   const host =
@@ -135,7 +164,7 @@ async function serve(
     { version, pid: process.pid, port, config: config.path ?? 'none', agents: config.agents.list.map(({ id }) => id) },
     `listening; ${trustedProxiesLine(config)}`,
   )
-  announce(gateway, config, made)
+  announce(gateway, config, made, flags)
   const { failure } = await gateway.stopped
   forgetRunning(stateDir)
   // Without its storage it cannot go on, whatever still waits for an answer here.
@@ -144,8 +173,8 @@ async function serve(
   else log.info('stopped')
   clearTimeout(again)
   close()
-  if (failure) return EXIT.storage
-  return again && signals.count === 0 ? 'again' : 0
+  if (failure) return over(EXIT.storage)
+  return again && signals.count === 0 ? { ended: 'again', config } : over(0)
 }
 
 interface Signals {
@@ -163,6 +192,7 @@ function stopOnSignals(): Signals {
       count += 1
       if (count === 1 && signal === 'SIGINT') console.error('\nStopping; runs may end. Once more cuts them off.')
       gateway?.stop('gateway stopping')
+      if (count === 2) setTimeout(() => process.exit(EXIT.storage), TOLD_TWICE_MS).unref()
     })
   // A terminal that goes away is no reason to stop a gateway that was told to run.
   process.on('SIGHUP', () => {})
@@ -177,8 +207,16 @@ function stopOnSignals(): Signals {
   }
 }
 
+/** How one talks to this gateway, in the way in which it was started. */
+function chatCommand({ stateDir }: StartFlags): string {
+  const script = process.env['npm_lifecycle_event']
+  const where = stateDir ? ` --state-dir ${stateDir}` : ''
+  if (script === 'start') return `npm run chat --${where}`
+  return `${script === 'kurultai' ? 'npm run -s kurultai --' : 'kurultai'} chat${where}`
+}
+
 /** Tells a person where the gateway is and how to talk to it. */
-function announce({ addresses }: Gateway, config: Config, madeToken: boolean): void {
+function announce({ addresses }: Gateway, config: Config, madeToken: boolean, flags: StartFlags): void {
   const { port } = addresses[0]!
   const host = config.gateway.loopbackOnly
     ? 'localhost'
@@ -190,7 +228,7 @@ function announce({ addresses }: Gateway, config: Config, madeToken: boolean): v
     `  The gateway is running on ${addresses.map(({ host: at }) => `${at.includes(':') ? `[${at}]` : at}:${port}`).join(' and ')}.`,
     '',
     `  Open   http://${host}:${port}/${madeToken ? `#token=${config.gateway.auth.token!.reveal()}` : ''}`,
-    `  Type   ${process.env['npm_lifecycle_event'] === 'start' ? 'npm run chat -- "hello"' : 'kurultai chat "hello"'}   (in another terminal)`,
+    `  Type   ${chatCommand(flags)} "hello"   (in another terminal)`,
     '  Stop   Ctrl-C',
     '',
   ]

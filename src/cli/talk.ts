@@ -50,17 +50,22 @@ export const status = (flags: TargetFlags): Promise<number> =>
       console.log(`  ${key.padEnd(40)} ${duration(age).padStart(8)} ago  ${totalTokens} tokens`)
   })
 
-export const health = (flags: TargetFlags): Promise<number> =>
-  withClient(flags, async (client) => {
+export async function health(flags: TargetFlags): Promise<number> {
+  let isWell = true
+  const code = await withClient(flags, async (client) => {
     const answer = (await client.call('health', { probe: true })) as {
       ok: boolean
+      problem?: string
       agents: { agentId: string; isDefault: boolean; sessions: { count: number } }[]
     }
+    isWell = answer.ok
     if (flags.json) return print(answer)
-    console.log(answer.ok ? 'ok' : 'not ok')
+    console.log(answer.ok ? 'ok' : `not ok: ${answer.problem ?? 'it does not say why'}`)
     for (const { agentId, isDefault, sessions } of answer.agents)
       console.log(`  ${agentId}${isDefault ? ' (default)' : ''}: ${sessionsIn(sessions.count)}`)
   })
+  return code === 0 && !isWell ? 1 : code
+}
 
 interface AgentFlags extends TargetFlags {
   message: string

@@ -75,6 +75,8 @@ interface Run extends Omit<OpenRun, 'isUnclear'> {
   /** What was heard before it is known whether it was heard from the beginning. */
   held: { event: string; payload: RunEvent }[] | undefined
   out: Outlet
+  /** Asks the gateway to stop it. */
+  abort(): void
   /** Unhooks it from the caller's signal. */
   unhook(): void
 }
@@ -128,7 +130,7 @@ export function createChats({ ask, look }: ChatsNeeds): Chats {
     switch (state) {
       case 'final': {
         const whole = message ? textIn(message.content) : run.text
-        complete(run, whole)
+        if (!complete(run, whole)) restart(run, whole)
         const { absorbedBy } = run
         return end(run, {
           type: 'final',
@@ -139,7 +141,7 @@ export function createChats({ ask, look }: ChatsNeeds): Chats {
         })
       }
       case 'aborted':
-        if (message) complete(run, textIn(message.content))
+        if (message && !complete(run, textIn(message.content))) restart(run, textIn(message.content))
         return end(run, { type: 'aborted', text: run.text, ...(stopReason && { stopReason }) })
       case 'error':
         return fail(
@@ -162,16 +164,19 @@ export function createChats({ ask, look }: ChatsNeeds): Chats {
   }
 
   /** The run stands as a snapshot says. */
-  function draw(run: Run, { state, text, error }: Snapshot['runs'][number], at: Drawn): void {
+  function draw(run: Run, stands: Snapshot['runs'][number], at: Drawn): void {
+    const { state, text, error, stopReason, absorbedBy } = stands
     run.drawn = at
     const isOver = state !== 'admitted' && state !== 'started'
     // Less than was heard, from a snapshot that nothing came after: the run was begun again.
-    if (!complete(run, text) && !isOver && at.isNewest) restart(run, text)
+    // One that completed, or was stopped, has the text it has.
+    const isWhole = state === 'completed' || state === 'aborted' || state === 'timedOut'
+    if (!complete(run, text) && (isWhole || (!isOver && at.isNewest))) restart(run, text)
     switch (state) {
       case 'completed':
-        return end(run, { type: 'final', text })
+        return end(run, { type: 'final', text, ...(stopReason && { stopReason }), ...(absorbedBy && { absorbedBy }) })
       case 'aborted':
-        return end(run, { type: 'aborted', text })
+        return end(run, { type: 'aborted', text, ...(stopReason && { stopReason }) })
       case 'timedOut':
         return end(run, { type: 'aborted', text, stopReason: 'timeout' })
       case 'admitted':
@@ -187,7 +192,10 @@ export function createChats({ ask, look }: ChatsNeeds): Chats {
       const answer = (await ask('chat.send', params, options)) as Result<'chat.send'>
       if ('aborted' in answer) return end(run, { type: 'stopped', runIds: answer.runIds })
       run.isAccepted = true
+      const isRenamed = run.runId !== answer.runId
       run.runId = answer.runId
+      // It was stopped under the name it had asked for, which belongs to another.
+      if (isRenamed && options.signal?.aborted) run.abort()
       if (answer.status === 'started') return release(run)
     } catch (error) {
       // Of a key that was used before, whose run has failed: how it did, its ending says.
@@ -223,6 +231,7 @@ export function createChats({ ask, look }: ChatsNeeds): Chats {
         drawn: undefined,
         held: [],
         out,
+        abort,
         unhook: () => signal?.removeEventListener('abort', abort),
       }
       runs.add(run)

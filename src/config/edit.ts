@@ -37,13 +37,15 @@ type Members = { [name: string]: unknown }
 export function patchText(raw: string, patch: Members): string {
   const before: unknown = JSON5.parse(raw)
   if (!isObject(before)) throw new SyntaxError('the text must hold an object')
-  const edits: Edit[] = []
-  change(raw, placeOf(raw), patch, '', edits)
-  // From the end on, so that places stay what they are; of two at one place the later one first.
-  const text = edits
-    .toReversed()
-    .toSorted((a, b) => b.start - a.start || b.end - a.end)
-    .reduce((left, { start, end, text }) => left.slice(0, start) + text + left.slice(end), raw)
+  // First what is there, then what is new: behind what has been removed nothing can be put.
+  const text = [changes, additions].reduce((left, kind) => {
+    const edits = kind(left, placeOf(left), patch, '')
+    // From the end on, so that places stay what they are; of two at one place the later one first.
+    return edits
+      .toReversed()
+      .toSorted((one, other) => other.start - one.start || other.end - one.end)
+      .reduce((rest, { start, end, text }) => rest.slice(0, start) + text + rest.slice(end), left)
+  }, raw)
   // The layout is what people see; what is meant is this.
   if (!isDeepStrictEqual(JSON5.parse(text), merged(before, patch))) throw new Error('the patch came out wrong')
   return text
@@ -59,44 +61,40 @@ function merged(before: unknown, patch: unknown): unknown {
   return Object.fromEntries(result)
 }
 
-function change(raw: string, { members, ...place }: Place, patch: Members, indent: string, edits: Edit[]): void {
+/** The edits that set and remove members which are there. */
+function changes(raw: string, { members }: Place, patch: Members, indent: string): Edit[] {
   const inner = `${indent}  `
-  const added: string[] = []
-  for (const [name, value] of Object.entries(patch)) {
+  return Object.entries(patch).flatMap(([name, value]) => {
     const member = members!.get(name)
-    if (member === undefined) {
-      if (value !== null) added.push(`${inner}${nameText(name)}: ${valueText(merged(undefined, value), inner)}`)
-    } else if (value === null) edits.push(removal(raw, members!, name))
-    else if (isObject(value) && member.value.members) change(raw, member.value, value, inner, edits)
-    else {
-      const { start, end } = member.value
-      edits.push({ start, end, text: valueText(merged(undefined, value), inner) })
-    }
-  }
-  if (added.length > 0) edits.push(...additions(raw, { ...place, members: members! }, added, patch, indent))
+    if (member === undefined) return []
+    if (value === null) return [removal(raw, member)]
+    if (isObject(value) && member.value.members) return changes(raw, member.value, value, inner)
+    const { start, end } = member.value
+    return [{ start, end, text: valueText(merged(undefined, value), inner) }]
+  })
 }
 
-/** New members come last, behind whatever comment is there. */
-function additions(
-  raw: string,
-  { end, members }: Required<Place>,
-  added: string[],
-  patch: Members,
-  indent: string,
-): Edit[] {
-  const last = [...members.entries()].at(-1)
+/** The edits that put new members behind the last one, and behind whatever comment is there. */
+function additions(raw: string, { end, members }: Place, patch: Members, indent: string): Edit[] {
+  const inner = `${indent}  `
+  const added: string[] = []
   const edits: Edit[] = []
-  // A last member that is removed takes its comma along, and the one before it keeps its own.
-  if (last && patch[last[0]] !== null && last[1].comma === undefined)
-    edits.push({ start: last[1].value.end, end: last[1].value.end, text: ',' })
+  for (const [name, value] of Object.entries(patch)) {
+    const member = members!.get(name)
+    if (value === null) continue
+    if (member === undefined) added.push(`${inner}${nameText(name)}: ${valueText(merged(undefined, value), inner)}`)
+    else if (isObject(value) && member.value.members) edits.push(...additions(raw, member.value, value, inner))
+  }
+  if (added.length === 0) return edits
+  const last = [...members!.values()].at(-1)
+  if (last && last.comma === undefined) edits.push({ start: last.value.end, end: last.value.end, text: ',' })
   const before = raw.slice(0, end - 1).trimEnd().length
   edits.push({ start: before, end: end - 1, text: `\n${added.join(',\n')}\n${indent}` })
   return edits
 }
 
-/** With its comma, or the comma before it, and the rest of its line if nothing else is there. */
-function removal(raw: string, members: Map<string, Member>, name: string): Edit {
-  const { key, value, comma } = members.get(name)!
+/** With its comma, and the rest of its line if nothing else is there. */
+function removal(raw: string, { key, value, comma }: Member): Edit {
   const end = comma ?? value.end
   const line = raw.lastIndexOf('\n', key) + 1
   const isAlone = raw.slice(line, key).trim() === ''

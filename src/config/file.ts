@@ -1,6 +1,16 @@
 /** The configuration file: what it holds now, and the only way in which the gateway writes it. */
 import { createHash } from 'node:crypto'
-import { closeSync, copyFileSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  copyFileSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
 import JSON5 from 'json5'
 import { GatewayError } from '../contract/errors.ts'
@@ -42,7 +52,7 @@ export interface ConfigFileOnDisk {
 
 /** @param running what the gateway was started with; @param source how that was found */
 export function openConfigFile(running: Config, source: ConfigSource): ConfigFileOnDisk {
-  const file = running.path ?? path.join(running.stateDir, 'openclaw.json5')
+  const file = realPath(running.path ?? path.join(running.stateDir, 'openclaw.json5'))
 
   function show(): ShownConfig {
     const raw = textOf(file)
@@ -138,6 +148,15 @@ export function openConfigFile(running: Config, source: ConfigSource): ConfigFil
   }
 }
 
+/** Where a link leads: what is written takes the place of the file, not of the link. */
+function realPath(file: string): string {
+  try {
+    return realpathSync(file)
+  } catch {
+    return file
+  }
+}
+
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex')
 
 function textOf(file: string): string | undefined {
@@ -155,25 +174,35 @@ function save(file: string, text: string): void {
   try {
     const handle = openSync(fresh, 'w', 0o600)
     try {
-      writeSync(handle, text)
+      // Not writeSync: on a disk that is nearly full it writes a part, and says so in its result only.
+      writeFileSync(handle, text)
       fsyncSync(handle)
     } finally {
       closeSync(handle)
     }
     keepOld(file)
     renameSync(fresh, file)
-    const folder = openSync(path.dirname(file), 'r')
-    try {
-      fsyncSync(folder)
-    } finally {
-      closeSync(folder)
-    }
   } catch (error) {
     rmSync(fresh, { force: true })
     throw new GatewayError(
       'CONFIG_UNWRITABLE',
       `the configuration file cannot be written (${codeOf(error)}); make its folder writable for the gateway, or edit the file itself`,
     )
+  }
+  syncFolder(path.dirname(file))
+}
+
+/** Makes the new name durable. It is written already: a power cut that comes before this leaves the old one or the new one. */
+function syncFolder(folder: string): void {
+  try {
+    const handle = openSync(folder, 'r')
+    try {
+      fsyncSync(handle)
+    } finally {
+      closeSync(handle)
+    }
+  } catch {
+    // Some systems, such as Windows, sync no folders.
   }
 }
 

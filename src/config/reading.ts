@@ -148,6 +148,10 @@ class Visit {
 
 const reference = /\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}/g
 
+/** The variables that a text names, each once. */
+export const variablesOf = (text: string): Set<string> =>
+  new Set([...text.matchAll(reference)].filter(([, literal]) => literal === '').map(([, , name = '']) => name))
+
 /** Variables only: an object that stands for the environment has members of its own kind, such as `constructor`. */
 const lookUp = (name: string, env: Environment): string | undefined =>
   Object.hasOwn(env, name) ? env[name] : undefined
@@ -174,8 +178,7 @@ function interpolate(value: unknown, env: Environment): unknown {
  */
 function* missingIn(value: unknown, path: Path, env: Environment): Generator<[Path, string]> {
   if (typeof value === 'string') {
-    const asked = [...value.matchAll(reference)].filter(([, literal]) => literal === '').map(([, , name = '']) => name)
-    for (const name of new Set(asked)) if (!lookUp(name, env)) yield [path, name]
+    for (const name of variablesOf(value)) if (!lookUp(name, env)) yield [path, name]
   } else if (Array.isArray(value)) {
     for (const [index, item] of value.entries()) yield* missingIn(item, [...path, index], env)
   } else if (isObject(value)) {

@@ -1,5 +1,7 @@
 /** Which changes of a configuration let more people in, or let them do more. */
 import type { Config } from './config.ts'
+import { type Path, pathText } from './findings.ts'
+import { variablesOf } from './reading.ts'
 
 /**
  * What would be less safe with another configuration, a sentence each; empty when nothing would. These are for whoever sits at the
@@ -39,7 +41,7 @@ export function weakenings(before: Config, after: Config): string[] {
     'gateway.controlUi.dangerouslyDisableDeviceAuth',
   )
   for (const [name, limit] of Object.entries(is.limits))
-    higher(was.limits[name as keyof typeof was.limits] ?? limit, limit, `gateway.limits.${name}`)
+    higher(was.limits[name as keyof typeof was.limits], limit, `gateway.limits.${name}`)
   higher(was.handshakeTimeoutMs, is.handshakeTimeoutMs, 'gateway.handshakeTimeoutMs')
   turnedOn(before.commands.config, after.commands.config, 'commands.config')
   turnedOn(before.commands.restart, after.commands.restart, 'commands.restart')
@@ -48,23 +50,46 @@ export function weakenings(before: Config, after: Config): string[] {
   turnedOn(before.tools.agentToAgent.enabled, agentToAgent.enabled, 'tools.agentToAgent.enabled')
   more(before.tools.agentToAgent.allow, agentToAgent.allow, 'tools.agentToAgent.allow')
   // Whoever chooses an address is sent what goes there, with the key; whoever names a variable or a file can have it read.
-  more(addressesOf(before), addressesOf(after), 'models.providers')
-  more(workspacesOf(before), workspacesOf(after), 'agents.list')
+  more(addressesIn(before), addressesIn(after), 'models.providers')
+  more(workspacesIn(before), workspacesIn(after), 'agents')
+  more(variablesIn(before), variablesIn(after), 'what is filled in from the environment')
   unless(before.logging.file === after.logging.file, 'logging.file is another file')
   turnedOn(before.session.projectFiles ?? false, after.session.projectFiles ?? false, 'session.projectFiles')
-  const named = variablesOf(before)
-  for (const [name, times] of variablesOf(after))
-    unless(times <= (named.get(name) ?? 0), `the variable ${name} is put in another place`)
   return [...new Set(found)]
 }
 
-const addressesOf = ({ models }: Config): string[] => models.list.flatMap(({ baseUrl }) => baseUrl ?? [])
-const workspacesOf = ({ agents }: Config): string[] => agents.list.flatMap(({ workspace }) => workspace ?? [])
+/** Which provider is at which address, as the file says: also those whose models it does not list. */
+const addressesIn = ({ parsed }: Config): string[] =>
+  Object.entries(members(members(parsed, 'models'), 'providers')).flatMap(([id, provider]) =>
+    ['baseUrl', 'headers'].flatMap((name) => {
+      const value = members(provider)[name]
+      return value === undefined ? [] : [`${id}.${name} ${shown(value)}`]
+    }),
+  )
 
-/** How often the text names each variable. */
-function variablesOf({ raw = '' }: Config): Map<string, number> {
-  const times = new Map<string, number>()
-  for (const [, name = ''] of raw.matchAll(/\$\{([A-Za-z_][A-Za-z0-9_]*)\}/g))
-    times.set(name, (times.get(name) ?? 0) + 1)
-  return times
+/** Which agent works in which folder, as the file says. */
+function workspacesIn({ parsed }: Config): string[] {
+  const agents = members(parsed, 'agents')
+  const list = Array.isArray(agents['list']) ? agents['list'].map((agent) => members(agent)) : []
+  const all = [{ id: 'defaults', ...members(agents, 'defaults') }, ...list]
+  return all.flatMap(({ id, workspace }) => (workspace === undefined ? [] : [`${shown(id)} in ${shown(workspace)}`]))
+}
+
+/** Which variable stands at which place: elsewhere it could be sent to somebody, or shown. */
+function variablesIn({ parsed }: Config): string[] {
+  const found: string[] = []
+  const walk = (value: unknown, path: Path): void => {
+    if (typeof value === 'string') for (const name of variablesOf(value)) found.push(`${name} at ${pathText(path)}`)
+    else for (const [key, member] of Object.entries(members(value))) walk(member, [...path, key])
+  }
+  walk(parsed, [])
+  return found
+}
+
+const shown = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value))
+
+/** The members of an object, or of a member of it; none of anything else. */
+function members(value: unknown, name?: string): { [name: string]: unknown } {
+  const inner = name === undefined ? value : members(value)[name]
+  return typeof inner === 'object' && inner !== null ? (inner as { [name: string]: unknown }) : {}
 }

@@ -26,9 +26,23 @@ export interface AgentsNeeds {
 }
 
 const WAIT_MS = 30_000
+/** Longer than any run. */
+const LONGEST_MS = 2 ** 31 - 1
 
 export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   const { agents, store, turns, runs } = needs
+
+  /** Resolves when a run has ended that was admitted, though it may not be live yet. */
+  async function over(runId: string): Promise<void> {
+    const known = new AbortController()
+    try {
+      // Listen first, look second: a run that ends in between is not missed.
+      const next = runs.wait(runId, LONGEST_MS, known.signal)
+      if ((await store.run(runId))?.endedAt === undefined) await next
+    } finally {
+      known.abort()
+    }
+  }
 
   /** What `agent` answers, the second time, for a run that has ended. */
   async function result(runId: string) {
@@ -163,7 +177,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
       case 'running':
         return twice(
           { runId: admission.runId, status: 'accepted', acceptedAt: admission.acceptedAt },
-          Promise.resolve(runs.ending(admission.runId)).then(() => result(admission.runId)),
+          over(admission.runId).then(() => result(admission.runId)),
         )
       case 'ended':
         return result(admission.runId)

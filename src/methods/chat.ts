@@ -24,7 +24,7 @@ export interface ChatNeeds {
   sessions: Pick<Sessions, 'abort' | 'queue'>
   runs: Pick<Runs, 'record' | 'of'>
   hub: Pick<Hub, 'publish' | 'hold' | 'release'>
-  replay: Pick<Replay, 'position' | 'since'>
+  replay: Pick<Replay, 'position' | 'since' | 'keep'>
   now(): number
   newId(): string
   /** Whether an agent's first model takes images. */
@@ -265,11 +265,7 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
         const { sessionId, messages } = await store.history(key, { limit: HISTORY_DEFAULT, maxBytes: LIMITS.snapshot })
         const asked = (params.runIds ?? []).filter((runId) => !live.some((run) => run.runId === runId))
         const kept = await Promise.all(asked.map((runId) => store.run(runId)))
-        const ended = kept.flatMap((run) =>
-          run && run.sessionKey === key
-            ? [{ runId: run.runId, state: run.state, text: textOfRun(run), ...(run.error && { error: run.error }) }]
-            : [],
-        )
+        const ended = kept.flatMap((run) => (run && run.sessionKey === key ? [snapshotOf(run)] : []))
         return after(
           {
             recovered: false as const,
@@ -291,10 +287,22 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       if (!(await store.append(key, message))) throw new GatewayError('SESSION_NOT_FOUND', 'session not found')
       const messageId = needs.newId().slice(0, 8)
       announce(`inject-${messageId}`, key, agentId, 0, message)
+      // No run stands for this event: were the process to die before it is kept, its place would be given to another.
+      await needs.replay.keep(key)
       return { ok: true, messageId }
     },
   }
 }
+
+/** How a run that is not live any more stands in a snapshot. */
+const snapshotOf = (run: RunRecord) => ({
+  runId: run.runId,
+  state: run.state,
+  text: textOfRun(run),
+  ...(run.error && { error: run.error }),
+  ...(run.stopReason && { stopReason: run.stopReason }),
+  ...(run.absorbedBy && { absorbedBy: run.absorbedBy }),
+})
 
 /** The whole text of a run that has ended, from what its method answers; what it had streamed, if it has not. */
 function textOfRun({ result, text }: RunRecord): string {

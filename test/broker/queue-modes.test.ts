@@ -174,6 +174,58 @@ describe('a message that interrupts', () => {
   })
 })
 
+describe('turns that are stopped', () => {
+  it('in the same batch as the one before them leave their session well', async () => {
+    const rooms = openRooms()
+    for (const id of ['k1', 'k2', 'k3']) await send(rooms, id)
+    await rooms.asked('k1')
+    await Promise.all([rooms.sessions.abort(SESSION, 'k1', 'rpc'), rooms.sessions.abort(SESSION, 'k2', 'rpc')])
+    ;(await rooms.asked('k3')).finish()
+    await rooms.runs.idle()
+    expect(rooms.crashes).toEqual([])
+    for (const id of ['k1', 'k2', 'k3']) expect(rooms.ends(id)).toHaveLength(1)
+  })
+
+  it('while they wait for a reset never begin', async () => {
+    const store = openMemoryStore()
+    const rooms = openRooms({ store })
+    await send(rooms, 'k1')
+    await rooms.asked('k1')
+    const gate = Promise.withResolvers<void>()
+    const reset = store.resetSession.bind(store)
+    vi.spyOn(store, 'resetSession').mockImplementation((...of) => gate.promise.then(() => reset(...of)))
+    const resetting = rooms.turns.reset(SESSION, 'main')
+    await send(rooms, 'k2')
+    expect(await rooms.sessions.abort(SESSION, 'k2', 'rpc')).toEqual(['k2'])
+    gate.resolve()
+    await resetting
+    await rooms.runs.idle()
+    expect(rooms.order).toEqual(['k1'])
+    expect(rooms.ends('k2')).toMatchObject([{ payload: { state: 'aborted' } }])
+  })
+})
+
+describe('a session that crashed', () => {
+  it('does not stop what waited for the one that interrupts, and is under way', async () => {
+    const rooms = openRooms({
+      onPlace(runId) {
+        if (runId === 'x' && rooms.crashes.length === 0) throw new Error('an effect failed')
+      },
+    })
+    await send(rooms, 'k1')
+    await rooms.asked('k1')
+    await send(rooms, 'f')
+    await send(rooms, 'i', 'interrupt')
+    const { finish } = await rooms.asked('i')
+    await send(rooms, 'x')
+    await vi.waitFor(() => expect([rooms.crashes, rooms.sessions.size]).toEqual([[SESSION], 1]))
+    finish()
+    for (const id of ['f', 'x']) (await rooms.asked(id)).finish()
+    await rooms.runs.idle()
+    expect(rooms.ends('f')).toMatchObject([{ payload: { state: 'final' } }])
+  })
+})
+
 describe('the mode of a message', () => {
   it('is its own, else that of its session, else that of the gateway', async () => {
     const rooms = openRooms()

@@ -1,6 +1,8 @@
 /** How the process of a gateway ends, and what it says when it does. */
 import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -113,4 +115,44 @@ it('a client that may do so changes the configuration and has the gateway start 
   expect(agents.agents).toMatchObject([{ id: 'main', name: 'After' }])
   child.kill('SIGTERM')
   expect((await finished).code).toBe(0)
+})
+
+it('a restart with a configuration that cannot be used goes on with the one before', async () => {
+  const folder = stateFolder()
+  const file = join(folder, 'openclaw.json5')
+  writeFileSync(file, JSON.stringify({ commands: { config: true, restart: true } }))
+  const { child, finished, port, ports } = start(folder)
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  const { port: other } = taken.address() as { port: number }
+  for (const [round, breakIt] of [
+    (raw: string) => writeFileSync(file, raw.slice(0, -3)),
+    (raw: string) => writeFileSync(file, raw.replace('{', `{ "gateway": { "port": ${other} },`)),
+  ].entries()) {
+    await vi.waitFor(() => expect(ports()).toHaveLength(round + 1), { timeout: 15_000 })
+    await port
+    const peer = await openPeer(`ws://127.0.0.1:${ports().at(-1)}/`)
+    await peer.next(({ event }) => event === 'connect.challenge')
+    await peer.request('connect', CONNECT)
+    const { payload } = await peer.request('config.get')
+    const raw = '{ "commands": { "config": true, "restart": true } }'
+    await peer.request('config.apply', { raw, baseHash: payload.hash, restartDelayMs: 200 })
+    breakIt(raw)
+    await peer.closed
+  }
+  await vi.waitFor(() => expect(ports()).toHaveLength(3), { timeout: 15_000 })
+  taken.close()
+  child.kill('SIGTERM')
+  expect((await finished).code).toBe(0)
+})
+
+it('one whose output nobody reads any more goes on, is stopped like any other, and fills no disk', async () => {
+  const folder = stateFolder()
+  const { child, finished, port } = start(folder)
+  await port
+  child.stdout.destroy()
+  child.stderr.destroy()
+  child.kill('SIGTERM')
+  expect(await finished).toMatchObject({ code: 0 })
+  expect(statSync(join(folder, 'logs/gateway.log')).size).toBeLessThan(20_000)
 })

@@ -48,6 +48,17 @@ describe('a patch', () => {
     expect(JSON5.parse(patchText('{a:1,b:2,c:3}', { c: null, d: 4 }))).toEqual({ a: 1, b: 2, d: 4 })
   })
 
+  it('removes the last member and adds another, whatever blanks are there', () => {
+    for (const text of [
+      '{\n  a: 1,\n  b: 2   \n}',
+      '{ a: 1, b: 2 }',
+      '{a:1,b:2}',
+      '{ b: 2   }',
+      '{\n  b: 2, // that\n}',
+    ])
+      expect(JSON5.parse(patchText(text, { b: null, c: 3 })), text).toMatchObject({ c: 3 })
+  })
+
   it('means what RFC 7396 says, whatever the text and the patch', () => {
     const name = fc.oneof(fc.constantFrom('a', 'b', 'c', 'a-b', 'ü', '1'), fc.string({ maxLength: 3 }))
     const { value } = fc.letrec((tie) => ({

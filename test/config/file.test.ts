@@ -1,5 +1,16 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: that is how a configuration names a variable
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import {
+  chmodSync,
+  lstatSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import fc from 'fast-check'
@@ -125,6 +136,44 @@ describe('the configuration file', () => {
     expect(text()).toBe(TEXT)
   })
 
+  it('is written where a link to it leads', () => {
+    writeFileSync(path.join(folder, 'real.json5'), TEXT)
+    symlinkSync('real.json5', file())
+    const config = open(null)
+    config.patch("{ logging: { level: 'debug' } }", config.show().hash)
+    expect(lstatSync(file()).isSymbolicLink()).toBe(true)
+    expect(readFileSync(path.join(folder, 'real.json5'), 'utf8')).toContain('debug')
+  })
+
+  it('is never replaced by its first part: a disk that takes only that is one that refuses', () => {
+    const script = `
+      const { openConfigFile } = await import(process.argv[1])
+      const { loadConfig } = await import(process.argv[2])
+      const source = { env: { KEY: 'k' }, home: '/', cwd: '/', flags: { stateDir: process.argv[3] } }
+      const config = openConfigFile(loadConfig(source), source)
+      const name = 'x'.repeat(20_000)
+      try { config.patch(JSON.stringify({ agents: { defaults: { thinkingDefault: 'high' } }, session: { note: name } }), config.show().hash) }
+      catch (error) { console.log(error.kind) }`
+    open()
+    const [from, load] = ['file', 'load'].map((name) => new URL(`../../src/config/${name}.ts`, import.meta.url).href)
+    // Files of this process may have 4 KiB.
+    const { stdout } = spawnSync(
+      'bash',
+      [
+        '-c',
+        'trap "" XFSZ; ulimit -f 4; exec "$0" --input-type=module -e "$1" "$2" "$3" "$4"',
+        process.execPath,
+        script,
+        from!,
+        load!,
+        folder,
+      ],
+      { encoding: 'utf8' },
+    )
+    expect(stdout.trim()).toBe('CONFIG_UNWRITABLE')
+    expect(text()).toBe(TEXT)
+  })
+
   it('that cannot be written says so, and leaves nothing behind', () => {
     const config = open()
     const { hash } = config.show()
@@ -154,6 +203,7 @@ describe('a change that lets more in or out', () => {
     ['no devices at all', '{ gateway: { controlUi: { dangerouslyDisableDeviceAuth: true } } }'],
     ['no limit', '{ gateway: { limits: { requestsPerSecond: 0 } } }'],
     ['a higher limit', '{ gateway: { limits: { preauthPerIp: 100000 } } }'],
+    ['no end of calls without a scope', '{ gateway: { limits: { deniedPerMinute: 0 } } }'],
     ['clients that restart it', '{ commands: { restart: true } }'],
     ['tools that were denied', '{ tools: { deny: [] } }'],
     ['agents that were apart', '{ tools: { agentToAgent: { enabled: true } } }'],
@@ -161,6 +211,18 @@ describe('a change that lets more in or out', () => {
     [
       'a new address',
       "{ models: { providers: { evil: { baseUrl: 'https://evil.example', models: [{ id: 'm' }] } } } }",
+    ],
+    ['a new address without models', "{ models: { providers: { openai: { baseUrl: 'https://evil.example' } } } }"],
+    ['headers for a provider', "{ models: { providers: { local: { headers: { 'x-a': 'b' } } } } }"],
+    [
+      'a key that goes elsewhere',
+      "{ models: { providers: { other: { apiKey: '${KEY}' }, local: { apiKey: null } } } }",
+    ],
+    ['a variable in place of another', "{ models: { providers: { local: { apiKey: '${OTHER}' } } } }"],
+    ['a variable that is written in another way', "{ agents: { list: [{ id: 'main', name: '\\u0024{OTHER}' }] } }"],
+    [
+      'another address for the key of a built-in provider',
+      "{ models: { providers: { moonshot: { baseUrl: 'http://127.0.0.1:1/v1' } } } }",
     ],
     ['a variable somewhere else', "{ agents: { list: [{ id: 'main', name: '${OTHER}' }] } }"],
     ['a file somewhere else', "{ agents: { list: [{ id: 'main', workspace: '/etc' }] } }"],
@@ -175,6 +237,33 @@ describe('a change that lets more in or out', () => {
       expect(['CONFIG_WEAKER', 'CONFIG_INVALID']).toContain(said)
       expect(text()).toBe(TEXT)
     })
+
+  it('is a variable that stood in a comment, or only as a text', () => {
+    const noted = TEXT.replace('// who comes in', () => '// ${OTHER}').replace(
+      "id: 'main',",
+      () => "id: 'main', name: '$${OTHER}',",
+    )
+    const config = open(noted)
+    const patch = "{ agents: { list: [{ id: 'main', workspace: '~/souls', name: '${OTHER}' }] } }"
+    expect(codeOf(() => config.patch(patch, config.show().hash))).toBe('CONFIG_WEAKER')
+  })
+
+  it('is another agent in the folder of one, or another provider at the address of one', () => {
+    const two = TEXT.replace("workspace: '~/souls' }", "workspace: '~/souls' }, { id: 'b', workspace: '~/b' }").replace(
+      'local: {',
+      "other: { baseUrl: 'http://127.0.0.1:2/v1', apiKey: 'literal-key-1' }, local: {",
+    )
+    for (const patch of [
+      "{ models: { providers: { local: { baseUrl: 'http://127.0.0.1:2/v1' } } } }",
+      "{ agents: { list: [{ id: 'main', workspace: '~/b' }, { id: 'b', workspace: '~/b' }] } }",
+    ]) {
+      const config = open(two)
+      expect(
+        codeOf(() => config.patch(patch, config.show().hash)),
+        patch,
+      ).toBe('CONFIG_WEAKER')
+    }
+  })
 
   it('is refused together with what is harmless', () => {
     const config = open()

@@ -79,8 +79,9 @@ async function trace({ folder, babbler, first, last }: Stint, tally: Tally, { se
       const key = `k${String(n).padStart(6, '0')}z`
       const end = new Promise<void>((resolve) => ends.set(key, resolve))
       const line = lines[Math.floor(roll() * LINES)]!
+      const turn = turnOf(key, roll)
       const copies = roll() < 0.1 ? 2 : 1
-      const isAcked = await Promise.all(Array.from({ length: copies }, () => sendTurn(line, key, roll)))
+      const isAcked = await Promise.all(Array.from({ length: copies }, () => turn(line)))
       if (isAcked.includes(false)) return tally.breach('turns refused', `${key} (seed ${seed})`)
       acked.push(key)
       await Promise.race([end, wait(PATIENCE_MS)])
@@ -101,7 +102,8 @@ async function trace({ folder, babbler, first, last }: Stint, tally: Tally, { se
   say(`${last} turns, ${tally.counts['syncs of the log']} syncs`)
 }
 
-async function sendTurn(line: Line, key: string, roll: () => number): Promise<boolean> {
+/** A turn that can be sent by any line, as often as wanted. Resolves to whether it was acknowledged. */
+function turnOf(key: string, roll: () => number): (line: Line) => Promise<boolean> {
   const sessionKey = `s${Math.floor(roll() * 40)}`
   const message = question(key, {
     seed: Math.floor(roll() * 1e9),
@@ -110,10 +112,8 @@ async function sendTurn(line: Line, key: string, roll: () => number): Promise<bo
     gap: 3,
   })
   const params = { sessionKey, message, idempotencyKey: key }
-  const answer = await (roll() < 0.3
-    ? line.ask('agent', { ...params, agentId: 'main' })
-    : line.ask('chat.send', params))
-  return answer?.['ok'] === true
+  const [method, body] = roll() < 0.3 ? ['agent', { ...params, agentId: 'main' }] : ['chat.send', params]
+  return async (line) => (await line.ask(method as string, body as object))?.['ok'] === true
 }
 
 /** Resolves when the tracer has written the end of the process. */

@@ -73,9 +73,11 @@ export const BREACHES = [
 
 /** An ending has to be there by then, in ms: the next process has five seconds for it, and the rest is how long answers take. */
 const SETTLED_MS = 20_000
-/** Text that may be missing after a kill: 4 KiB, and what comes while they are on their way to a busy disk. */
+/** Text that may be missing after a kill however young it is: 4 KiB, and what comes while they are on their way to a busy disk. */
 const MOST_LOST_CHARS = 16_384
-/** Text that was heard so long before a kill, in ms, has been kept: a quarter of a second, and what a busy machine takes. */
+/** The promise, in ms: more text than that may be missing only if it is younger. */
+const YOUNG_MS = 250
+/** Text that was heard so long before a kill, in ms, has been kept: that, and what a busy machine takes. */
 const MOST_LOST_MS = 1000
 
 const TOLD_BY: { [state: string]: string[] } = {
@@ -362,7 +364,8 @@ export function createWitness({
     const age = (killedAt.get(turn.heardFrom) ?? turn.reached.at(-1)!.at) - since
     tally.most('characters of streamed text lost at most', missing)
     tally.most('ms of streamed text lost at most', age)
-    if (run.state !== 'interrupted' || missing > MOST_LOST_CHARS || age > MOST_LOST_MS)
+    const isMuch = missing > MOST_LOST_CHARS && age > YOUNG_MS
+    if (run.state !== 'interrupted' || isMuch || age > MOST_LOST_MS)
       tally.breach(
         'texts lost beyond what is allowed',
         `${missing} characters, ${Math.round(age)} ms of it (${run.state}): ${named(turn)}`,

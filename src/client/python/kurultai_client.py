@@ -52,7 +52,7 @@ _log = logging.getLogger("kurultai_client")
 READING = frozenset({
     "health", "status", "system-presence", "last-heartbeat", "logs.tail", "config.get", "config.schema",
     "agent.wait", "agent.identity.get", "exec.approval.list", "exec.approvals.get",
-    "device.pair.list", "node.pair.list", "tokens.list",
+    "device.pair.list", "node.pair.list", "tokens.list", "audit.list",
     "agents.list", "models.list", "sessions.list", "sessions.preview", "sessions.resolve", "chat.history", "chat.resume",
 })
 # Methods that are done once for each idempotency key, however often they are sent.
@@ -1045,6 +1045,7 @@ class Chat:
         # A run that was cut off may have been heard further than it was kept, and one that is to be settled has no text yet.
         if text and (text.startswith(heard) or state == "completed" or (under_way and not heard.startswith(text))):
             self._agree(text)
+        self.absorbed_by = run.get("absorbedBy", self.absorbed_by)
         if not under_way:
             self._end_as(state, run.get("error"))
 
