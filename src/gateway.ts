@@ -449,6 +449,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       uptimeMs: () => Math.round(monotonic() - startedAt),
       maxConnections: config.gateway.limits.maxConnections,
       limits: config.gateway.limits,
+      tls: config.gateway.tls,
       servePage: controlUi.enabled,
       heartbeatMs,
     })

@@ -11,6 +11,8 @@ const args = process.argv.slice(2)
 
 /** Debian packages that some suites need: the file that shows a package is there, and what is skipped without it. */
 const PACKAGES = [
+  { name: 'openssl', file: '/usr/bin/openssl', suite: 'TLS' },
+  { name: 'strace', file: '/usr/bin/strace', suite: 'the order of system calls, power cuts, failing disks' },
   {
     name: 'python3-websockets',
     file: '/usr/lib/python3/dist-packages/websockets/__init__.py',

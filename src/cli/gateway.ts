@@ -159,7 +159,10 @@ async function serve(
   const { port } = gateway.addresses[0]!
   const host =
     config.gateway.loopbackOnly || config.gateway.hosts[0] === '0.0.0.0' ? '127.0.0.1' : config.gateway.hosts[0]!
-  noteRunning(stateDir, { url: `ws://${host.includes(':') ? `[${host}]` : host}:${port}/`, pid: process.pid })
+  noteRunning(stateDir, {
+    url: `${config.gateway.tls ? 'wss' : 'ws'}://${host.includes(':') ? `[${host}]` : host}:${port}/`,
+    pid: process.pid,
+  })
   log.info(
     { version, pid: process.pid, port, config: config.path ?? 'none', agents: config.agents.list.map(({ id }) => id) },
     `listening; ${trustedProxiesLine(config)}`,
@@ -227,7 +230,7 @@ function announce({ addresses }: Gateway, config: Config, madeToken: boolean, fl
     '',
     `  The gateway is running on ${addresses.map(({ host: at }) => `${at.includes(':') ? `[${at}]` : at}:${port}`).join(' and ')}.`,
     '',
-    `  Open   http://${host}:${port}/${madeToken ? `#token=${config.gateway.auth.token!.reveal()}` : ''}`,
+    `  Open   ${config.gateway.tls ? 'https' : 'http'}://${host}:${port}/${madeToken ? `#token=${config.gateway.auth.token!.reveal()}` : ''}`,
     `  Type   ${chatCommand(flags)} "hello"   (in another terminal)`,
     '  Stop   Ctrl-C',
     '',

@@ -46,6 +46,8 @@ export interface Config {
     }
     /** Literal addresses, CIDR ranges, or `*`. */
     trustedProxies: string[]
+    /** Absolute paths of PEM files; undefined = plain HTTP. */
+    tls: { cert: string; key: string } | undefined
     /** 0 = off. */
     limits: {
       requestsPerSecond: number

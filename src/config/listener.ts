@@ -1,4 +1,5 @@
 /** The effective values of the `gateway` section: flags over variables over file, and what may not be combined. */
+import { accessSync, constants } from 'node:fs'
 import { isIP } from 'node:net'
 import { canonical, isLoopback, parseRange } from './address.ts'
 import type { Config } from './config.ts'
@@ -22,13 +23,16 @@ interface Sources {
   env: Environment
   flags: ListenerFlags
   findings: Findings
+  /** Makes a path absolute. */
+  resolve(path: string): string
 }
 
 export function readListener(sources: Sources): Config['gateway'] {
   const { gateway = {} } = sources.reading.file
   const hosts = readHosts(sources)
   const loopbackOnly = hosts.every(isLoopback)
-  if (!loopbackOnly) {
+  const tls = readTlsFiles(sources)
+  if (!loopbackOnly && !tls) {
     sources.findings.warnings.push(
       `gateway.bind: ${hosts.join(', ')} is reached over plain HTTP; put a proxy that ends TLS in front`,
     )
@@ -48,11 +52,27 @@ export function readListener(sources: Sources): Config['gateway'] {
       allowedOrigins: gateway.controlUi?.allowedOrigins ?? [],
     },
     trustedProxies: readTrustedProxies(sources),
+    tls,
     limits: { ...defaults.limits, ...gateway.limits },
     handshakeTimeoutMs: gateway.handshakeTimeoutMs ?? defaults.handshakeTimeoutMs,
     tickIntervalMs: gateway.tickIntervalMs ?? defaults.tickIntervalMs,
     drainMs: (gateway.drainSeconds ?? defaults.drainSeconds) * 1_000,
   }
+}
+
+/** The files of the certificate. One that cannot be read refuses the start: plain HTTP in its place would be weaker than asked. */
+function readTlsFiles({ reading, findings, resolve }: Sources): Config['gateway']['tls'] {
+  const { tls } = reading.file.gateway ?? {}
+  if (!tls) return undefined
+  const files = { cert: resolve(tls.cert), key: resolve(tls.key) }
+  for (const [name, file] of Object.entries(files)) {
+    try {
+      accessSync(file, constants.R_OK)
+    } catch (error) {
+      findings.problems.push(`gateway.tls.${name}: ${file} cannot be read (${(error as NodeJS.ErrnoException).code})`)
+    }
+  }
+  return files
 }
 
 /**

@@ -62,7 +62,7 @@ export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = fal
 
   const reading = readFile(raw === undefined ? {} : gatewayOnly ? onlyGateway(parsed) : parsed, env, findings)
   const settings = reading.file
-  const gateway = readListener({ reading, env, flags, findings })
+  const gateway = readListener({ reading, env, flags, findings, resolve })
   const models = readModels(settings.models, env, findings)
   const agents = readAgents(settings.agents, { models, env, findings, resolve })
   const logging = readLogging(settings.logging, env, resolve, path.join(stateDir, 'logs', 'gateway.log'), findings)

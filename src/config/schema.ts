@@ -135,6 +135,18 @@ const Gateway = Type.Object(
         { description: 'The page and the browser clients.' },
       ),
     ),
+    tls: Type.Optional(
+      Type.Object(
+        {
+          cert: Type.String({
+            minLength: 1,
+            description: 'The certificate and its chain, a PEM file. Read again when it changes.',
+          }),
+          key: Type.String({ minLength: 1, description: 'Its private key, a PEM file for the gateway alone.' }),
+        },
+        { description: 'Speak TLS (https, wss). Behind a proxy that ends it, leave this out.' },
+      ),
+    ),
     trustedProxies: texts('Peers whose forwarded headers are believed: addresses, CIDR ranges, or `*`.'),
     limits: Type.Optional(
       Type.Object(

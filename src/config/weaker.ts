@@ -30,6 +30,7 @@ export function weakenings(before: Config, after: Config): string[] {
     const [old, now] = [was.auth[kind]?.reveal(), is.auth[kind]?.reveal()]
     unless(old === now || is.auth.mode === 'none', `gateway.auth.${kind} is replaced`)
   }
+  unless(JSON.stringify(is.tls) === JSON.stringify(was.tls) || !was.tls, 'gateway.tls is left out, or has other files')
   more(was.hosts, is.hosts, 'the addresses it listens on')
   more(was.controlUi.allowedOrigins, is.controlUi.allowedOrigins, 'gateway.controlUi.allowedOrigins')
   more(was.trustedProxies, is.trustedProxies, 'gateway.trustedProxies')

@@ -1,6 +1,7 @@
 /** The one port: health, the page, and the upgrade to a WebSocket. Everything else does not exist. */
 import { isUtf8 } from 'node:buffer'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Server as SecureServer } from 'node:https'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { WebSocketServer } from 'ws'
@@ -14,6 +15,7 @@ import { type DoorPolicy, knock, pathOf } from './door.ts'
 import { startHeartbeat } from './heartbeat.ts'
 import { page } from './page.ts'
 import { createWire } from './socket.ts'
+import { readTls, type TlsFiles, watchTls } from './tls.ts'
 
 export interface Listener {
   /** The addresses it listens on, once it does. */
@@ -39,6 +41,8 @@ export interface ListenerNeeds {
   probe(): Probe
   uptimeMs(): number
   maxConnections: number
+  /** The files of the certificate; undefined = plain HTTP. */
+  tls?: TlsFiles | undefined
   limits: BudgetLimits
   /** The page at `/`, unless the configuration turns it off. */
   servePage: boolean
@@ -66,17 +70,24 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
   const budget = createBudget(needs.limits, (address) =>
     policy.trustedProxies.some((range) => contains(range, address)),
   )
-  const leases = new WeakMap<Duplex, Lease>()
+  /** By the peer's address and port, which TLS and the TCP socket under it have in common. */
+  const leases = new Map<string, Lease>()
+  const endOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
 
   /** Gives a socket its place before a byte of it is read, or turns it away. */
   function onConnection(socket: Socket): void {
     const lease = budget.entered(socket.remoteAddress ?? '', () => socket.destroy())
     if (!lease) return turnAway(socket, 503, 'too many wait at the door', [`Retry-After: ${RETRY_AFTER_S}`])
-    leases.set(socket, lease)
-    socket.once('close', lease.over)
+    const end = endOf(socket)
+    leases.set(end, lease)
+    socket.once('close', () => {
+      if (leases.get(end) === lease) leases.delete(end)
+      lease.over()
+    })
   }
   const heartbeat = startHeartbeat(needs.heartbeatMs)
-  const servers: ReturnType<typeof http.createServer>[] = []
+  const servers: Server[] = []
+  const unwatch = needs.tls ? watchTls(needs.tls, () => servers as SecureServer[], log) : () => {}
   const addresses: Listener['addresses'] = []
 
   function onRequest(request: IncomingMessage, response: ServerResponse): void {
@@ -161,7 +172,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       return turnAway(socket, knocked.status, knocked.message)
     }
     const { facts, isForwarded } = knocked
-    const lease = leases.get(socket)
+    const lease = leases.get(endOf(socket as Socket))
     if (!lease?.seenAs({ address: facts.clientAddress, isForwarded, hasOrigin: facts.origin !== 'absent' }))
       return turnAway(socket, 503, 'too many wait at the door', [`Retry-After: ${RETRY_AFTER_S}`])
     upgrades.handleUpgrade(request, socket, head, (ws) => {
@@ -186,10 +197,16 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
 
   const listenOn = (host: string, port: number) =>
     new Promise<void>((resolve, reject) => {
-      const server = http.createServer(
-        { maxHeaderSize: 16 * 1024, headersTimeout: 5_000, requestTimeout: 30_000, requireHostHeader: true },
-        onRequest,
-      )
+      const options = {
+        maxHeaderSize: 16 * 1024,
+        headersTimeout: 5_000,
+        requestTimeout: 30_000,
+        requireHostHeader: true,
+      }
+      const server = needs.tls
+        ? process.getBuiltinModule('node:https').createServer({ ...options, ...readTls(needs.tls) }, onRequest)
+        : http.createServer(options, onRequest)
+      // Of the TCP socket, also where TLS is spoken on it: its place is counted before a byte is read.
       server.on('connection', onConnection)
       server.on('upgrade', onUpgrade)
       server.on('clientError', (_, socket) => socket.destroy())
@@ -206,6 +223,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
 
   async function close(): Promise<void> {
     heartbeat.stop()
+    unwatch()
     await Promise.all(
       servers.splice(0).map(
         (server) =>
