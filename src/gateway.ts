@@ -444,6 +444,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         trustedProxies: config.gateway.trustedProxies
           .map(parseRange)
           .filter((range): range is Range => range !== undefined),
+        userHeader: auth.trustedProxy?.userHeader,
       },
       probe,
       uptimeMs: () => Math.round(monotonic() - startedAt),

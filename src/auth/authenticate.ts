@@ -1,6 +1,7 @@
 /** From a `connect` to a decision: gathers the verified facts, asks `decide`, and pairs where it says so. */
 
 import type { Secret } from '../config/secret.ts'
+import type { Scope } from '../contract/block.ts'
 import { type ConnectParams, GENERIC_CLIENT } from '../contract/connect.ts'
 import type { Attempts, Guesser } from './attempts.ts'
 import { type Asking, type CredentialFact, type Decision, decide, type Facts, type Likeness } from './decide.ts'
@@ -28,6 +29,8 @@ export interface PeerFacts {
   /** Whose wrong credentials are counted together. */
   guesser: Omit<Guesser, 'credential'>
   forwardedByStranger: boolean
+  /** Whom a listed proxy says this is, by the header that is configured for it. */
+  user?: string | undefined
   /** The path of the upgrade, without its query. */
   path: string
 }
@@ -64,7 +67,12 @@ export interface WaitingRoom {
 }
 
 export interface AuthenticatorNeeds {
-  auth: { mode: 'token' | 'password' | 'none'; token?: Secret; password?: Secret }
+  auth: {
+    mode: 'token' | 'password' | 'none'
+    token?: Secret
+    password?: Secret
+    trustedProxy?: { allowUsers: readonly string[]; scopes: readonly Scope[] }
+  }
   pagesNeedNoDevice: boolean
   devices: Devices
   /** Without it there are no named tokens. */
@@ -82,14 +90,27 @@ interface Credential {
   /** As a `Revocation` names it. */
   name: string
   looksLike?: Likeness
+  /** Of a user whom a proxy names. */
+  scopes?: readonly Scope[]
   named?: { id: string; scopes: Facts['named']; sessions: readonly string[] | undefined }
 }
 
 export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
   const { auth, pagesNeedNoDevice, devices, tokens, pairings, now } = needs
 
+  function ofUser(user: string): Credential {
+    const { allowUsers, scopes } = auth.trustedProxy ?? { allowUsers: [], scopes: [] }
+    if (allowUsers.length > 0 && !allowUsers.includes(user)) return { fact: 'wrong', name: 'none', looksLike: 'user' }
+    return { fact: 'proxy', name: `user:${user}`, scopes }
+  }
+
   /** Compares with everything there is, whatever fits first, so that the time tells nothing. */
-  function judge(token: string, password: string, record: DeviceRecord | undefined): Credential {
+  function judge(
+    token: string,
+    password: string,
+    record: DeviceRecord | undefined,
+    user: string | undefined,
+  ): Credential {
     if (auth.mode === 'none') return { fact: 'notNeeded', name: 'none' }
     const secret = auth.mode === 'password' ? auth.password : auth.token
     const offered = auth.mode === 'password' ? password : token
@@ -97,6 +118,8 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
     const ofDevice = devices.credential(record, token)
     const check = tokens?.check(token) ?? { kind: 'other', form: 'other' }
     if (isShared) return { fact: 'shared', name: 'shared' }
+    // A name counts where nothing else is shown: a wrong credential stays one, whoever vouches.
+    if (token === '' && password === '' && user !== undefined) return ofUser(user)
     if (token === '') return { fact: offered === '' ? 'absent' : 'wrong', name: 'none' }
     if (ofDevice !== undefined) return { fact: 'device', name: ofDevice }
     switch (check.kind) {
@@ -157,7 +180,7 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
         return { decision: tooMany(attempt.retryAfterMs) }
       }
       if (attempt && attempt.delayMs > 0) await needs.pause(attempt.delayMs)
-      const credential = judge(token, password, record)
+      const credential = judge(token, password, record, peer.user)
       // A password that is wrong beside a token that is right is a guess like any other: it would be worth more than the token.
       const isWrong = auth.mode === 'password' && password !== '' && credential.fact !== 'shared'
       if (attempt) await attempt.end(!isWrong && credential.fact !== 'wrong')
@@ -166,7 +189,7 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
         credential: credential.fact,
         misplaced: auth.mode === 'token' && token === '' && Boolean(params.auth?.password),
         looksLike: credential.looksLike,
-        named: credential.named?.scopes,
+        named: credential.named?.scopes ?? credential.scopes,
         device: proof,
         paired: record && { role: record.role, scopes: record.scopes, tokenScopes: record.tokenScopes },
         role,
@@ -201,7 +224,8 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
       const known = decision.asDevice && device ? { id: device.deviceId, role } : undefined
       return {
         decision,
-        principal: known?.id ?? (named ? principalOf(named.id) : 'token:shared'),
+        principal:
+          known?.id ?? (named ? principalOf(named.id) : credential.fact === 'proxy' ? credential.name : 'token:shared'),
         deviceToken:
           decision.issueToken && paired
             ? { deviceToken: devices.token(paired), issuedAtMs: paired.issuedAtMs }

@@ -14,6 +14,7 @@
  * | credential missing, wrong, or a device's token for another role | refused: unauthorized |
  * | a named token that has expired or was revoked, or for a node | refused: unauthorized, in words of its own |
  * | role node without a paired device | pairing required |
+ * | a user whom a listed proxy names, and who is allowed | admitted on the scopes that are configured for them, known by the name; nothing is paired |
  * | a right named token, a browser from afar with an unpaired device | pairing required, unless the configuration lifts it |
  * | a right named token | admitted on the scopes of its record, known by the token: nothing is paired and no device token issued, since those would outlive it |
  * | right credential, a device from here | paired silently, device token issued |
@@ -42,9 +43,11 @@ export type CredentialFact =
   | 'named'
   | 'expired'
   | 'revoked'
+  /** No credential, but a listed proxy says who it is, and that user is allowed. */
+  | 'proxy'
 
 /** What a wrong token looks like. It changes the words and nothing else. */
-export type Likeness = 'mistyped' | 'device' | 'node' | 'named'
+export type Likeness = 'mistyped' | 'device' | 'node' | 'named' | 'user'
 
 export interface Facts {
   mode: 'token' | 'password' | 'none'
@@ -52,7 +55,7 @@ export interface Facts {
   /** A credential of the other kind was sent: a password where a token is asked for. Nothing is admitted on it. */
   misplaced?: boolean
   looksLike?: Likeness | undefined
-  /** The scopes of the named token. */
+  /** The scopes of the named token, or of those whom the proxy names. */
   named?: readonly Scope[] | undefined
   device: DeviceProof
   /** What the device was paired for, if it was, and what its token is worth where that is less. */
@@ -140,7 +143,10 @@ const LIKENESSES: { [L in Likeness]: string } = {
   device: 'it looks like the token of a device: of another one, or one that was rotated or revoked',
   node: 'it is the token of a node, which lets no operator in',
   named: 'it is a named token, and not one of this gateway',
+  user: 'the proxy names a user who is not in gateway.auth.trustedProxy.allowUsers',
 }
+
+const RULES: { [C in CredentialFact]?: string } = { named: 'named token', proxy: 'user of a proxy' }
 
 export function decide(facts: Facts): Decision {
   const { credential, device, paired, role, clientId, clientMode, local, mode } = facts
@@ -162,7 +168,7 @@ export function decide(facts: Facts): Decision {
       'CONTROL_UI_ORIGIN_NOT_ALLOWED',
     )
   if (device.kind === 'none') {
-    if (clientId === 'openclaw-control-ui' && !facts.pagesNeedNoDevice && credential !== 'notNeeded')
+    if (clientId === 'openclaw-control-ui' && !facts.pagesNeedNoDevice && !['notNeeded', 'proxy'].includes(credential))
       return refused(
         'page without device',
         'control ui requires HTTPS or localhost (secure context)',
@@ -200,6 +206,8 @@ export function decide(facts: Facts): Decision {
       credential === 'expired' ? 'AUTH_NAMED_TOKEN_EXPIRED' : 'AUTH_NAMED_TOKEN_REVOKED',
       { reason: `named_token_${credential}`, next: 'update_auth_credentials' },
     )
+  if (credential === 'proxy' && role === 'node')
+    return refused('user for a node', 'invalid role: whom a proxy names is an operator', 'INVALID_ROLE')
   if (credential === 'named' && role === 'node')
     return refused(
       'named token for a node',
@@ -221,7 +229,14 @@ export function decide(facts: Facts): Decision {
   }
   if (role === 'node' && !known && !(device.kind === 'valid' && local))
     return refused('node without pairing', 'pairing required', 'PAIRING_REQUIRED', pairing)
-  if (device.kind === 'valid' && !known && !local && facts.origin !== 'absent' && !facts.pagesNeedNoDevice)
+  if (
+    device.kind === 'valid' &&
+    !known &&
+    !local &&
+    facts.origin !== 'absent' &&
+    !facts.pagesNeedNoDevice &&
+    credential !== 'proxy'
+  )
     return refused('page with an unpaired device', 'pairing required', 'PAIRING_REQUIRED', pairing)
 
   const granted: Scope[] = []
@@ -237,7 +252,7 @@ export function decide(facts: Facts): Decision {
   }
 
   // Who comes by a named token is known by it alone: what a pairing gives would outlive the token.
-  if (device.kind !== 'valid' || credential === 'named')
+  if (device.kind !== 'valid' || credential === 'named' || credential === 'proxy')
     return {
       admitted: true,
       role,
@@ -246,7 +261,7 @@ export function decide(facts: Facts): Decision {
       pair: false,
       issueToken: false,
       asDevice: false,
-      rule: credential === 'named' ? 'named token' : `${credential}, no device`,
+      rule: RULES[credential] ?? `${credential}, no device`,
     }
   const pair = !known
     ? local
@@ -273,6 +288,7 @@ function grantOf({ credential, paired, named }: Facts): readonly Scope[] {
     case 'device':
       return paired?.tokenScopes ?? paired?.scopes ?? []
     case 'named':
+    case 'proxy':
       return named ?? []
     default:
       return []

@@ -69,17 +69,25 @@ function explain({ gateway }: Config, flags: ExplainFlags): Explained {
   const knocked = knock(described(flags), {
     allowedOrigins: controlUi.allowedOrigins,
     trustedProxies: gateway.trustedProxies.map(parseRange).filter((range): range is Range => range !== undefined),
+    userHeader: auth.trustedProxy?.userHeader,
   })
   if (!knocked.admitted) {
     const { status, message } = knocked
     return { admitted: false, rule: 'the door', message, code: `HTTP ${status}`, facts: {} }
   }
-  const { local, origin, forwardedByStranger, address, clientAddress } = knocked.facts
+  const { local, origin, forwardedByStranger, address, clientAddress, user } = knocked.facts
+  const { allowUsers = [], scopes: ofUsers = [] } = auth.trustedProxy ?? {}
+  // Whom the proxy names needs nothing else, and is asked for nothing else.
+  const isNamed = user !== undefined && flags.credential === 'absent'
+  const isAllowed = isNamed && (allowUsers.length === 0 || allowUsers.includes(user))
+  const shown = isNamed ? (isAllowed ? 'proxy' : 'wrong') : (flags.credential as CredentialFact)
   const named = namesOf(flags.scopes)
   const decision = decide({
     mode: auth.mode,
-    credential: auth.mode === 'none' ? 'notNeeded' : (flags.credential as CredentialFact),
-    ...(flags.credential === 'named' && { named: OPERATOR_SCOPES }),
+    credential: auth.mode === 'none' ? 'notNeeded' : shown,
+    ...(isNamed && !isAllowed && { looksLike: 'user' as const }),
+    ...(shown === 'named' && { named: OPERATOR_SCOPES }),
+    ...(shown === 'proxy' && { named: ofUsers }),
     device: deviceOf(flags.device),
     paired: pairedOf(flags.paired),
     role: flags.role,
@@ -91,7 +99,15 @@ function explain({ gateway }: Config, flags: ExplainFlags): Explained {
     forwardedByStranger,
     pagesNeedNoDevice: controlUi.allowInsecureAuth || controlUi.dangerouslyDisableDeviceAuth,
   })
-  const facts = { address, clientAddress, local, origin, forwardedByStranger, mode: auth.mode }
+  const facts = {
+    address,
+    clientAddress,
+    ...(user !== undefined && { user }),
+    local,
+    origin,
+    forwardedByStranger,
+    mode: auth.mode,
+  }
   if (decision.admitted) {
     const { role, rule, granted, denied, pair, asks } = decision
     return { admitted: true, rule, role, granted, denied, pair, ...(asks && { asks }), facts }

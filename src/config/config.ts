@@ -1,4 +1,5 @@
 /** The configuration as the rest of the gateway sees it: complete, checked, with secrets wrapped. */
+import type { Scope } from '../contract/block.ts'
 import type { QueueMode } from '../contract/queue-mode.ts'
 import type { Model, ThinkingLevel } from '../runtimes/runtime.ts'
 import type { Secret } from './secret.ts'
@@ -37,6 +38,8 @@ export interface Config {
       mode: 'token' | 'password' | 'none'
       token?: Secret
       password?: Secret
+      /** The header in lower case. */
+      trustedProxy?: { userHeader: string; allowUsers: string[]; scopes: Scope[] }
     }
     controlUi: {
       enabled: boolean

@@ -44,7 +44,7 @@ export function readListener(sources: Sources): Config['gateway'] {
     port: readPort(sources),
     hosts,
     loopbackOnly,
-    auth: readAuth(sources, loopbackOnly),
+    auth: { ...readAuth(sources, loopbackOnly), ...readTrustedUser(sources) },
     controlUi: {
       enabled: gateway.controlUi?.enabled ?? true,
       allowInsecureAuth: gateway.controlUi?.allowInsecureAuth ?? false,
@@ -181,6 +181,20 @@ function readAuth(sources: Sources, loopbackOnly: boolean): Config['gateway']['a
       return password === undefined ? { mode } : { mode, password: new Secret(password) }
     }
   }
+}
+
+/** The header in which a proxy names people. Without a listed proxy nobody is named. */
+function readTrustedUser({ reading, findings }: Sources): Pick<Config['gateway']['auth'], 'trustedProxy'> {
+  const { auth, trustedProxies = [] } = reading.file.gateway ?? {}
+  const proxy = auth?.trustedProxy
+  if (!proxy) return {}
+  const path = 'gateway.auth.trustedProxy'
+  if (trustedProxies.length === 0)
+    findings.warnings.push(`${path}: no proxy is listed in gateway.trustedProxies, so nobody is let in by it`)
+  if (trustedProxies.includes('*'))
+    findings.problems.push(`${path}: gateway.trustedProxies is *, so that everybody could write ${proxy.userHeader}`)
+  const { userHeader, allowUsers = [], scopes = ['operator.read', 'operator.write'] } = proxy
+  return { trustedProxy: { userHeader: userHeader.toLowerCase(), allowUsers, scopes } }
 }
 
 /** Flag, file, `OPENCLAW_GATEWAY_TOKEN`, without surrounding white space. `undefined` = the caller makes one. */

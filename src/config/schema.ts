@@ -1,5 +1,7 @@
 /** The configuration file's schema: one property a key, with the sentence its documentation is made of. */
+
 import { type Static, type TSchema, type TSchemaOptions, Type } from 'typebox'
+import { OPERATOR_SCOPES } from '../contract/block.ts'
 
 /**
  * What holds when the file is silent. The schema repeats these as `default`, so the page and the code cannot differ.
@@ -114,6 +116,23 @@ const Gateway = Type.Object(
           ),
           token: text('The shared token. Beyond loopback at least 24 characters.'),
           password: text('The shared password, for `mode: "password"`.'),
+          trustedProxy: Type.Optional(
+            Type.Object(
+              {
+                userHeader: Type.String({
+                  pattern: '^[A-Za-z][A-Za-z0-9-]{0,63}$',
+                  description: 'The header in which a listed proxy says who has logged in, such as `X-Forwarded-User`.',
+                }),
+                allowUsers: texts('Who may come in that way; empty = everybody the proxy names.'),
+                scopes: Type.Optional(
+                  Type.Array(Type.Enum([...OPERATOR_SCOPES]), {
+                    description: 'What they may do. Default: `operator.read` and `operator.write`.',
+                  }),
+                ),
+              },
+              { description: 'People whom a proxy of `gateway.trustedProxies` has logged in need no token.' },
+            ),
+          ),
         },
         { description: 'Who may connect.' },
       ),

@@ -32,6 +32,10 @@ export function weakenings(before: Config, after: Config): string[] {
   }
   unless(JSON.stringify(is.tls) === JSON.stringify(was.tls) || !was.tls, 'gateway.tls is left out, or has other files')
   more(was.hosts, is.hosts, 'the addresses it listens on')
+  unless(
+    JSON.stringify(is.auth.trustedProxy) === JSON.stringify(was.auth.trustedProxy) || !is.auth.trustedProxy,
+    'gateway.auth.trustedProxy lets people in by name',
+  )
   more(was.controlUi.allowedOrigins, is.controlUi.allowedOrigins, 'gateway.controlUi.allowedOrigins')
   more(was.trustedProxies, is.trustedProxies, 'gateway.trustedProxies')
   turnedOn(was.controlUi.enabled, is.controlUi.enabled, 'gateway.controlUi.enabled')

@@ -9,6 +9,8 @@ const FORWARDING = ['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwa
 
 export interface DoorPolicy extends OriginPolicy {
   trustedProxies: readonly Range[]
+  /** The header in which a listed proxy says who has logged in, in lower case. */
+  userHeader?: string | undefined
 }
 
 export type Knock =
@@ -26,7 +28,10 @@ export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
   const host = hosts[0]
   const address = canonical(request.socket.remoteAddress ?? '') ?? ''
   const trusted = (candidate: string) => policy.trustedProxies.some((range) => contains(range, candidate))
-  const forwarded = FORWARDING.some((name) => request.headers[name] !== undefined)
+  const { userHeader = '' } = policy
+  const named = request.headersDistinct[userHeader]
+  // A name is a claim like an address: of a peer that is no listed proxy it is refused, not overlooked.
+  const forwarded = named !== undefined || FORWARDING.some((name) => request.headers[name] !== undefined)
   const viaProxy = forwarded && trusted(address)
   const origin = request.headers.origin
   const browser = origin !== undefined || Object.keys(request.headers).some((name) => name.startsWith('sec-fetch-'))
@@ -60,10 +65,14 @@ export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
       local: isLoopback(address) && !forwarded && (host === undefined || isLocalName(host)),
       origin: origin === undefined ? 'absent' : 'allowed',
       forwardedByStranger: forwarded && !viaProxy,
+      ...(viaProxy && named?.length === 1 && isName(named[0]!) && { user: named[0]!.trim() }),
       path: pathOf(request),
     },
   }
 }
+
+/** What a proxy may call somebody: text of a sensible length, so that it can stand in a log and in an id. */
+const isName = (text: string): boolean => /^[\p{L}\p{N}][\p{L}\p{N} ._@+-]{0,127}$/u.test(text.trim())
 
 /** The path a request names, without its query; `/` for what is no path. */
 export function pathOf(request: IncomingMessage): string {
