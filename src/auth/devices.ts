@@ -51,7 +51,26 @@ export function checkDevice(device: ConnectParams['device'], signed: Signed, now
     : invalid('device signature invalid', 'DEVICE_AUTH_SIGNATURE_INVALID')
 }
 
+/**
+ * The points of an order that divides eight, by their y: with one of them for a key anybody can sign anything. OpenSSL
+ * takes them, and numbers beyond the prime, which are other spellings of some.
+ */
+const SIGNED_BY_ALL = new Set([
+  '00'.repeat(32),
+  `01${'00'.repeat(31)}`,
+  `ec${'ff'.repeat(30)}7f`,
+  '26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05',
+  'c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a',
+])
+
+function isWeak(raw: Buffer): boolean {
+  const text = Buffer.from(raw.with(31, raw[31]! & 0x7f)).toString('hex')
+  const isBeyond = text.endsWith(`${'ff'.repeat(30)}7f`) && raw[0]! >= 0xed
+  return isBeyond || SIGNED_BY_ALL.has(text)
+}
+
 function publicKey(raw: Buffer) {
+  if (isWeak(raw)) return undefined
   try {
     return createPublicKey({ key: Buffer.concat([SPKI, raw]), format: 'der', type: 'spki' })
   } catch {

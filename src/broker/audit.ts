@@ -128,8 +128,14 @@ export async function openAudit({ store, log, now, monotonic }: AuditNeeds): Pro
 
 const idOf = (count: number): string => String(count).padStart(12, '0')
 
+/** The text of a token that somebody gave for its id: what follows the id is not to be remembered. */
+const TOKEN_TEXT = /(kur_[a-z]+_[0-9a-f]{12})_\w+/g
+
 /** What clients said of themselves can be as long as they like. */
 function shortened<T extends Omit<AuditEntry, 'at' | 'skipped'>>(entry: T): T {
-  const about = Object.entries(entry.about ?? {}).map(([name, value]) => [name, value.slice(0, LONGEST)])
+  const about = Object.entries(entry.about ?? {}).map(([name, value]) => [
+    name,
+    value.replace(TOKEN_TEXT, '$1').slice(0, LONGEST),
+  ])
   return { ...entry, what: entry.what.slice(0, LONGEST), ...(entry.about && { about: Object.fromEntries(about) }) }
 }

@@ -24,7 +24,7 @@ export function isSecret(path: Path): boolean {
   return path.some((part, at) => {
     if (typeof part !== 'string' || named.has(String(path[at - 1]))) return false
     const word = part.toLowerCase().replace(/[-_]/g, '')
-    if (secretFolder.test(word) && at < path.length - 1) return true
+    if (secretFolder.test(word) && (at < path.length - 1 || word === 'headers')) return true
     return secretKey.test(word) && !openKey.test(word)
   })
 }

@@ -212,8 +212,10 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
   return {
     'chat.send'(params, caller) {
       const session = addressed(params.sessionKey, params.agentId, agents, caller)
-      const command = params.attachments?.length ? undefined : readCommand(params.message)
-      if (command) mayCommand(command, caller)
+      const found = readCommand(params.message)
+      if (found) mayCommand(found, caller)
+      // With a picture it is a message, but nothing that its sender might not have said without.
+      const command = params.attachments?.length ? undefined : found
       if (command?.kind === 'stop') return abort(session.key, null, 'stop')
       return turns.arriving(session.key, send(params, command, caller, session))
     },

@@ -44,20 +44,21 @@ const REFUSED = new Set([
   'mcp',
 ])
 
+/** A text without what is not shown: format and control characters, fillers, selectors, joiners. */
+const seen = (text: string): string =>
+  text.replace(/[\p{Cf}\p{Cc}\p{DI}]/gu, (character) => (/\s/.test(character) ? ' ' : ''))
+
 /** The command in a text, or undefined for an ordinary message. Text that only looks like a path or a name is a message. */
 export function readCommand(text: string): Command | undefined {
-  // Compatibility forms and invisible characters must not hide a command from the check of its scope. Only the beginning is looked
-  // at: folding takes a time that grows with the square of a hostile text, and a command's name is short.
-  const head = text
-    .slice(0, LOOKED_AT)
-    .normalize('NFKC')
-    .replace(/[\p{Cf}\p{Cc}]/gu, (character) => (/\s/.test(character) ? ' ' : ''))
-    .trim()
+  // Compatibility forms and invisible characters, however many, must not hide a command from the check of its scope. Only the
+  // beginning of what one can see is folded: that takes a time that grows with the square of a hostile text, and a command's name
+  // is short.
+  const head = seen(seen(text).trimStart().slice(0, LOOKED_AT).normalize('NFKC')).trim()
   if (text.length <= LOOKED_AT && STOP_WORDS.has(head.toLowerCase())) return { kind: 'stop' }
   const match = /^\/([a-z][a-z_-]*)(?:$|[:\s])/i.exec(head)
   if (!match) return undefined
   const name = match[1]!.toLowerCase()
-  const rest = text.replace(/^[\s\p{Cf}\p{Cc}]*[^\s:]+:?\s*/u, '').trim()
+  const rest = text.replace(/^[\s\p{Cf}\p{Cc}\p{DI}]*[^\s:]+:?\s*/u, '').trim()
   switch (name) {
     case 'stop':
     case 'abort':

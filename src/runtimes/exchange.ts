@@ -46,7 +46,8 @@ export async function exchange<T>(options: Exchange, read: (wire: Wire) => Promi
   const { model, signal, stallMs = defaultStallMs } = options
   signal.throwIfAborted()
   const { baseUrl, key, headers } = connectionOf(options)
-  const words = (text: string) => (key.length < 8 ? text : text.replaceAll(key, '***'))
+  const secrets = secretsOf(key, model.headers)
+  const words = (text: string) => secrets.reduce((left, secret) => left.replaceAll(secret, '***'), text)
 
   const request = new AbortController()
   const aborted = Promise.withResolvers<never>()
@@ -170,6 +171,12 @@ function connectionOf({ model, headers }: Exchange): { baseUrl: string; key: str
   }
 }
 
+/** What a provider was sent and could say back, the longest first. A short text stands for other things, too. */
+const secretsOf = (key: string, headers: Record<string, string> = {}): string[] =>
+  [key, ...Object.values(headers).flatMap((value) => [value, ...value.split(/[\s;,=]+/)])]
+    .filter((text) => text.length >= 8)
+    .toSorted((a, b) => b.length - a.length)
+
 function hostOf(baseUrl: string): string {
   const { protocol, hostname, port } = new URL(baseUrl)
   return `${hostname}:${port || (protocol === 'https:' ? 443 : 80)}`
@@ -196,7 +203,8 @@ function mayStream(response: Response): boolean {
 
 async function refusal(response: Response, words: (text: string) => string): Promise<ModelFailure> {
   const { status, headers } = response
-  const said = messageOf(await beginning(response))
+  // Before it is cut, and after: half a key is none to be found.
+  const said = messageOf(words(await beginning(response)))
   const bare = response.ok ? `HTTP ${status} and ${headers.get('content-type')} instead of a stream` : `HTTP ${status}`
   return new ModelFailure(kindOfStatus(status), said === undefined ? bare : words(said), {
     status,
