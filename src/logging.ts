@@ -14,7 +14,7 @@ const HIDDEN = new Set(['level', 'time', 'msg', 'pid', 'hostname'])
 /** Makes control characters and direction marks visible: a log line is one line, whoever's text is in it. */
 const visible = (text: string): string =>
   text.replace(
-    /[\p{Cc}\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu,
+    /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   )
 
@@ -59,7 +59,7 @@ export function openLog({ level, consoleLevel, file }: Config['logging']): Logs 
                 fd = open()
                 size = 0
               }
-              size += writeSync(fd!, line)
+              size += writeSync(fd!, `${visible(line.trimEnd())}\n`)
             } catch {
               // A full disk must not end the gateway; the console still says what happens.
             }

@@ -24,7 +24,7 @@ import type { Audit } from './audit.ts'
 import { type Caller, type Dispatch, encode } from './dispatch.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
-import type { Log } from './log.ts'
+import { type Log, sampled } from './log.ts'
 import type { Peer, Wire } from './peer.ts'
 import type { Presence } from './presence.ts'
 import { createQuota, type Share } from './quotas.ts'
@@ -95,6 +95,8 @@ interface Port {
 }
 
 const connectParams = validator(ConnectParams)
+/** Refused connections that are in the log each second: a flood is not to fill the disk. */
+const REFUSALS_PER_SECOND = 10
 /** Sessions whose spelling is remembered for each connection of protocol 3. */
 const MOST_SPELLINGS = 1000
 /** Frames too deep or too long to be read, until the connection is closed. */
@@ -103,6 +105,7 @@ const MOST_STRIKES = 3
 export function createConnections(needs: ConnectionsNeeds): Connections {
   const { authenticator, dispatch, hub, presence, log, audit, now } = needs
   const ports = new Map<string, Port>()
+  const warnOfRefusal = sampled((details, message) => log.warn(details, message), REFUSALS_PER_SECOND, needs.monotonic)
   const waiters: (() => void)[] = []
   const sockets = createQuota(needs.limits.socketsPerPrincipal)
 
@@ -200,7 +203,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     const { decision } = outcome
     if (!decision.admitted) {
       const { code, message, details, rule, retryAfterMs } = decision
-      log.warn(
+      warnOfRefusal(
         { connId: port.connId, rule, reason: message, client: client.id, address: port.facts.clientAddress },
         'connection refused',
       )
@@ -220,7 +223,10 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     port.share = sockets.take(principal)
     if (!port.share) {
       const message = `too many connections of one principal (${sockets.most}); close some of them`
-      log.warn({ connId: port.connId, principal, client: client.id }, 'connection refused: its principal has too many')
+      warnOfRefusal(
+        { connId: port.connId, principal, client: client.id },
+        'connection refused: its principal has too many',
+      )
       return refuse(
         new GatewayError('SOCKET_QUOTA', message, { retryAfterMs: 5_000 }).shape(protocol),
         refusal(message),

@@ -203,9 +203,12 @@ export function createRuns(needs: RunsNeeds): Runs {
           signal.addEventListener('abort', () => calledOff.abort(signal.reason), { once: true })
           const ask = await run.prepared!
           try {
-            run.answer = await ask(sinkOf(run, calledOff.signal), calledOff.signal, (model) => {
+            const answer = await ask(sinkOf(run, calledOff.signal), calledOff.signal, (model) => {
               run.model = model
             })
+            // An ending that cannot be written would be tried for ever.
+            if (!answer?.usage || !answer.model) throw new Error('the runtime answered without its usage or its model')
+            run.answer = answer
           } catch (error) {
             run.failure = failureOf(run.model, error)
             throw error

@@ -78,7 +78,9 @@ export function createSessions({ runs, log, onCrash }: SessionsNeeds): Sessions 
       await Promise.resolve()
       const { running, waiting } = queue(key)
       const inQueue = [...(running ? [running] : []), ...waiting]
-      const stopped = runsOf(key).filter((id) => runId === null || id === runId)
+      // A reset ends what was sent before it; what was sent after it waits for it, and is not in the queue yet.
+      const meant = reason === 'reset' && !down.has(key) ? inQueue : runsOf(key)
+      const stopped = meant.filter((id) => runId === null || id === runId)
       if (stopped.length === 0) return []
       const endings = stopped.map((id) => runs.ending(id))
       // Those of a crashed session, and those that wait until its transcript is changed, no actor could pass it on to.

@@ -6,7 +6,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { WebSocketServer } from 'ws'
 import type { Connection, Connections } from '../broker/connections.ts'
-import type { Log } from '../broker/log.ts'
+import { type Log, sampled } from '../broker/log.ts'
 import { contains } from '../config/address.ts'
 import { Closes } from '../contract/closes.ts'
 import { LIMITS } from '../contract/connect.ts'
@@ -65,10 +65,18 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     // Never compressed (a few bytes could become gigabytes).
     maxPayload: 2 * LIMITS.preauthPayload,
     perMessageDeflate: false,
+    // Each piece and each chunk is an object, however small it is.
+    maxFragments: 64,
+    maxBufferedChunks: 1_024,
     skipUTF8Validation: false,
   })
   const budget = createBudget(needs.limits, (address) =>
     policy.trustedProxies.some((range) => contains(range, address)),
+  )
+  const warnOfRefusal = sampled(
+    (details, message) => log.warn(details, message),
+    10,
+    () => performance.now(),
   )
   /** By the peer's address and port, which TLS and the TCP socket under it have in common. */
   const leases = new Map<string, Lease>()
@@ -165,7 +173,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       return turnAway(socket, 503, 'the gateway has as many connections as it takes', ['Retry-After: 5'])
     const knocked = knock(request, policy)
     if (!knocked.admitted) {
-      log.warn(
+      warnOfRefusal(
         { status: knocked.status, reason: knocked.message, address: request.socket.remoteAddress },
         'upgrade refused',
       )
@@ -201,6 +209,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
         maxHeaderSize: 16 * 1024,
         headersTimeout: 5_000,
         requestTimeout: 30_000,
+        // How often both are looked at; unless it is said, every 30 s.
+        connectionsCheckingInterval: 1_000,
         requireHostHeader: true,
       }
       const server = needs.tls

@@ -53,6 +53,8 @@ function frameHead(bytes: number, target: Buffer, at: number): number {
 }
 
 const LONGEST_HEAD = 10
+/** Bytes of a TCP segment that every network carries. */
+const SHORTEST_SEGMENT = 536
 
 /**
  * Wraps a socket. Frames bypass `ws.send`, which writes each by itself; that is sound because compression is never negotiated,
@@ -129,8 +131,13 @@ export function createWire(ws: WebSocket, raw: Socket, onKnown: () => void = () 
       onKnown()
       // `ws` has one limit for all its sockets; each socket's receiver has its own copy of it. A test sends a large frame: should the
       // name change, large frames would be refused, never the small limit lifted.
-      const { _receiver: receiver } = ws as unknown as { _receiver?: { _maxPayload: number } }
-      if (receiver) receiver._maxPayload = bytes
+      const { _receiver: receiver } = ws as unknown as {
+        _receiver?: { _maxPayload: number; _maxBufferedChunks: number }
+      }
+      if (!receiver) return
+      receiver._maxPayload = bytes
+      // A slow network brings a large frame in segments, the shortest of 536 bytes.
+      receiver._maxBufferedChunks = Math.max(receiver._maxBufferedChunks, Math.ceil(bytes / SHORTEST_SEGMENT))
     },
     pause: () => ws.pause(),
     resume: () => ws.resume(),

@@ -6,12 +6,14 @@ import { dead } from './dead.ts'
 import { disk } from './disk.ts'
 import { drain } from './drain.ts'
 import { faults } from './faults.ts'
+import { fuzz } from './fuzz.ts'
 import { order } from './order.ts'
 import { power } from './power.ts'
 import { races } from './races.ts'
 import { replay } from './replay.ts'
 import { slow } from './slow.ts'
 import type { Suite } from './suite.ts'
+import { timing } from './timing.ts'
 
 export const suites: Record<string, Suite> = {
   crash,
@@ -26,4 +28,6 @@ export const suites: Record<string, Suite> = {
   clock,
   races,
   faults,
+  fuzz,
+  timing,
 }

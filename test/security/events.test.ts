@@ -1,0 +1,158 @@
+/** Who hears what: every event from where it really comes, every set of scopes, both roles, tokens for some sessions, strangers. */
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { createHub } from '../../src/broker/hub.ts'
+import type { Scope } from '../../src/contract/block.ts'
+import { EVENTS, type EventName } from '../../src/contract/index.ts'
+import { CONNECT, endOf, openPeer, type Peer, startGateway } from '../support/gateway.ts'
+import { listening, places } from '../support/rooms.ts'
+import { connectDevice, connectNode, isWorth, makeToken, SCOPE_SETS, UNCOUNTED } from './ground.ts'
+
+/** Who may hear each event, written down apart from the contract. */
+const HEARD_WITH: Record<EventName, string> = {
+  'connect.challenge': 'everyone',
+  tick: 'everyone',
+  shutdown: 'everyone',
+  health: 'operator.read',
+  presence: 'operator.read',
+  agent: 'operator.read',
+  chat: 'operator.read',
+  'exec.approval.requested': 'operator.approvals',
+  'exec.approval.resolved': 'operator.approvals',
+  'device.pair.requested': 'operator.pairing',
+  'device.pair.resolved': 'operator.pairing',
+  'node.pair.requested': 'operator.pairing',
+  'node.pair.resolved': 'operator.pairing',
+}
+const OF_SESSIONS = new Set(['agent', 'chat'])
+/** Sent to one connection at its beginning, and each minute. */
+const ELSEWHERE = new Set(['connect.challenge', 'health'])
+
+const MINE = 'agent:main:mine'
+const OTHER = 'agent:main:other'
+const NARROW_SETS = SCOPE_SETS.filter((set) => !set.includes('operator.admin') && !set.includes('operator.pairing'))
+
+describe('every event', () => {
+  it('has its place in the table', () => {
+    expect(Object.keys(HEARD_WITH).toSorted()).toEqual(Object.keys(EVENTS).toSorted())
+  })
+
+  it('from where it comes reaches those who may hear it and nobody else, over all sets of scopes', async () => {
+    const gateway = await startGateway({
+      config: { gateway: { limits: UNCOUNTED, tickIntervalMs: 1_000 } },
+      drainMs: 100,
+    })
+    const ears: { who: string; peer: Peer; may(event: string, sessionKey: string): boolean }[] = []
+    const operator = await gateway.connect()
+    for (const scopes of SCOPE_SETS) {
+      ears.push({
+        who: `operator ${scopes}`,
+        peer: await gateway.connect({ scopes }),
+        may: (event) => isWorth([...scopes, 'everyone'], HEARD_WITH[event as EventName]),
+      })
+      ears.push({
+        who: `node ${scopes}`,
+        peer: await connectNode(gateway, scopes),
+        may: (event) => HEARD_WITH[event as EventName] === 'everyone',
+      })
+    }
+    for (const scopes of NARROW_SETS) {
+      const token = await makeToken(operator, { scopes, sessions: [`${MINE}*`] })
+      ears.push({
+        who: `token for some sessions ${scopes}`,
+        peer: await gateway.connect({ scopes: undefined, auth: { token } }),
+        may: (event, sessionKey) =>
+          HEARD_WITH[event as EventName] === 'everyone' ||
+          (OF_SESSIONS.has(event) && sessionKey === MINE && isWorth(scopes, 'operator.read')),
+      })
+    }
+    // One that has not said who it is, and one that was told that it is not known.
+    const stranger = await openPeer(gateway.url)
+    const refused = await openPeer(gateway.url)
+    await refused.next()
+    await refused.request('connect', { ...CONNECT, auth: { token: 'not-the-token-0123456789' } })
+    await refused.closed
+    for (const [who, peer] of [
+      ['stranger', stranger],
+      ['refused', refused],
+    ] as const)
+      ears.push({ who, peer, may: () => false })
+
+    const from = ears.map(({ peer }) => peer.frames.length)
+    for (const sessionKey of [MINE, OTHER]) {
+      const params = { sessionKey, message: `a word in ${sessionKey}`, idempotencyKey: sessionKey }
+      await operator.request('chat.send', params)
+      await operator.next(endOf(sessionKey))
+    }
+    // A request for an approval is about a session, too, and is yet no event of it.
+    const asked = operator.request('exec.approval.request', { id: 'a1', command: 'ls', sessionKey: MINE })
+    await operator.next(({ event }) => event === 'exec.approval.requested')
+    await operator.request('exec.approval.resolve', { id: 'a1', decision: 'deny' })
+    await asked
+    await connectDevice(gateway, { peer: { headers: { Host: 'gateway.example' } } })
+    for (const [kind, ask] of [
+      ['device', undefined],
+      ['node', operator.request('node.pair.request', { nodeId: 'n1' })],
+    ] as const) {
+      await ask
+      const { payload } = await operator.next(({ event }) => event === `${kind}.pair.requested`)
+      await operator.request(`${kind}.pair.reject`, { requestId: payload.requestId })
+      await operator.next(({ event }) => event === `${kind}.pair.resolved`)
+    }
+    ;(await gateway.connect()).socket.close()
+    await operator.next(({ event }) => event === 'presence')
+    await operator.next(({ event }) => event === 'tick')
+    gateway.gateway.stop('the test is over')
+    await Promise.all([operator, ...ears.map(({ peer }) => peer)].map(({ closed }) => closed))
+
+    const driven = Object.keys(EVENTS).filter((event) => !ELSEWHERE.has(event))
+    for (const [index, { who, peer, may }] of ears.entries()) {
+      const heard = peer.frames
+        .slice(from[index])
+        .filter(({ type, event }) => type === 'event' && event !== 'health')
+        .map(({ event, payload }) => `${event} ${OF_SESSIONS.has(event) ? payload.sessionKey : ''}`)
+      const expected = driven.flatMap((event) =>
+        (OF_SESSIONS.has(event) ? [MINE, OTHER] : ['']).flatMap((key) => (may(event, key) ? [`${event} ${key}`] : [])),
+      )
+      expect([who, [...new Set(heard)].toSorted()]).toEqual([who, expected.toSorted()])
+      const mayReadOther = may('chat', OTHER)
+      expect([who, JSON.stringify(peer.frames).includes(`a word in ${OTHER}`)]).toEqual([who, mayReadOther])
+    }
+    await gateway.stop()
+  })
+
+  describe('in the hub', () => {
+    beforeEach(() => void vi.useFakeTimers())
+    afterEach(() => void vi.useRealTimers())
+
+    it('is held to scope, role and session at the moment it is sent, not at the moment somebody came', () => {
+      for (const name of Object.keys(EVENTS) as EventName[])
+        for (const scopes of SCOPE_SETS)
+          for (const role of ['operator', 'node'] as const)
+            for (const sessions of [undefined, [`${MINE}*`]])
+              for (const sessionKey of [undefined, MINE, OTHER]) {
+                const held = new Set<Scope>(scopes)
+                const peer = listening({ role, scopes: held, sessions })
+                const hub = createHub({ onSlow() {}, replay: places() })
+                hub.join(peer)
+                const said = () => {
+                  const before = peer.heard.length
+                  hub.publish(name, () => '{}', sessionKey === undefined ? {} : { sessionKey })
+                  return peer.heard.length - before
+                }
+                const needed = HEARD_WITH[name]
+                const reaches = sessions === undefined || sessionKey === MINE
+                const may = (now: readonly string[]) =>
+                  needed === 'everyone' || (role === 'operator' && reaches && isWorth(now, needed))
+                expect([name, role, scopes, sessions, sessionKey, said()]).toEqual([
+                  ...[name, role, scopes, sessions, sessionKey],
+                  may(scopes) ? 1 : 0,
+                ])
+                held.clear()
+                expect([name, role, scopes, 'without scopes', said()]).toEqual([
+                  ...[name, role, scopes, 'without scopes'],
+                  may([]) ? 1 : 0,
+                ])
+              }
+    })
+  })
+})
