@@ -197,6 +197,8 @@ const orWithoutSpace = (act: () => void): void => {
 const isDamage = (error: unknown): boolean => {
   const code = resultCode(error)
   if (code === CORRUPT || code === NOTADB || extendedCode(error) === SHORT_READ) return true
+  // What a changed number in the header is called, without a code of its own.
+  if (code === ERROR && (error as Error).message === 'unsupported file format') return true
   return error instanceof Damage || error instanceof SyntaxError
 }
 

@@ -325,6 +325,21 @@ describe('sqlite on a damaged file', () => {
     events: await store.events(session.key, 'one', 0, 1_000_000),
   })
 
+  it('sets it aside when its header names a format of another time', async () => {
+    const first = await openSqliteStore({ path })
+    await work(first, 'old', 3, 0)
+    await first.backup()
+    await first.close()
+    const bytes = readFileSync(path)
+    // The number of the schema's format, which is 1 to 4.
+    bytes.writeUInt32BE(9, 44)
+    writeFileSync(path, bytes)
+    const store = await openSqliteStore({ path })
+    expect(store.incident?.restored).toBeDefined()
+    expect(await store.run('run-old0')).toMatchObject({ state: 'completed' })
+    await store.close()
+  })
+
   it('sets it aside with its log, puts the last backup in its place and drops every stream', async () => {
     const first = await openSqliteStore({ path })
     await work(first, 'old', 3, 0)
