@@ -251,7 +251,7 @@ async function inTime(line: RawLine, fits: (line: RawLine) => boolean): Promise<
 export const fuzz: Suite = {
   summary:
     'whatever frames come, each is answered or ends its socket, and nobody is told anything before the handshake',
-  few: 100_000,
+  few: 40_000,
   many: 1_000_000,
   async run({ rounds, seed, say }: Rounds): Promise<Report> {
     const broken: string[] = []

@@ -147,7 +147,7 @@ async function judge(
 export const power: Suite = {
   summary:
     'a power cut at any moment, whatever of the unsynced is lost, loses nothing that was acknowledged or announced',
-  few: 10,
+  few: 5,
   many: 200,
   async run({ rounds, seed, say }: Rounds) {
     const tally = createTally([

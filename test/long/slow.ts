@@ -41,7 +41,7 @@ const BREACHES = [
 
 export const slow: Suite = {
   summary: 'who stops reading catches up or is closed and resumes, at a bounded cost, and who reads misses nothing',
-  few: 2,
+  few: 1,
   many: 50,
   run: (how) => onGround('slow', (ground) => stall(ground, how)),
 }
