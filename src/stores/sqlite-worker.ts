@@ -25,7 +25,7 @@ import { parentPort, Worker, workerData } from 'node:worker_threads'
 import type { Operation, Tables } from './ledger.ts'
 import { ledger } from './ledger.ts'
 import { fsyncFolder, fsyncPath, openNote, readNote, removeNote, sizeOf, writeNote } from './sqlite-note.ts'
-import { knownSchema, migrate, schemaFits, schemaOf, withCommits } from './sqlite-schema.ts'
+import { isOfKnownSchema, knownSchema, migrate, schemaFits, schemaOf, withCommits } from './sqlite-schema.ts'
 import { brokenSeals, commitCounter, commitsOf, Damage, sqliteTables } from './sqlite-tables.ts'
 import type { NewTurn, Quotas } from './store.ts'
 import { StoreError } from './store.ts'
@@ -155,6 +155,7 @@ const refuseNewer = (db: DatabaseSync): void => {
   const schema = schemaOf(db)
   if (schema <= knownSchema) return
   const versions = `schema ${schema}; this gateway knows ${knownSchema}`
+  if (isOfKnownSchema(db)) throw new Damage(`its version is not that of its tables (${versions})`)
   throw new Refusal('newerSchema', `the store was written by a newer gateway (${versions}) and is left untouched`)
 }
 

@@ -170,7 +170,7 @@ describe('sqlite', () => {
   it('refuses a file with a newer schema and leaves it untouched', async () => {
     await (await openSqliteStore({ path })).close()
     const db = new DatabaseSync(path)
-    db.exec('PRAGMA user_version = 999')
+    db.exec('CREATE TABLE later (id TEXT PRIMARY KEY); PRAGMA user_version = 999')
     db.close()
     const before = readFileSync(path)
     const refused = await openSqliteStore({ path }).catch((error: unknown) => error)
@@ -323,6 +323,20 @@ describe('sqlite on a damaged file', () => {
     runs: await Promise.all(Array.from({ length: 60 }, (_, n) => store.run(`run-new${n}`))),
     session: await store.session(session.key),
     events: await store.events(session.key, 'one', 0, 1_000_000),
+  })
+
+  it('sets it aside when only the version in its header is that of a newer one', async () => {
+    const first = await openSqliteStore({ path })
+    await work(first, 'old', 3, 0)
+    await first.backup()
+    await first.close()
+    const bytes = readFileSync(path)
+    bytes.writeUInt32BE(7, 60)
+    writeFileSync(path, bytes)
+    const store = await openSqliteStore({ path })
+    expect(store.incident?.restored).toBeDefined()
+    expect(await store.run('run-old0')).toMatchObject({ state: 'completed' })
+    await store.close()
   })
 
   it('sets it aside when its header names a format of another time', async () => {
