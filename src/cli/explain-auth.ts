@@ -42,7 +42,8 @@ export function explainAuth(flags: ExplainFlags): number {
   if (malformed !== undefined) return misused(`--header ${malformed}: write it as "Name: value"`)
   let config: Config
   try {
-    config = configFrom(flags)
+    // Without a file it says what the defaults would: a gateway that was started so runs with them.
+    config = configFrom({ ...flags, allowUnconfigured: true })
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     console.error(error.message)
