@@ -264,8 +264,7 @@ describe('a running gateway', () => {
 })
 
 describe('explain-auth', () => {
-  const ask = (...flags: string[]) =>
-    run(['gateway', 'explain-auth', '--state-dir', folder(), ...flags])
+  const ask = (...flags: string[]) => run(['gateway', 'explain-auth', '--state-dir', folder(), ...flags])
 
   it('says who would be let in, with what, and by which rule', async () => {
     const { code, out } = await ask('--scopes', 'operator.read,operator.everything')
