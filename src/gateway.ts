@@ -508,7 +508,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       every(sweepMs, () => {
         sessions.sweep()
         // All that has ended: it is asked of the store again, which alone knows how old a key is, wherever the clock was set.
-        supervisor.forget(Number.POSITIVE_INFINITY)
+        supervisor.forget()
         owned('forgetting what is old', age(store))
       }),
     ]

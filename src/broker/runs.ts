@@ -63,7 +63,7 @@ export interface Runs {
 }
 
 export interface RunsNeeds {
-  store: Pick<Store, 'start' | 'progress' | 'settle' | 'run'>
+  store: Pick<Store, 'start' | 'progress' | 'settle'>
   hub: Pick<Hub, 'publish'>
   log: Log
   now(): number

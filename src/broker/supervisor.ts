@@ -25,8 +25,8 @@ export interface Supervisor {
   /** A run has ended: repeats of its key are answered with this. */
   ended(record: RunRecord, outcome: RunOutcome): void
   crashed(sessionKey: string): void
-  /** Forgets the keys of ended runs that were accepted before this time, as the store does. */
-  forget(acceptedBefore: number): void
+  /** Forgets the ended runs it has at hand: repeats of their keys are answered from the store, which knows how old they are. */
+  forget(): void
   /** Resolves when no turn is on its way to the disk. */
   settled(): Promise<void>
   drain(): void
@@ -237,12 +237,9 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     },
     crashed: (sessionKey) =>
       actor.send({ type: 'crashed', id: sessionKey, at: monotonic(), jitter: Math.floor(random() * policy.backoffMs) }),
-    forget(acceptedBefore) {
-      for (const ticket of recent) {
-        if (entries.get(ticket)!.acceptedAt >= acceptedBefore) continue
-        recent.delete(ticket)
-        entries.delete(ticket)
-      }
+    forget() {
+      for (const ticket of recent) entries.delete(ticket)
+      recent.clear()
     },
     async settled() {
       while (journaling.size > 0) await Promise.allSettled(journaling)

@@ -19,7 +19,7 @@ import { checkSettings, isThinkingLevel, setting } from './settings.ts'
 
 export interface ChatNeeds {
   agents: AgentNames
-  store: Pick<Store, 'session' | 'history' | 'append' | 'settle' | 'patchSession' | 'run'>
+  store: Pick<Store, 'session' | 'history' | 'append' | 'patchSession' | 'run'>
   turns: Turns
   sessions: Pick<Sessions, 'abort' | 'queue'>
   runs: Pick<Runs, 'record' | 'of'>

@@ -37,8 +37,12 @@ describe('a full disk', () => {
     expect(await status('/health')).toBe(200)
     const late = await gateway.connect()
     expect(await late.request('sessions.list', {})).toMatchObject({ ok: true })
+    const health = async (probe: boolean) => (await late.request('health', { probe }))['payload']
+    for (const probe of [false, true])
+      expect(await health(probe)).toMatchObject({ ok: false, problem: expect.stringContaining('the disk is full') })
     disk.isFull = false
     while ((await status('/readyz')) !== 200) await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(await health(true)).toMatchObject({ ok: true })
     expect(await send()).toMatchObject({ ok: true, payload: { status: 'started' } })
   })
 })
