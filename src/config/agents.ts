@@ -54,6 +54,10 @@ export function readAgents(file: ConfigFile['agents'], surroundings: Surrounding
     maxConcurrent: common.maxConcurrent ?? defaults.maxConcurrent,
     timeoutMs: (common.timeoutSeconds ?? defaults.timeoutSeconds) * 1_000,
     recovery: common.recovery ?? defaults.recovery,
+    failover: {
+      everyMs: (common.failover?.everySeconds ?? defaults.failover.everySeconds) * 1_000,
+      misses: common.failover?.misses ?? defaults.failover.misses,
+    },
   }
 }
 
@@ -83,10 +87,18 @@ function readAgent(id: string, agent: AgentFile, common: Common, surroundings: S
     models,
     thinking: level === undefined ? (reasons ? 'low' : 'off') : levelOf(level),
     failoverFor: (agent.failoverFor ?? []).map((other) => other.toLowerCase()),
+    ...(agent.maxConcurrent !== undefined && { maxConcurrent: agent.maxConcurrent }),
+    ...readConnector(agent.runtime),
   }
   const workspace = (agent.workspace ?? common.workspace)?.trim()
   if (workspace) config.workspace = surroundings.resolve(workspace)
   return config
+}
+
+function readConnector(runtime: AgentFile['runtime']): Pick<AgentConfig, 'connector'> {
+  if (runtime?.type !== 'connector') return {}
+  const { node, graceSeconds = defaults.graceSeconds } = runtime
+  return { connector: { graceMs: graceSeconds * 1_000, ...(node !== undefined && { node }) } }
 }
 
 /** The highest level of the reference is the highest here. */

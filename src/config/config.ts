@@ -14,7 +14,47 @@ export interface AgentConfig {
   /** Model references in the order they are tried; the first is the primary. */
   models: string[]
   thinking: ThinkingLevel
+  /** Ids of the agents it stands in for. */
   failoverFor: string[]
+  /** Runs of it at the same time; absent = as many as of all. */
+  maxConcurrent?: number
+  /** A node answers in place of its models; absent = the models do. */
+  connector?: {
+    /** Device id of the node, or the name it was paired under; absent = paired under the id or the name of the agent. */
+    node?: string
+    /** How long a run waits for the node, in ms. */
+    graceMs: number
+  }
+}
+
+/** What keeps agents from going round in circles; each 0 = off. */
+export interface ChainLimits {
+  /** Messages that follow from one another. */
+  hops: number
+  /** How often one agent is in the line of who sent to whom. */
+  visits: number
+  /** Messages in all that come of one request. */
+  messages: number
+  /** Messages that one run sends. */
+  fanOut: number
+  tokens: number
+  /** In the currency of the prices. */
+  cost: number
+}
+
+/** A server of tools that speaks the Model Context Protocol. */
+export interface McpServerConfig {
+  name: string
+  /** How it is reached: started, or called by its address. */
+  reach:
+    | { command: string; args: string[]; env: Record<string, Secret>; cwd?: string }
+    | { url: string; headers: Record<string, Secret> }
+  /** How long one call may take, in ms. */
+  timeoutMs: number
+  /** How long it may take to be ready, in ms. */
+  startMs: number
+  /** Ids of the agents that may use it; absent = all. */
+  agents?: string[]
 }
 
 export interface Config {
@@ -84,6 +124,8 @@ export interface Config {
     timeoutMs: number
     /** What becomes of a run that had started when the process died. */
     recovery: 'interrupt' | 'resume'
+    /** When those of `failoverFor` answer: after so many missed checks in a row. */
+    failover: { everyMs: number; misses: number }
   }
   models: {
     /** Every model that is configured or built in, by reference. A provider without `models[]` is in `providers` only. */
@@ -99,7 +141,22 @@ export interface Config {
   }
   messages: { queueLimit: number; queueMode: QueueMode }
   commands: { config: boolean; restart: boolean }
-  tools: { deny: string[]; agentToAgent: { enabled: boolean; allow: string[] } }
+  tools: {
+    /** Names; `*` stands for any characters. */
+    deny: string[]
+    /** How long one call may take, in ms. */
+    timeoutMs: number
+    /** How often in one run a model may ask for tools. */
+    maxRounds: number
+    agentToAgent: {
+      enabled: boolean
+      /** A list: they may send to each other. A record: who may send to whom. `*` = every agent. */
+      allow: string[] | Record<string, string[]>
+      limits: ChainLimits
+    }
+  }
+  /** Those that are enabled. */
+  mcp: { servers: McpServerConfig[] }
   logging: { level: LogLevel; consoleLevel: LogLevel; file: string }
   compat: { kurultai: boolean }
 }

@@ -9,6 +9,7 @@ import { type ListenerFlags, readListener } from './listener.ts'
 import { readModels } from './models.ts'
 import { type Environment, parseText, readFile } from './reading.ts'
 import { type ConfigFile, defaults } from './schema.ts'
+import { readMcp, readTools } from './tools.ts'
 
 export { ConfigError } from './findings.ts'
 
@@ -65,6 +66,12 @@ export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = fal
   const gateway = readListener({ reading, env, flags, findings, resolve })
   const models = readModels(settings.models, env, findings)
   const agents = readAgents(settings.agents, { models, env, findings, resolve })
+  const tools = readTools(
+    settings.tools,
+    agents.list.map(({ id }) => id),
+    findings,
+  )
+  const mcp = readMcp(settings.mcp, tools.timeoutMs, findings)
   const logging = readLogging(settings.logging, env, resolve, path.join(stateDir, 'logs', 'gateway.log'), findings)
   const kurultai = readDialect(settings, env, findings)
   warnOfStateDir(stateDir, findings)
@@ -93,13 +100,8 @@ export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = fal
       queueMode: readQueueMode(settings.messages?.queue?.mode) ?? defaults.queueMode,
     },
     commands: { config: settings.commands?.config ?? false, restart: settings.commands?.restart ?? false },
-    tools: {
-      deny: settings.tools?.deny ?? [],
-      agentToAgent: {
-        enabled: settings.tools?.agentToAgent?.enabled ?? false,
-        allow: settings.tools?.agentToAgent?.allow ?? [],
-      },
-    },
+    tools,
+    mcp,
     logging,
     compat: { kurultai },
   }

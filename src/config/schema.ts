@@ -33,6 +33,12 @@ export const defaults = {
   level: 'info',
   contextWindow: 200_000,
   maxTokens: 8_192,
+  graceSeconds: 30,
+  failover: { everySeconds: 10, misses: 3 },
+  chain: { hops: 8, visits: 3, messages: 50, fanOut: 8, tokens: 0, cost: 0 },
+  toolSeconds: 60,
+  toolRounds: 32,
+  mcpStartSeconds: 20,
 } as const
 
 const text = (description: string, more: TSchemaOptions = {}) => Type.Optional(Type.String({ description, ...more }))
@@ -230,7 +236,32 @@ const Agent = Type.Object({
   default: flag('Whether it answers for a session that names no agent.'),
   thinkingDefault: Thinking('A thinking level of its own.'),
   agentDir: text('Accepted, without effect here.'),
-  failoverFor: texts('The ids of the agents it stands in for.'),
+  failoverFor: texts(
+    'The ids of the agents it stands in for while they miss their checks; see `agents.defaults.failover`.',
+  ),
+  maxConcurrent: whole('Runs of this agent at the same time. Default: only the limit of all agents.', 1, counts),
+  runtime: Type.Optional(
+    Type.Object(
+      {
+        type: Type.Enum(['model', 'connector'], {
+          description:
+            '`model`: its models answer. `connector`: a node that is connected (role `node`, cap `agent`, command `agent.run`) answers.',
+          default: 'model',
+        }),
+        node: text(
+          'The node that is this agent: its device id, or the name it was paired under. Default: a node paired under the agent’s id or name.',
+          { minLength: 1 },
+        ),
+        graceSeconds: whole(
+          'How long a run waits for its node to be there, or to come back.',
+          0,
+          3_600,
+          defaults.graceSeconds,
+        ),
+      },
+      { description: 'What answers for it.' },
+    ),
+  ),
   failoverTriggers: untyped('Accepted, without effect here.'),
   heartbeat: Heartbeat,
 })
@@ -258,6 +289,20 @@ const Agents = Type.Object(
               description: 'What becomes of a run that had started when the process died.',
               default: defaults.recovery,
             }),
+          ),
+          failover: Type.Optional(
+            Type.Object(
+              {
+                everySeconds: whole(
+                  'Between two checks of an agent that somebody stands in for.',
+                  1,
+                  3_600,
+                  defaults.failover.everySeconds,
+                ),
+                misses: whole('Checks missed in a row until the stand-in answers.', 1, 1_000, defaults.failover.misses),
+              },
+              { description: 'When `failoverFor` takes effect. It ends with the first check that is passed.' },
+            ),
           ),
           sandbox: untyped('Accepted, without effect here.'),
           compaction: untyped('Accepted, without effect here.'),
@@ -382,19 +427,93 @@ export const FileSchema = Type.Object(
     tools: Type.Optional(
       Type.Object(
         {
-          deny: texts('Tools no agent may use.'),
+          deny: texts('Tools no agent may use; `*` stands for any characters, `*` alone for all tools.'),
           profile: text('Accepted, without effect here.'),
+          timeoutSeconds: whole('How long one call of a tool may take.', 1, 3_600, defaults.toolSeconds),
+          maxRounds: whole('How often in one run a model may ask for tools.', 1, 1_000, defaults.toolRounds),
           agentToAgent: Type.Optional(
             Type.Object(
               {
                 enabled: flag('Whether agents may send to each other.', false),
-                allow: texts('The agents that may, by id; `*` = all.'),
+                allow: Type.Optional(
+                  Type.Union([Type.Array(Type.String()), Type.Record(Type.String(), Type.Array(Type.String()))], {
+                    description:
+                      'A list: these agents may send to each other. An object: who (the key) may send to whom (the list). `*` = every agent.',
+                  }),
+                ),
+                limits: Type.Optional(
+                  Type.Object(
+                    {
+                      hops: whole('How many messages may follow from one another.', 0, counts, defaults.chain.hops),
+                      visits: whole(
+                        'How often one agent may be in the line of who sent to whom.',
+                        0,
+                        counts,
+                        defaults.chain.visits,
+                      ),
+                      messages: whole(
+                        'Messages in all that may come of one request.',
+                        0,
+                        counts,
+                        defaults.chain.messages,
+                      ),
+                      fanOut: whole('Messages one turn of an agent may send.', 0, counts, defaults.chain.fanOut),
+                      totalTokens: whole(
+                        'Tokens that may come of one request; beyond it nothing more is sent.',
+                        0,
+                        counts,
+                        defaults.chain.tokens,
+                      ),
+                      cost: Type.Optional(
+                        Type.Number({
+                          description: 'The same for what it costs, by the prices of `models.providers`.',
+                          minimum: 0,
+                          default: defaults.chain.cost,
+                        }),
+                      ),
+                    },
+                    { description: 'What keeps agents from going round in circles; 0 = off.' },
+                  ),
+                ),
               },
               { description: 'Delegation.' },
             ),
           ),
         },
         { description: 'What agents may do.' },
+      ),
+    ),
+    mcp: Type.Optional(
+      Type.Object(
+        {
+          servers: Type.Optional(
+            Type.Record(
+              Type.String({ pattern: '^[A-Za-z0-9_-]{1,32}$' }),
+              Type.Object({
+                enabled: flag('Whether it is used.', true),
+                command: text('The program to start; it speaks over its standard input and output.', { minLength: 1 }),
+                args: texts('Its arguments.'),
+                env: Type.Optional(
+                  Type.Record(Type.String(), Type.String(), {
+                    description: 'Its environment, besides PATH, HOME, LANG and TZ; nothing else is passed on.',
+                  }),
+                ),
+                cwd: text('Where it is started.'),
+                url: text('In place of `command`: the address of one that is running, http or https.', {
+                  minLength: 1,
+                }),
+                headers: Type.Optional(
+                  Type.Record(Type.String(), Type.String(), { description: 'Sent with every request.' }),
+                ),
+                timeoutSeconds: whole('How long one call may take. Default: `tools.timeoutSeconds`.', 1, 3_600),
+                startSeconds: whole('How long it may take to be ready.', 1, 600, defaults.mcpStartSeconds),
+                agents: texts('Who may use it, by id. Default: every agent.'),
+              }),
+              { description: 'By name: letters, digits, `_` and `-`. A tool is then called `<name>__<tool>`.' },
+            ),
+          ),
+        },
+        { description: 'Tools of other programs, by the Model Context Protocol.' },
       ),
     ),
     logging: Type.Optional(

@@ -53,7 +53,22 @@ export function weakenings(before: Config, after: Config): string[] {
   more(after.tools.deny, before.tools.deny, 'what may be done, by leaving it out of tools.deny,')
   const { agentToAgent } = after.tools
   turnedOn(before.tools.agentToAgent.enabled, agentToAgent.enabled, 'tools.agentToAgent.enabled')
-  more(before.tools.agentToAgent.allow, agentToAgent.allow, 'tools.agentToAgent.allow')
+  const allowed = pairsIn(before.tools.agentToAgent.allow)
+  more(
+    [],
+    pairsIn(agentToAgent.allow)
+      .filter((pair) => !allowed.some((old) => covers(old, pair)))
+      .map((pair) => pair.join(' to ')),
+    'tools.agentToAgent.allow',
+  )
+  for (const [name, limit] of Object.entries(agentToAgent.limits))
+    higher(
+      before.tools.agentToAgent.limits[name as keyof typeof agentToAgent.limits],
+      limit,
+      `tools.agentToAgent.limits.${name}`,
+    )
+  more(serversIn(before), serversIn(after), 'mcp.servers')
+  more(connectorsIn(before), connectorsIn(after), 'agents.list: who answers')
   // Whoever chooses an address is sent what goes there, with the key; whoever names a variable or a file can have it read.
   more(addressesIn(before), addressesIn(after), 'models.providers')
   more(workspacesIn(before), workspacesIn(after), 'agents')
@@ -62,6 +77,28 @@ export function weakenings(before: Config, after: Config): string[] {
   turnedOn(before.session.projectFiles ?? false, after.session.projectFiles ?? false, 'session.projectFiles')
   return [...new Set(found)]
 }
+
+type Allow = Config['tools']['agentToAgent']['allow']
+
+/** Who may send to whom. */
+const pairsIn = (allow: Allow): [string, string][] =>
+  Array.isArray(allow)
+    ? allow.flatMap((from) => allow.map((to): [string, string] => [from, to]))
+    : Object.entries(allow).flatMap(([from, list]) => list.map((to): [string, string] => [from, to]))
+
+const covers = (old: [string, string], pair: [string, string]): boolean =>
+  old.every((one, place) => one === '*' || one === pair[place])
+
+/** Which program is started, or which address is sent what agents say; the values of its environment are nobody's to read. */
+const serversIn = ({ mcp }: Config): string[] =>
+  mcp.servers.flatMap(({ name, reach, agents = ['everybody'] }) => {
+    const what = 'url' in reach ? reach.url : [reach.command, ...reach.args].join(' ')
+    const given = Object.keys('url' in reach ? reach.headers : reach.env)
+    return agents.map((agent) => [`${name} (${what}) for ${agent}`, ...given].join(' with '))
+  })
+
+const connectorsIn = ({ agents }: Config): string[] =>
+  agents.list.flatMap(({ id, connector }) => (connector ? [`${connector.node ?? 'a node of its name'} as ${id}`] : []))
 
 /** Which provider is at which address, as the file says: also those whose models it does not list. */
 const addressesIn = ({ parsed }: Config): string[] =>

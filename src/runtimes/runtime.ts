@@ -31,11 +31,39 @@ export interface Model {
   cost: { input: number; output: number; cacheRead: number; cacheWrite: number }
 }
 
-export interface ContextMessage {
-  role: 'user' | 'assistant'
-  text: string
-  images?: { mimeType: string; bytes: Uint8Array }[]
+/** A tool as a model is told of it. */
+export interface ToolSpec {
+  /** Letters, digits, `_` and `-`; at most 64 characters. */
+  name: string
+  description: string
+  /** JSON Schema of an object. */
+  parameters: { type: 'object'; [keyword: string]: unknown }
 }
+
+/** A model's wish to have a tool called. */
+export interface ToolCall {
+  /** Given by the model; the result names it. */
+  id: string
+  name: string
+  /** JSON text of an object, as the model wrote it: it may be broken. */
+  arguments: string
+}
+
+/**
+ * What a provider wants back unchanged while the calls it asked for are answered, such as signed reasoning. Only the runtime of
+ * `api` reads it, and only for the model it came from.
+ */
+export interface Carried {
+  api: string
+  model: string
+  value: unknown
+}
+
+/** What was said before, in the order it was said: each call of the assistant is followed by its result before anybody else speaks. */
+export type ContextMessage =
+  | { role: 'user'; text: string; images?: { mimeType: string; bytes: Uint8Array }[] }
+  | { role: 'assistant'; text: string; calls?: ToolCall[]; carried?: Carried }
+  | { role: 'tool'; callId: string; name: string; text: string; isError: boolean }
 
 export interface ModelCall {
   runId: string
@@ -43,9 +71,11 @@ export interface ModelCall {
   agentId: string
   /** Empty when the agent has no instructions. */
   system: string
-  /** Oldest first; the last one is the user's. */
+  /** Oldest first; the last one is the user's, or the result of a tool. */
   messages: ContextMessage[]
   thinking: ThinkingLevel
+  /** What it may call; empty = no tools. */
+  tools: ToolSpec[]
 }
 
 /** Where the pieces of an answer go. */
@@ -68,6 +98,9 @@ export interface Usage {
 export interface Answer {
   /** Why the model stopped: `stop`, `length`, `toolUse`, or the provider's own word. */
   stopReason: string
+  /** What is to be called before it goes on, in its order; only when `stopReason` is `toolUse`. */
+  calls?: ToolCall[]
+  carried?: Carried
   usage: Usage
   /** The model that answered, which may be a fallback. */
   model: Model

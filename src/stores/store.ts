@@ -20,6 +20,49 @@ export interface Attachment {
   fileName?: string
 }
 
+/** What led to a turn: requests of agents to agents, from the one that an outsider made on. */
+export interface Chain {
+  /** The id of the run that the outsider's request is. */
+  id: string
+  /** How many messages follow from one another up to here; 0 = the request itself, and turns that bring answers back to it. */
+  hop: number
+  /** Ids of the agents on the way: the one first asked is first, the one whose turn it is is last. `hop + 1` of them. */
+  path: string[]
+}
+
+/** What makes a turn a message from one agent to another. Its id is the id of the run it becomes. */
+export interface Sent {
+  /** The run that sent it. */
+  from: { agentId: string; sessionKey: string; runId: string }
+  /** Whether the sender is to hear the answer, which is then told exactly once. */
+  reply: 'once' | 'none'
+  /** Wall-clock ms; a message that has not been started by then is not started any more. */
+  expiresAt?: number
+}
+
+/** What was used of one model. */
+export interface Spent {
+  provider: string
+  model: string
+  input: number
+  output: number
+  cacheRead: number
+  cacheWrite: number
+  totalTokens: number
+  /** In the currency of the configured prices. */
+  cost: { input: number; output: number; cacheRead: number; cacheWrite: number; total: number }
+}
+
+/** What was used of one model for one session in one day. */
+export interface UsageDay extends Spent {
+  /** `YYYY-MM-DD`, of the UTC day that the runs ended in. */
+  day: string
+  sessionKey: string
+  agentId: string
+  /** How many runs used it. */
+  runs: number
+}
+
 /** A turn as a client asked for it. */
 export interface NewTurn {
   /** The id wanted for the run; in a record, the one it got. */
@@ -44,6 +87,11 @@ export interface NewTurn {
   /** Whatever else must survive a restart with the turn (deadline, thinking level, …). */
   meta: { [name: string]: Json }
   acceptedAt: number
+  /** Absent: an outsider's request, the first of a chain that has its run's id. */
+  chain?: Chain
+  sent?: Sent
+  /** The id of the message whose answer this turn brings to its sender. */
+  answers?: string
 }
 
 /** A run as it is kept. */
@@ -62,6 +110,10 @@ export interface RunRecord extends Omit<NewTurn, 'spareRunId' | 'attachments'> {
   error?: string
   /** The run that answered this turn with its own. */
   absorbedBy?: string
+  /** The sender of this message has heard the answer, or is going to: it is kept with a turn of its own, or with the run that took it in. */
+  heard?: true
+  /** What its models used, once it has ended. */
+  spent?: Spent[]
   /** What the method answers to a repeat of the key, where that is more than the state. */
   result?: Json
 }
@@ -75,6 +127,8 @@ export type Acceptance =
   | { kind: 'reused'; runId: string }
   /** The session's setting `sendPolicy` is `deny`: nothing was written. */
   | { kind: 'denied' }
+  /** The answer that the turn brings has been heard already: nothing was written. */
+  | { kind: 'heard' }
 
 /** How a run ended. */
 export interface Ending {
@@ -83,10 +137,16 @@ export interface Ending {
   stopReason?: string
   error?: string
   absorbedBy?: string
-  /** The assistant's entry for the transcript; absent when there is nothing to keep. */
+  /** Entries for the transcript that come before `message`: what the assistant said on the way, the calls it made, their results. */
+  before?: TranscriptMessage[]
+  /** The assistant's last entry for the transcript; absent when there is nothing to keep. */
   message?: TranscriptMessage
   result?: Json
   usage?: { input: number; output: number; totalTokens: number }
+  /** The same by model, with what it cost; added to the day's. */
+  spent?: Spent[]
+  /** Messages whose answers the run took in. */
+  heard?: string[]
   /** `provider` and `model` that answered, kept with the session. */
   modelProvider?: string
   model?: string
@@ -188,7 +248,7 @@ export interface Store {
   /**
    * Keeps a turn, its key, its pictures and (if new) its session. One admission per (principal, method, sessionKey, key):
    * of two calls with the same four, whatever the order or the restart between them, exactly one is `accepted`. What is known or
-   * reused is answered as such also where a quota is reached.
+   * reused is answered as such also where a quota is reached. A turn that brings an answer makes it heard.
    */
   accept(turn: NewTurn): Promise<Acceptance>
   /**
@@ -199,11 +259,19 @@ export interface Store {
   /** Keeps the text streamed so far of a started run; later calls replace earlier ones. Ignored once the run has ended. */
   progress(runId: string, text: string): Promise<void>
   /**
-   * Ends a run: state, transcript entry, session totals. The first ending stays: a second call changes nothing and
+   * Ends a run: state, transcript entries, session totals, what was used, and what it has heard. The first ending stays: a second call changes nothing and
    * resolves to false. A run that never started gets its user message in the transcript first.
    */
   settle(runId: string, ending: Ending): Promise<boolean>
   run(runId: string): Promise<RunRecord | undefined>
+  /** The runs of a chain that are still known, the request at its beginning too, in the order they were accepted. */
+  chain(chainId: string): Promise<RunRecord[]>
+  /** The newest messages that agents sent to an agent (by default to any), newest first. */
+  mail(filter: { agentId?: string; limit: number }): Promise<RunRecord[]>
+  /** Messages with `reply: 'once'` that have ended and whose answer nobody has heard, in the order they were accepted. */
+  unheard(): Promise<RunRecord[]>
+  /** What was used from one day to another, both included, the oldest day first; days more than 400 before the newest are forgotten. */
+  usage(filter: { from?: string; to?: string; sessionKey?: string }): Promise<UsageDay[]>
   /** Runs without an ending, in the order they were accepted. */
   unsettled(): Promise<RunRecord[]>
   /**
