@@ -294,8 +294,8 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       let added = 0
       if (tables.owner(sessionId) === run.sessionKey) {
         if (run.state === 'admitted') added += addUserMessage(sessionId, run, ending.endedAt)
-        if (ending.message !== undefined) {
-          tables.addMessage(sessionId, ending.message)
+        for (const message of entriesOf(ending)) {
+          tables.addMessage(sessionId, message)
           added += 1
         }
       }
@@ -551,6 +551,9 @@ const afterRun = (session: SessionRecord, ending: Ending, added: number): Sessio
   ...(ending.modelProvider === undefined ? {} : { modelProvider: ending.modelProvider }),
   ...(ending.model === undefined ? {} : { model: ending.model }),
 })
+
+const entriesOf = ({ before = [], message }: Ending): TranscriptMessage[] =>
+  message === undefined ? before : [...before, message]
 
 const ended = (run: RunRecord, ending: Ending): RunRecord => ({
   ...run,

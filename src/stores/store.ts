@@ -259,8 +259,8 @@ export interface Store {
   /** Keeps the text streamed so far of a started run; later calls replace earlier ones. Ignored once the run has ended. */
   progress(runId: string, text: string): Promise<void>
   /**
-   * Ends a run: state, transcript entries, session totals, what was used, and what it has heard. The first ending stays: a second call changes nothing and
-   * resolves to false. A run that never started gets its user message in the transcript first.
+   * Ends a run: state, transcript entries, session totals, what was used, and what it has heard. The first ending stays: a
+   * second call changes nothing and resolves to false. A run that never started gets its user message in the transcript first.
    */
   settle(runId: string, ending: Ending): Promise<boolean>
   run(runId: string): Promise<RunRecord | undefined>

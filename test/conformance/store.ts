@@ -27,7 +27,7 @@ const picture = (text: string): NewTurn['attachments'][number] => {
 }
 
 const runIdOf = (answer: Acceptance): string | undefined =>
-  answer.kind === 'denied' ? undefined : answer.kind === 'known' ? answer.run.runId : answer.runId
+  answer.kind === 'known' ? answer.run.runId : 'runId' in answer ? answer.runId : undefined
 
 /** Runs the suite against fresh stores of one kind. */
 export const storeConformance = (name: string, open: () => Promise<Store>): void => {
@@ -298,6 +298,33 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
           modelProvider: 'echo',
           model: 'one',
         })
+      })
+
+      it('keeps what was said and called on the way before the answer, and counts it', async () => {
+        const call = { type: 'toolCall', id: 'c1', name: 'look', arguments: '{"at":"\\u0000"}' }
+        const before: TranscriptMessage[] = [
+          { role: 'assistant', content: [{ type: 'text', text: 'one moment' }, call], timestamp: 2500 },
+          { role: 'toolResult', content: [{ type: 'text', text: 'seen' }], timestamp: 2600, toolCallId: 'c1' },
+        ]
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await store.settle('run-a', completed({ before, message: reply('done') }))
+        expect((await store.history(key, wide)).messages.slice(1)).toEqual([...before, reply('done')])
+        expect(await store.session(key)).toMatchObject({ messageCount: 4 })
+        await store.accept(turn('b'))
+        await store.settle('run-b', { state: 'failed', endedAt: 3500, before: before.slice(0, 1) })
+        expect((await texts()).slice(4)).toEqual(['message b', 'one moment'])
+        expect(await store.session(key)).toMatchObject({ messageCount: 6 })
+      })
+
+      it('keeps nothing of the way in a transcript that is gone', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await store.deleteSession(key)
+        await store.patchSession({ ...main, sessionId: 'transcript-2' }, {}, 2500)
+        await store.settle('run-a', completed({ before: [reply('lost')], message: reply('late') }))
+        expect(await texts()).toEqual([])
+        expect(await store.session(key)).toMatchObject({ messageCount: 0 })
       })
 
       it('adds the tokens of each run to the session', async () => {
