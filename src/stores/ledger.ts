@@ -74,7 +74,13 @@ export interface Tables {
   addRun(run: RunRecord, era: number): void
   /** Replaces a run; its id and the four that make its key never change. */
   putRun(run: RunRecord): void
-  /** Removes ended runs of eras before this one, their keys and their hold on pictures; how many there were. */
+  /** As in {@link Store.unheard}. */
+  unheardRuns(): Iterable<RunRecord>
+  /** Those whose `chain` has this id, in the order they were added. */
+  chainRuns(chainId: string): Iterable<RunRecord>
+  /** Those that were `sent`, to one agent or to any, the newest first; read one at a time. */
+  sentRuns(agentId: string | undefined): Iterable<RunRecord>
+  /** Removes ended runs of eras before this one, but not the unheard; their keys and their hold on pictures, too; how many there were. */
   deleteRuns(beforeEra: number): number
 
   /** Notes that a run's end is told, even before it has ended. Nothing for an unknown run. */
@@ -148,6 +154,9 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   progress: (runId, text) => ask('progress', [runId, text]),
   settle: (runId, ending) => ask('settle', [runId, ending]),
   run: (runId) => ask('run', [runId]),
+  chain: (chainId) => ask('chain', [chainId]),
+  mail: (filter) => ask('mail', [filter]),
+  unheard: () => ask('unheard', []),
   unsettled: () => ask('unsettled', []),
   age: (elapsedMs, bounds) => ask('age', [elapsedMs, bounds]),
   session: (key) => ask('session', [key]),
@@ -237,11 +246,23 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 
   const withText = (run: RunRecord): RunRecord => ({ ...run, text: tables.text(run.runId) ?? '' })
 
+  /** A message, unless it is heard or unknown. */
+  const notYetHeard = (runId: string): RunRecord | undefined => {
+    const run = tables.run(runId)
+    return run?.heard === undefined ? run : undefined
+  }
+
+  const hear = (run: RunRecord | undefined): void => {
+    if (run !== undefined) tables.putRun({ ...run, heard: true })
+  }
+
   return {
     accept(turn): Acceptance {
       const run = tables.runOf(turn)
       if (run?.fingerprint === turn.fingerprint) return { kind: 'known', run: withText(run) }
       if (run !== undefined) return { kind: 'reused', runId: run.runId }
+      const answered = turn.answers === undefined ? undefined : notYetHeard(turn.answers)
+      if (turn.answers !== undefined && answered === undefined) return { kind: 'heard' }
       const known = tables.session(turn.sessionKey)
       if (known?.settings['sendPolicy'] === 'deny') return { kind: 'denied' }
       const runId = tables.run(turn.runId) === undefined ? turn.runId : turn.spareRunId
@@ -251,6 +272,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const session = sessionOrNew({ ...turn, key: turn.sessionKey }, turn.acceptedAt)
       tables.putSession(touched(session, turn.acceptedAt))
       tables.addRun(newRun(turn, runId, session.sessionId), era())
+      hear(answered)
       const keys = keyCounts.get(turn.principal)
       if (keys !== undefined) keyCounts.set(turn.principal, keys + 1)
       for (const { sha256, bytes } of turn.attachments) {
@@ -302,6 +324,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       if (session?.sessionId === sessionId) tables.putSession(afterRun(session, ending, added))
       tables.putRun(ended({ ...run, sessionId }, ending))
       tables.deleteText(runId)
+      if (ending.state !== 'interrupted') for (const message of ending.heard ?? []) hear(notYetHeard(message))
       return true
     },
 
@@ -309,6 +332,24 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const run = tables.run(runId)
       return run && withText(run)
     },
+
+    chain(chainId) {
+      const runs = [...tables.chainRuns(chainId)].filter(({ runId }) => runId !== chainId)
+      const first = tables.run(chainId)
+      return (first === undefined ? runs : [first, ...runs]).map(withText)
+    },
+
+    mail({ agentId, limit }) {
+      const found: RunRecord[] = []
+      if (limit <= 0) return found
+      for (const run of tables.sentRuns(agentId)) {
+        found.push(withText(run))
+        if (found.length >= limit) break
+      }
+      return found
+    },
+
+    unheard: () => [...tables.unheardRuns()],
 
     unsettled: () => Array.from(tables.openRuns(), withText),
 
@@ -519,7 +560,14 @@ const newRun = (turn: NewTurn, runId: string, sessionId: string): RunRecord => (
   state: 'admitted',
   acceptedAt: turn.acceptedAt,
   text: '',
+  ...(turn.chain && { chain: turn.chain }),
+  ...(turn.sent && { sent: turn.sent }),
+  ...(turn.answers === undefined ? {} : { answers: turn.answers }),
 })
+
+/** Whether the answer to a run is still to be told to whoever sent it. */
+export const isUnheard = ({ sent, endedAt, heard }: RunRecord): boolean =>
+  sent?.reply === 'once' && endedAt !== undefined && heard === undefined
 
 const userMessage = (run: RunRecord, timestamp: number): TranscriptMessage => ({
   role: 'user',

@@ -1,6 +1,6 @@
 /** A store that forgets everything with the process, for tests: the same rules over plain maps. */
 import type { Ask, StreamRecord, Tables } from './ledger.ts'
-import { asking, ledger } from './ledger.ts'
+import { asking, isUnheard, ledger } from './ledger.ts'
 import type { EventChunk, Json, Quotas, RunRecord, SessionRecord, Store } from './store.ts'
 import { StoreError } from './store.ts'
 
@@ -35,6 +35,10 @@ interface RunRow {
   ended: boolean
   era: number
   fourKey: string
+  chainId: string | undefined
+  /** Whom it was sent to, if an agent sent it. */
+  sentTo: string | undefined
+  isUnheard: boolean
 }
 
 /** Records are kept as JSON, so what a caller holds and what the store holds never share an object. */
@@ -58,7 +62,14 @@ const mapTables = (): Tables => {
     ended: run.endedAt !== undefined,
     era,
     fourKey: fourKey(run),
+    chainId: run.chain?.id,
+    sentTo: run.sent && run.agentId,
+    isUnheard: isUnheard(run),
   })
+  const runsWhere = (isSought: (row: RunRow) => boolean): RunRecord[] =>
+    Array.from(runs.values())
+      .filter(isSought)
+      .map(({ json }) => JSON.parse(json) as RunRecord)
 
   return {
     session: (key) => parse<SessionRecord>(sessions.get(key)),
@@ -82,10 +93,7 @@ const mapTables = (): Tables => {
     run: (runId) => parse<RunRecord>(runs.get(runId)?.json),
     runOf: (turn) => parse<RunRecord>(runs.get(runIds.get(fourKey(turn)) ?? '')?.json),
     countKeys: (principal) => [...runIds.keys()].filter((key) => JSON.parse(key)[0] === principal).length,
-    openRuns: () =>
-      Array.from(runs.values())
-        .filter(({ ended }) => !ended)
-        .map(({ json }) => JSON.parse(json) as RunRecord),
+    openRuns: () => runsWhere(({ ended }) => !ended),
     addRun(run, era) {
       runs.set(run.runId, { ...rowOf(run, era), pictures: new Set(), announced: false })
       runIds.set(fourKey(run), run.runId)
@@ -94,8 +102,11 @@ const mapTables = (): Tables => {
       const row = runs.get(run.runId)
       if (row !== undefined) runs.set(run.runId, { ...row, ...rowOf(run, row.era) })
     },
+    unheardRuns: () => runsWhere((row) => row.isUnheard),
+    chainRuns: (chainId) => runsWhere((row) => row.chainId === chainId),
+    sentRuns: (agentId) => runsWhere(({ sentTo }) => sentTo !== undefined && sentTo === (agentId ?? sentTo)).reverse(),
     deleteRuns(beforeEra) {
-      const old = [...runs].filter(([, { ended, era }]) => ended && era < beforeEra)
+      const old = [...runs].filter(([, row]) => row.ended && row.era < beforeEra && !row.isUnheard)
       for (const [runId, row] of old) {
         runs.delete(runId)
         runIds.delete(row.fourKey)

@@ -121,6 +121,19 @@ const steps: string[] = [
   CREATE TABLE commits (record TEXT NOT NULL);
   INSERT INTO commits VALUES ('00000000');
   `,
+  `
+  -- The runs of agents' requests to agents; what an outsider asks for has no row. run is runs.seq; agent is whom it was sent to,
+  -- if it was; unheard is null unless it has ended and its answer is to be told.
+  CREATE TABLE mail (
+    run INTEGER PRIMARY KEY,
+    chain TEXT,
+    agent TEXT,
+    unheard INTEGER
+  );
+  CREATE INDEX mail_by_chain ON mail (chain) WHERE chain IS NOT NULL;
+  CREATE INDEX mail_by_agent ON mail (agent) WHERE agent IS NOT NULL;
+  CREATE INDEX mail_unheard ON mail (unheard) WHERE unheard IS NOT NULL;
+  `,
 ]
 
 /** The schema this gateway writes. */

@@ -145,7 +145,10 @@ export interface Ending {
   usage?: { input: number; output: number; totalTokens: number }
   /** The same by model, with what it cost; added to the day's. */
   spent?: Spent[]
-  /** Messages whose answers the run took in. */
+  /**
+   * Messages whose answers the run took in; those that are unknown, or heard already, are passed over. With `interrupted` none
+   * becomes heard: the run has lost what it took in, and the answers are to be told again.
+   */
   heard?: string[]
   /** `provider` and `model` that answered, kept with the session. */
   modelProvider?: string

@@ -23,7 +23,7 @@ import { OpenRefused, openSqliteStore, type SqliteStore } from '../../src/stores
 import { writeNote } from '../../src/stores/sqlite-note.ts'
 import { migrate } from '../../src/stores/sqlite-schema.ts'
 import { storeConformance } from '../conformance/store.ts'
-import { turn } from '../support/turn.ts'
+import { message, turn } from '../support/turn.ts'
 
 const threads = vi.hoisted((): Worker[] => [])
 vi.mock('node:worker_threads', async (original) => {
@@ -78,6 +78,31 @@ describe('sqlite', () => {
     const second = await openSqliteStore({ path })
     expect(await all(second)).toEqual(before)
     expect(await second.accept(turn('a'))).toMatchObject({ kind: 'known', run: { text: 'so far' } })
+    await second.close()
+  })
+
+  it('keeps across a reopening which messages are heard, and finds them as before', async () => {
+    const first = await openSqliteStore({ path })
+    for (const name of ['a', 'b']) {
+      await first.accept(message(name))
+      await first.settle(`run-${name}`, { state: 'completed', endedAt: 3000 })
+    }
+    await first.accept(turn('c', { answers: 'run-a' }))
+    const all = async (store: typeof first) => [
+      await store.unheard(),
+      await store.chain('run-first'),
+      await store.mail({ agentId: 'other', limit: 9 }),
+    ]
+    const before = await all(first)
+    expect(before.map((runs) => runs.map(({ runId }) => runId))).toEqual([
+      ['run-b'],
+      ['run-a', 'run-b'],
+      ['run-b', 'run-a'],
+    ])
+    await first.close()
+    const second = await openSqliteStore({ path })
+    expect(await all(second)).toEqual(before)
+    expect(await second.accept(turn('d', { answers: 'run-a' }))).toEqual({ kind: 'heard' })
     await second.close()
   })
 
