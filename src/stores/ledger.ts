@@ -17,8 +17,10 @@ import type {
   RunRecord,
   SessionFilter,
   SessionRecord,
+  Spent,
   Store,
   TranscriptMessage,
+  UsageDay,
 } from './store.ts'
 import { StoreError } from './store.ts'
 
@@ -80,7 +82,10 @@ export interface Tables {
   chainRuns(chainId: string): Iterable<RunRecord>
   /** Those that were `sent`, to one agent or to any, the newest first; read one at a time. */
   sentRuns(agentId: string | undefined): Iterable<RunRecord>
-  /** Removes ended runs of eras before this one, but not the unheard; their keys and their hold on pictures, too; how many there were. */
+  /**
+   * Removes ended runs of eras before this one, except for the unheard, with their keys and their hold on pictures; how many
+   * there were.
+   */
   deleteRuns(beforeEra: number): number
 
   /** Notes that a run's end is told, even before it has ended. Nothing for an unknown run. */
@@ -102,6 +107,14 @@ export interface Tables {
   deleteChunks(sessionKey: string): void
   /** Removes those of eras before this one and those that end `keep` or more before their stream does; how many. */
   deleteOldChunks(beforeEra: number, keep: number): number
+
+  usageOf(of: Pick<UsageDay, 'day' | 'sessionKey' | 'provider' | 'model'>): UsageDay | undefined
+  putUsage(usage: UsageDay): void
+  /** Between two days, both included, of one session or of all: by day, then by session, provider and model. */
+  usage(from: string, to: string, sessionKey: string | undefined): Iterable<UsageDay>
+  newestUsage(): UsageDay | undefined
+  /** Removes what is of earlier days. */
+  deleteUsage(before: string): void
 
   /** The streamed text of a started run. */
   text(runId: string): string | undefined
@@ -157,6 +170,7 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   chain: (chainId) => ask('chain', [chainId]),
   mail: (filter) => ask('mail', [filter]),
   unheard: () => ask('unheard', []),
+  usage: (filter) => ask('usage', [filter]),
   unsettled: () => ask('unsettled', []),
   age: (elapsedMs, bounds) => ask('age', [elapsedMs, bounds]),
   session: (key) => ask('session', [key]),
@@ -181,6 +195,11 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   list: (kind) => ask('list', [kind]),
   remove: (kind, id) => ask('remove', [kind, id]),
 })
+
+/** How many days before the newest one usage is kept for. */
+const USAGE_DAYS = 400
+const DAY_MS = 24 * 3_600_000
+const dayOf = (at: number): string => new Date(at).toISOString().slice(0, 10)
 
 const NO_QUOTAS: Quotas = { sessions: 0, keys: 0 }
 
@@ -256,6 +275,31 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     if (run !== undefined) tables.putRun({ ...run, heard: true })
   }
 
+  const addUsage = ({ sessionKey, agentId }: RunRecord, endedAt: number, spent: Spent[]): void => {
+    const day = dayOf(endedAt)
+    const seen = new Set<string>()
+    for (const one of spent) {
+      const name = JSON.stringify([one.provider, one.model])
+      const runs = seen.has(name) ? 0 : 1
+      seen.add(name)
+      const known = tables.usageOf({ day, sessionKey, provider: one.provider, model: one.model })
+      tables.putUsage(
+        known === undefined
+          ? { ...one, day, sessionKey, agentId, runs }
+          : { ...known, ...sumOf(known, one), runs: known.runs + runs },
+      )
+    }
+  }
+
+  /** The newest day at the last look for usage that is too old. */
+  let newestDay: string | undefined
+  const forgetOldUsage = (): void => {
+    const newest = tables.newestUsage()?.day
+    if (newest === undefined || newest === newestDay) return
+    tables.deleteUsage(dayOf(Date.parse(newest) - USAGE_DAYS * DAY_MS))
+    newestDay = newest
+  }
+
   return {
     accept(turn): Acceptance {
       const run = tables.runOf(turn)
@@ -324,6 +368,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       if (session?.sessionId === sessionId) tables.putSession(afterRun(session, ending, added))
       tables.putRun(ended({ ...run, sessionId }, ending))
       tables.deleteText(runId)
+      if (ending.spent !== undefined) addUsage(run, ending.endedAt, ending.spent)
       if (ending.state !== 'interrupted') for (const message of ending.heard ?? []) hear(notYetHeard(message))
       return true
     },
@@ -351,6 +396,9 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 
     unheard: () => [...tables.unheardRuns()],
 
+    // Without an end of its own, up to what is after every day.
+    usage: ({ from = '', to = '~', sessionKey }) => [...tables.usage(from, to, sessionKey)],
+
     unsettled: () => Array.from(tables.openRuns(), withText),
 
     age(elapsedMs, { keepMs, eventsPerSession }) {
@@ -368,6 +416,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
         tables.dropPictures()
         keyCounts.clear()
       }
+      forgetOldUsage()
       return { runs, chunks: tables.deleteOldChunks(old, eventsPerSession) }
     },
 
@@ -522,6 +571,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 
     undone() {
       sessionCount = undefined
+      newestDay = undefined
       keyCounts.clear()
     },
   }
@@ -610,7 +660,26 @@ const ended = (run: RunRecord, ending: Ending): RunRecord => ({
   ...(ending.stopReason === undefined ? {} : { stopReason: ending.stopReason }),
   ...(ending.error === undefined ? {} : { error: ending.error }),
   ...(ending.absorbedBy === undefined ? {} : { absorbedBy: ending.absorbedBy }),
+  ...(ending.spent === undefined ? {} : { spent: ending.spent }),
   ...(ending.result === undefined ? {} : { result: ending.result }),
+})
+
+/** Two uses of one model together. */
+const sumOf = (a: Spent, b: Spent): Spent => ({
+  provider: a.provider,
+  model: a.model,
+  input: a.input + b.input,
+  output: a.output + b.output,
+  cacheRead: a.cacheRead + b.cacheRead,
+  cacheWrite: a.cacheWrite + b.cacheWrite,
+  totalTokens: a.totalTokens + b.totalTokens,
+  cost: {
+    input: a.cost.input + b.cost.input,
+    output: a.cost.output + b.cost.output,
+    cacheRead: a.cost.cacheRead + b.cost.cacheRead,
+    cacheWrite: a.cost.cacheWrite + b.cost.cacheWrite,
+    total: a.cost.total + b.cost.total,
+  },
 })
 
 const matches = (session: SessionRecord, { agentId, search }: SessionFilter): boolean => {

@@ -1,7 +1,7 @@
 /** A store that forgets everything with the process, for tests: the same rules over plain maps. */
 import type { Ask, StreamRecord, Tables } from './ledger.ts'
 import { asking, isUnheard, ledger } from './ledger.ts'
-import type { EventChunk, Json, Quotas, RunRecord, SessionRecord, Store } from './store.ts'
+import type { EventChunk, Json, Quotas, RunRecord, SessionRecord, Store, UsageDay } from './store.ts'
 import { StoreError } from './store.ts'
 
 /** Opens an empty store. Its `verify` finds nothing, and nothing in it outlives `close`. */
@@ -48,6 +48,7 @@ const mapTables = (): Tables => {
   const runs = new Map<string, RunRow & { pictures: Set<string>; announced: boolean }>()
   const runIds = new Map<string, string>()
   const streams = new Map<string, StreamRecord & { chunks: (EventChunk & { era: number })[] }>()
+  const usage = new Map<string, string>()
   const texts = new Map<string, string>()
   const pictures = new Map<string, Uint8Array>()
   const documents = new Map<string, Map<string, string>>()
@@ -56,6 +57,13 @@ const mapTables = (): Tables => {
     json === undefined ? undefined : (JSON.parse(json) as T)
   const fourKey = (run: { principal: string; method: string; sessionKey: string; key: string }): string =>
     JSON.stringify([run.principal, run.method, run.sessionKey, run.key])
+  const usageKey = ({ day, sessionKey, provider, model }: Parameters<Tables['usageOf']>[0]): string =>
+    JSON.stringify([day, sessionKey, provider, model])
+  const usageBetween = (from: string, to: string): UsageDay[] =>
+    [...usage]
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([, json]) => JSON.parse(json) as UsageDay)
+      .filter(({ day }) => day >= from && day <= to)
   const rowOf = (run: RunRecord, era: number): RunRow => ({
     json: JSON.stringify(run),
     sessionKey: run.sessionKey,
@@ -143,6 +151,15 @@ const mapTables = (): Tables => {
         stream.chunks = kept
       }
       return count
+    },
+
+    usageOf: (of) => parse<UsageDay>(usage.get(usageKey(of))),
+    putUsage: (used) => void usage.set(usageKey(used), JSON.stringify(used)),
+    usage: (from, to, sessionKey) =>
+      usageBetween(from, to).filter((used) => used.sessionKey === (sessionKey ?? used.sessionKey)),
+    newestUsage: () => usageBetween('', '~').at(-1),
+    deleteUsage(before) {
+      for (const [key, json] of usage) if ((JSON.parse(json) as UsageDay).day < before) usage.delete(key)
     },
 
     text: (runId) => texts.get(runId),

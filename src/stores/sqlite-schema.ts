@@ -133,6 +133,17 @@ const steps: string[] = [
   CREATE INDEX mail_by_chain ON mail (chain) WHERE chain IS NOT NULL;
   CREATE INDEX mail_by_agent ON mail (agent) WHERE agent IS NOT NULL;
   CREATE INDEX mail_unheard ON mail (unheard) WHERE unheard IS NOT NULL;
+
+  -- record is a UsageDay.
+  CREATE TABLE usage (
+    day TEXT NOT NULL,
+    session_key TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (day, session_key, provider, model)
+  ) WITHOUT ROWID;
+  CREATE INDEX usage_by_session ON usage (session_key, day, provider, model);
   `,
 ]
 

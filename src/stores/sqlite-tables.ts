@@ -8,7 +8,7 @@
 import type { DatabaseSync, SQLInputValue } from 'node:sqlite'
 import { crc32 } from 'node:zlib'
 import { isUnheard, type StreamRecord, type Tables } from './ledger.ts'
-import type { Json, RunRecord, SessionRecord } from './store.ts'
+import type { Json, RunRecord, SessionRecord, UsageDay } from './store.ts'
 
 export const sqliteTables = (db: DatabaseSync): Tables => {
   /** A statement that answers rows; its first column is what counts. */
@@ -117,6 +117,18 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
      )`,
   )
 
+  const usageOf = query('SELECT record FROM usage WHERE day = ? AND session_key = ? AND provider = ? AND model = ?')
+  const putUsage = change(
+    `INSERT INTO usage (day, session_key, provider, model, record) VALUES (?, ?, ?, ?, ?)
+     ON CONFLICT (day, session_key, provider, model) DO UPDATE SET record = excluded.record`,
+  )
+  const usage = query('SELECT record FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, session_key, provider, model')
+  const usageOfSession = query(
+    'SELECT record FROM usage WHERE session_key = ?3 AND day BETWEEN ?1 AND ?2 ORDER BY day, provider, model',
+  )
+  const newestUsage = query('SELECT record FROM usage ORDER BY day DESC LIMIT 1')
+  const deleteUsage = change('DELETE FROM usage WHERE day < ?')
+
   const text = query('SELECT text FROM texts WHERE run_id = ?')
   const addText = change(`INSERT INTO texts (run_id, text) VALUES (?, '""')`)
   const putText = change('UPDATE texts SET text = ? WHERE run_id = ?')
@@ -215,6 +227,16 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     deleteChunks: (sessionKey) => void deleteChunks(sessionKey),
     deleteOldChunks: (beforeEra, keep) => deleteOldChunks(beforeEra, keep),
 
+    usageOf: ({ day, sessionKey, provider, model }) => parsed<UsageDay>(usageOf.text(day, sessionKey, provider, model)),
+    putUsage: (record) =>
+      void putUsage(record.day, record.sessionKey, record.provider, record.model, sealed(JSON.stringify(record))),
+    *usage(from, to, sessionKey) {
+      const texts = sessionKey === undefined ? usage.texts(from, to) : usageOfSession.texts(from, to, sessionKey)
+      for (const json of texts) yield JSON.parse(json) as UsageDay
+    },
+    newestUsage: () => parsed<UsageDay>(newestUsage.text()),
+    deleteUsage: (before) => void deleteUsage(before),
+
     text: (runId) => parsed<string>(text.text(runId)),
     addText: (runId) => void addText(runId),
     putText: (runId, streamed) => void putText(sealed(JSON.stringify(streamed)), runId),
@@ -250,6 +272,7 @@ const sealedColumns = {
   texts: 'text',
   streams: 'record',
   chunks: 'events, first, last',
+  usage: 'record',
   documents: 'record, kind, id',
   commits: 'record',
 }

@@ -1,7 +1,16 @@
 /** What every store does, whatever it is made of. */
 import { createHash } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import type { Acceptance, Ending, Json, NewEvents, NewTurn, Store, TranscriptMessage } from '../../src/stores/store.ts'
+import type {
+  Acceptance,
+  Ending,
+  Json,
+  NewEvents,
+  NewTurn,
+  Spent,
+  Store,
+  TranscriptMessage,
+} from '../../src/stores/store.ts'
 import { message, turn } from '../support/turn.ts'
 
 const key = 'agent:main:main'
@@ -25,6 +34,18 @@ const picture = (text: string): NewTurn['attachments'][number] => {
   const sha256 = createHash('sha256').update(bytes).digest('hex')
   return { sha256, mimeType: 'image/png', fileName: `${text}.png`, bytes }
 }
+
+/** As many tokens of each kind, at a price of a half for each. */
+const spent = (model: string, tokens: number, provider = 'one'): Spent => ({
+  provider,
+  model,
+  input: tokens,
+  output: tokens,
+  cacheRead: tokens,
+  cacheWrite: tokens,
+  totalTokens: 4 * tokens,
+  cost: { input: tokens / 2, output: tokens / 2, cacheRead: tokens / 2, cacheWrite: tokens / 2, total: 2 * tokens },
+})
 
 const runIdOf = (answer: Acceptance): string | undefined =>
   answer.kind === 'known' ? answer.run.runId : 'runId' in answer ? answer.runId : undefined
@@ -620,6 +641,119 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         expect(await mail({ agentId: 'main', limit: 9 })).toEqual([])
         expect(await mail({ limit: 2 })).toEqual(['run-a', 'run-c'])
         expect(await mail({ limit: 0 })).toEqual([])
+      })
+    })
+
+    describe('usage', () => {
+      const noon = (date: string) => Date.parse(`${date}T12:00:00Z`)
+      let runs = 0
+      /** Ends one more run of a session. */
+      const used = async (endedAt: number, models: Spent[], changes: Partial<NewTurn> = {}) => {
+        runs += 1
+        const name = `u${runs}`
+        await store.accept(turn(name, changes))
+        await store.settle(`run-${name}`, completed({ endedAt, spent: models }))
+        return `run-${name}`
+      }
+      const days = async (filter: Parameters<Store['usage']>[0] = {}) =>
+        (await store.usage(filter)).map(({ day, sessionKey, provider, model, totalTokens }) =>
+          [day, sessionKey.split(':')[2], provider, model, totalTokens / 4].join(' '),
+        )
+      const other = { sessionKey: 'agent:other:x', agentId: 'other', sessionId: 'transcript-x' }
+
+      it('is kept with the run, and added up by day, session and model', async () => {
+        const runId = await used(noon('2026-03-01'), [spent('m', 1), spent('n', 2)])
+        await used(noon('2026-03-01'), [spent('m', 4)])
+        await used(noon('2026-03-01'), [spent('m', 8)], other)
+        expect(await store.run(runId)).toMatchObject({ spent: [spent('m', 1), spent('n', 2)] })
+        expect(await store.usage({})).toEqual([
+          { ...spent('m', 5), day: '2026-03-01', sessionKey: key, agentId: 'main', runs: 2 },
+          { ...spent('n', 2), day: '2026-03-01', sessionKey: key, agentId: 'main', runs: 1 },
+          { ...spent('m', 8), day: '2026-03-01', sessionKey: other.sessionKey, agentId: 'other', runs: 1 },
+        ])
+      })
+
+      it('tells models of one name apart by their provider, and counts a run once that names one twice', async () => {
+        await used(noon('2026-03-01'), [spent('m', 1), spent('m', 2, 'two'), spent('m', 4)])
+        expect(await store.usage({})).toMatchObject([
+          { provider: 'one', totalTokens: 20, runs: 1 },
+          { provider: 'two', totalTokens: 8, runs: 1 },
+        ])
+      })
+
+      it('is of the UTC day that a run ended in', async () => {
+        await used(Date.parse('2026-02-28T23:59:59.999Z'), [spent('m', 1)])
+        await used(Date.parse('2026-03-01T00:00:00.000Z'), [spent('m', 2)])
+        expect(await days()).toEqual(['2026-02-28 main one m 1', '2026-03-01 main one m 2'])
+      })
+
+      it('is of the first ending alone, whatever it is', async () => {
+        await store.accept(turn('a'))
+        await store.settle('run-a', { state: 'failed', endedAt: noon('2026-03-01'), spent: [spent('m', 1)] })
+        await store.settle('run-a', completed({ endedAt: noon('2026-03-02'), spent: [spent('m', 2)] }))
+        expect(await days()).toEqual(['2026-03-01 main one m 1'])
+      })
+
+      it('is answered from one day to another and for one session, the oldest day first', async () => {
+        for (const date of ['2026-03-03', '2026-03-01', '2026-03-02', '2026-03-04']) {
+          await used(noon(date), [spent('m', 1)])
+          await used(noon(date), [spent('m', 2)], other)
+        }
+        expect(await days({ from: '2026-03-02', to: '2026-03-03' })).toEqual([
+          '2026-03-02 main one m 1',
+          '2026-03-02 x one m 2',
+          '2026-03-03 main one m 1',
+          '2026-03-03 x one m 2',
+        ])
+        expect(await days({ from: '2026-03-04' })).toEqual(['2026-03-04 main one m 1', '2026-03-04 x one m 2'])
+        expect(await days({ to: '2026-03-01', sessionKey: key })).toEqual(['2026-03-01 main one m 1'])
+        expect(await days({ from: '2026-03-03', sessionKey: other.sessionKey })).toEqual([
+          '2026-03-03 x one m 2',
+          '2026-03-04 x one m 2',
+        ])
+        expect(await days({ from: '2026-03-03', to: '2026-03-02' })).toEqual([])
+        expect(await days({ sessionKey: 'agent:main:nobody' })).toEqual([])
+      })
+
+      it('keeps sessions and models apart whose names are alike up to a NUL', async () => {
+        for (const name of ['a\0', 'a\0b'])
+          await used(noon('2026-03-01'), [spent(`m${name}`, 1)], { sessionKey: `agent:main:${name}`, sessionId: name })
+        expect(await days({ sessionKey: 'agent:main:a\0b' })).toEqual(['2026-03-01 a\0b one ma\0b 1'])
+        expect(await days()).toHaveLength(2)
+      })
+
+      it('outlives its session and its runs', async () => {
+        const runId = await used(noon('2026-03-01'), [spent('m', 1)])
+        await store.deleteSession(key)
+        await store.age(1, none)
+        expect(await store.run(runId)).toBeUndefined()
+        expect(await days()).toEqual(['2026-03-01 main one m 1'])
+      })
+
+      it('is forgotten more than 400 days before the newest day', async () => {
+        await used(noon('2025-01-24'), [spent('m', 1)])
+        await used(noon('2025-01-25'), [spent('m', 2)])
+        await used(noon('2025-01-26'), [spent('m', 3)])
+        await used(noon('2026-02-28'), [spent('m', 4)])
+        await store.age(0, day)
+        expect(await days()).toEqual([
+          '2025-01-24 main one m 1',
+          '2025-01-25 main one m 2',
+          '2025-01-26 main one m 3',
+          '2026-02-28 main one m 4',
+        ])
+        await used(noon('2026-03-01'), [spent('m', 5)])
+        await store.age(0, day)
+        expect((await days())[0]).toBe('2025-01-25 main one m 2')
+        await used(noon('2026-03-02'), [spent('m', 6)])
+        await store.age(0, day)
+        await store.age(0, day)
+        expect(await days()).toEqual([
+          '2025-01-26 main one m 3',
+          '2026-02-28 main one m 4',
+          '2026-03-01 main one m 5',
+          '2026-03-02 main one m 6',
+        ])
       })
     })
 
