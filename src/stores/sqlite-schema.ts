@@ -122,8 +122,8 @@ const steps: string[] = [
   INSERT INTO commits VALUES ('00000000');
   `,
   `
-  -- The runs of agents' requests to agents; what an outsider asks for has no row. run is runs.seq; agent is whom it was sent to,
-  -- if it was; unheard is null unless it has ended and its answer is to be told.
+  -- Runs that follow from another; what an outsider asks for has no row. run is runs.seq; agent is whom it was sent to, if an
+  -- agent sent it; unheard is 1 when it has ended and its answer is to be told, else null.
   CREATE TABLE mail (
     run INTEGER PRIMARY KEY,
     chain TEXT,
