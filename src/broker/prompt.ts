@@ -74,6 +74,7 @@ export function createPrompt({ agents, models, store, instructions }: PromptNeed
           system: [instructions(agentId), typeof extra === 'string' ? extra : ''].filter(Boolean).join('\n\n'),
           messages: await contextOf(newest(withJoined(messages, joined), smallest * BYTES_PER_TOKEN), store),
           thinking: thinking ?? 'off',
+          tools: [],
         },
       }
     },
@@ -129,7 +130,7 @@ async function contextOf(messages: TranscriptMessage[], store: Pick<Store, 'atta
   for (const { role, content } of messages) {
     if (role === 'toolResult') continue
     let text = ''
-    const images: NonNullable<ContextMessage['images']> = []
+    const images: NonNullable<Extract<ContextMessage, { role: 'user' }>['images']> = []
     for (const part of content) {
       if (part.type === 'text' && typeof part['text'] === 'string') text += part['text']
       if (part.type === 'image' && typeof part['sha256'] === 'string') {
@@ -139,7 +140,7 @@ async function contextOf(messages: TranscriptMessage[], store: Pick<Store, 'atta
     }
     // An answer that failed before its first word says nothing to a model.
     if (text === '' && images.length === 0) continue
-    context.push({ role, text, ...(images.length > 0 && { images }) })
+    context.push(role === 'user' ? { role, text, ...(images.length > 0 && { images }) } : { role, text })
   }
   return context.slice(
     Math.max(
