@@ -77,14 +77,14 @@ export const weather: ToolSpec = {
 }
 
 /** An answer and the results of its calls, as the next call has them in its context. */
-export function answered({ calls = [], carried }: Answer, said: string, results: string[]): ContextMessage[] {
+function answered({ calls = [], carried }: Answer, said: string, results: string[]): ContextMessage[] {
   return [
     { role: 'assistant', text: said, calls, ...(carried && { carried }) },
     ...calls.map((call, index) => resultOf(call, results[index] ?? '')),
   ]
 }
 
-export const resultOf = ({ id, name }: ToolCall, text: string, isError = false): ContextMessage => {
+const resultOf = ({ id, name }: ToolCall, text: string, isError = false): ContextMessage => {
   return { role: 'tool', callId: id, name, text, isError }
 }
 

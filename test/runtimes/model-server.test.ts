@@ -144,6 +144,15 @@ describe('the directives for tools', () => {
     expect(text).not.toContain('tool_calls')
   })
 
+  test('give every call an id of its own, as long as the server runs', async () => {
+    const { server, text } = await askOnce('[[tool=weather]] [[tool=weather]]')
+    const body = JSON.stringify({ messages: [{ role: 'user', content: '[[tool=weather]]' }], tools })
+    const later = await (await fetch(`${server.url}/chat/completions`, { method: 'POST', body })).text()
+    const ids = [...`${text}${later}`.matchAll(/"id":"(call_fake_\d+)"/g)].map(([, id]) => id)
+    expect(ids).toHaveLength(3)
+    expect(new Set(ids).size).toBe(3)
+  })
+
   test('may have directives for others in their arguments', async () => {
     const { text } = await askOnce('[[tool=tell args={"to":["b"],"say":"[[fail=500]]"}]] [[finish=stop]]')
     expect(text).toMatch(/tool_calls.*"finish_reason":"stop"/s)

@@ -85,7 +85,7 @@ export async function startModelServer({
   chunks = 3,
 }: ModelServerOptions = {}): Promise<ModelServer> {
   const requests: RecordedRequest[] = []
-  const manner: Manner = { seen: new Map(), pace, chunks }
+  const manner: Manner = { seen: new Map(), calls: 0, pace, chunks }
   const server = createServer((request, response) => {
     serve(request, response, requests, manner).catch((error: unknown) => response.destroy(error as Error))
   })
@@ -115,6 +115,8 @@ export async function startModelServer({
 interface Manner {
   /** How often each text was asked. */
   seen: Map<string, number>
+  /** How many calls of tools it has asked for. */
+  calls: number
   pace: number
   chunks: number
 }
@@ -161,9 +163,10 @@ async function converse(
   body: RequestBody,
   response: ServerResponse,
   record: RecordedRequest,
-  { seen, pace, chunks: usual }: Manner,
+  manner: Manner,
   signal: AbortSignal,
 ): Promise<void> {
+  const { seen, pace, chunks: usual } = manner
   const { prompt, rounds, results } = dialect.conversation(body.messages ?? [])
   const { directives, calls } = directivesOf(prompt)
   if (directives.has('round') && Number(directives.get('round')) !== rounds) {
@@ -193,11 +196,11 @@ async function converse(
   const stamped = directives.has('stamp')
   const words = stamped ? Array.from({ length: chunks }, () => STAMP) : wordsOf(chunks, number('size'))
   const own = exact === undefined ? words : partsOf(exact)
-  const quotes = asks ? [] : results.map((result) => `result: ${result}`).join('\n')
-  const pieces = quotes.length === 0 ? own : [...partsOf(`${quotes}${own.length > 0 ? '\n' : ''}`), ...own]
+  const quotes = asks ? '' : results.map((result) => `result: ${result}`).join('\n')
+  const pieces = quotes === '' ? own : [...partsOf(`${quotes}${own.length > 0 ? '\n' : ''}`), ...own]
   const answer: AnswerShape = {
     model: body.model ?? '',
-    calls: wishes.map((wish, index) => ({ ...wish, id: `${dialect.idPrefix}${rounds}_${index}` })),
+    calls: wishes.map((wish) => ({ ...wish, id: `${dialect.idPrefix}${++manner.calls}` })),
     withUsage: body.stream_options?.include_usage === true,
     finish: directives.get('finish'),
     usage: { input: prompt.split(/\s+/).length, output: pieces.length, cached: number('cached') || 0 },
@@ -213,7 +216,7 @@ async function converse(
   for (const { text, piece, finish } of events) {
     if (record.sent >= last && !text.startsWith(dialect.opening)) break
     if (piece && record.sent > 0 && gap > 0) await setTimeout(gap, undefined, { signal })
-    await write(response, stamped ? text.replace(STAMP, stamp) : text, exact !== undefined || quotes.length > 0)
+    await write(response, stamped ? text.replace(STAMP, stamp) : text, exact !== undefined || quotes !== '')
     if (piece) record.sent += 1
     // Lets the end of the connection be seen in the middle of a long answer.
     await setImmediate(undefined, { signal })
@@ -407,7 +410,7 @@ const named = (value: { type: string; [field: string]: unknown }) => `event: ${v
 
 const completions: Dialect = {
   name: 'completions',
-  idPrefix: 'call_of_round_',
+  idPrefix: 'call_fake_',
   offered: ({ tools = [] }) => tools.flatMap((tool) => tool.function ?? []),
   conversation(messages) {
     const said = messages.findLastIndex(({ role }) => role === 'user')
@@ -455,7 +458,7 @@ const completions: Dialect = {
 
 const messages: Dialect = {
   name: 'messages',
-  idPrefix: 'toolu_of_round_',
+  idPrefix: 'toolu_fake_',
   offered: ({ tools = [] }) =>
     tools.map(({ name = '', description = '', input_schema }) => ({ name, description, parameters: input_schema })),
   conversation(turns) {
