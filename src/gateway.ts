@@ -13,11 +13,13 @@ import { type Agents, createAgents } from './broker/agents.ts'
 import { createApprovals } from './broker/approvals.ts'
 import { openApprovalsDocument } from './broker/approvals-document.ts'
 import { type Audit, openAudit } from './broker/audit.ts'
+import { createChains } from './broker/chains.ts'
 import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub, holds } from './broker/hub.ts'
+import { createMailbox, type Mailbox } from './broker/mailbox.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
@@ -26,6 +28,7 @@ import { createReplay, type Replay } from './broker/replay.ts'
 import { createRuns, type Runs } from './broker/runs.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
+import { createToolbox } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
 import { parseRange, type Range } from './config/address.ts'
 import type { Config } from './config/config.ts'
@@ -38,6 +41,7 @@ import { methodHandlers } from './methods/index.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
+import { councilTools } from './tools/council.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -103,6 +107,7 @@ interface Rooms {
   sessions: Sessions
   supervisor: Supervisor
   turns: Turns
+  mailbox: Mailbox
   devices: Devices
   tokens: Tokens
   attempts: Attempts
@@ -189,11 +194,13 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, health, replay } = rooms!
+          const { turns, health, replay, mailbox } = rooms!
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
           const { started, interrupted, resumed } = await turns.recover()
+          const answers = await mailbox.recover()
+          if (answers > 0) log.info({ answers }, 'brought answers that the last process left')
           if (started + interrupted + resumed > 0)
             log.info({ started, interrupted, resumed }, 'settled what the last process left')
           await health.refresh()
@@ -216,6 +223,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         closeStorage: work(async () => {
           rooms?.supervisor.stop()
           rooms?.pairings.stop()
+          rooms?.mailbox.stop()
           await rooms?.replay.flush()
           await rooms?.attempts.sweep()
           await rooms?.audit.flush()
@@ -251,7 +259,15 @@ export function createGateway(options: GatewayOptions): Gateway {
       tell: (event, payload, may) => hub.tellAll(event, payload, { only: may }),
     })
     const presence = createPresence({ now, version })
-    const prompt = createPrompt({ agents, models: config.models, store, instructions: instructionsOf(agents) })
+    const chains = createChains({ store, rules: config.tools.agentToAgent })
+    const toolbox = createToolbox({ sources: [{ tools: () => council }], tools: config.tools, log })
+    const prompt = createPrompt({
+      agents,
+      models: config.models,
+      store,
+      instructions: instructionsOf(agents),
+      tools: toolbox.specs,
+    })
     const runs = createRuns({
       store,
       hub,
@@ -259,8 +275,10 @@ export function createGateway(options: GatewayOptions): Gateway {
       now,
       deadlineMs: config.agents.timeoutMs,
       maxConcurrent: config.agents.maxConcurrent,
-      async prepare(record, joined) {
-        const { candidates, call } = await prompt.for(record, joined)
+      toolbox,
+      maxRounds: config.tools.maxRounds,
+      async prepare(record, steps) {
+        const { candidates, call } = await prompt.for(record, steps)
         return (sink, signal, asking) =>
           answerWithFallbacks({
             runtimes,
@@ -274,9 +292,10 @@ export function createGateway(options: GatewayOptions): Gateway {
             },
           })
       },
-      onEnded: (record, { outcome, endedAt, startedAt }) => {
+      onEnded: (record, { outcome, endedAt, startedAt, heard }) => {
         supervisor.ended(record, outcome)
         sessions.ended(record.sessionKey, record.runId)
+        mailbox.ended(record, heard)
         const { runId, sessionKey } = record
         const details = { runId, sessionKey, state: outcome.state, ms: endedAt - (startedAt ?? endedAt) }
         if (outcome.error) log.warn({ ...details, error: outcome.error }, 'run ended')
@@ -304,6 +323,16 @@ export function createGateway(options: GatewayOptions): Gateway {
       queueMode: config.messages.queueMode,
       recovery: config.agents.recovery,
     })
+    const mailbox = createMailbox({
+      store,
+      turns,
+      runs,
+      chains,
+      nameOf: (agentId) => agents.get(agentId)?.name ?? agentId,
+      log,
+      now,
+    })
+    const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf, now })
     const health = createHealth({
       agents,
       store,
@@ -455,7 +484,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, devices, tokens, attempts, pairings },
+      ...{ store, runs, sessions, supervisor, turns, mailbox, devices, tokens, attempts, pairings },
       ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
     }
   }

@@ -145,8 +145,11 @@ export interface Ending {
   /** The assistant's last entry for the transcript; absent when there is nothing to keep. */
   message?: TranscriptMessage
   result?: Json
+  /** What all the run's answers came to. */
   usage?: { input: number; output: number; totalTokens: number }
-  /** The same by model, with what it cost; added to the day's. */
+  /** What the last answer and what it was asked with came to. */
+  contextTokens?: number
+  /** The usage by model, with what it cost; added to the day's. */
   spent?: Spent[]
   /**
    * Messages whose answers the run took in; those that are unknown, or heard already, are passed over. With `interrupted` none
