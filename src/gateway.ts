@@ -9,6 +9,7 @@ import { type Attempts, createAttempts, type KeptAttempts } from './auth/attempt
 import { createAuthenticator } from './auth/authenticate.ts'
 import { type Devices, openDevices, type Revocation } from './auth/devices.ts'
 import { openTokens, type Tokens } from './auth/tokens.ts'
+import { createActivity } from './broker/activity.ts'
 import { type Agents, createAgents } from './broker/agents.ts'
 import { createApprovals } from './broker/approvals.ts'
 import { openApprovalsDocument } from './broker/approvals-document.ts'
@@ -292,9 +293,11 @@ export function createGateway(options: GatewayOptions): Gateway {
             },
           })
       },
-      onEnded: (record, { outcome, endedAt, startedAt, heard }) => {
+      onEnded: (record, { outcome, endedAt, startedAt, heard, spent }) => {
         supervisor.ended(record, outcome)
         sessions.ended(record.sessionKey, record.runId)
+        chains.spend(record, spent)
+        activity.ended(record, outcome.state === 'failed' ? outcome.error : undefined)
         mailbox.ended(record, heard)
         const { runId, sessionKey } = record
         const details = { runId, sessionKey, state: outcome.state, ms: endedAt - (startedAt ?? endedAt) }
@@ -332,7 +335,8 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       now,
     })
-    const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf, now })
+    const activity = createActivity({ runs, isReachable: () => true })
+    const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf: activity.of, now })
     const health = createHealth({
       agents,
       store,

@@ -151,7 +151,13 @@ export function createRuns(needs: RunsNeeds): Runs {
     const { record } = run
     live.delete(record.runId)
     lane.leave(record.runId)
-    const ended: Ended = { outcome, startedAt: record.startedAt, endedAt: run.endedAt, heard: run.heard, spent: spentOf(run.answers) }
+    const ended: Ended = {
+      outcome,
+      startedAt: record.startedAt,
+      endedAt: run.endedAt,
+      heard: run.heard,
+      spent: spentOf(run.answers),
+    }
     run.ended.resolve(ended)
     for (const wake of waiting.get(record.runId) ?? []) wake(ended)
     onEnded(record, ended)

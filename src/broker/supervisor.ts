@@ -152,7 +152,6 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
       if (acceptance.kind === 'reused') throw new GatewayError('IDEMPOTENCY_KEY_REUSED', REUSED)
       if (acceptance.kind === 'heard') throw new AlreadyHeard()
       if (acceptance.kind === 'denied') throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
-      if (acceptance.kind === 'heard') throw new Error('answer already heard')
       if (acceptance.kind === 'known') {
         const { run } = acceptance
         count(sessionKey, -1)

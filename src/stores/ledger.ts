@@ -644,7 +644,7 @@ const afterRun = (session: SessionRecord, ending: Ending, added: number): Sessio
   inputTokens: session.inputTokens + (ending.usage?.input ?? 0),
   outputTokens: session.outputTokens + (ending.usage?.output ?? 0),
   totalTokens: session.totalTokens + (ending.usage?.totalTokens ?? 0),
-  ...(ending.usage && { contextTokens: ending.usage.totalTokens }),
+  ...(ending.usage && { contextTokens: ending.contextTokens ?? ending.usage.totalTokens }),
   messageCount: session.messageCount + added,
   ...(ending.modelProvider === undefined ? {} : { modelProvider: ending.modelProvider }),
   ...(ending.model === undefined ? {} : { model: ending.model }),

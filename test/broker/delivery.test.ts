@@ -35,7 +35,7 @@ function open(...peers: Listening[]) {
       runId,
       sessionKey: SESSION,
       agentId: 'main',
-    verbose: 'off',
+      verbose: 'off',
       hub,
       now: () => Date.now(),
       onFirst() {},

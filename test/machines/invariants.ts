@@ -277,7 +277,10 @@ const run: Invariants = {
     expect(new Set(snapshot.context.joining).size).toBe(snapshot.context.joining.length)
     expect(joined.length).toBeLessThanOrEqual(count(log, 'event', 'steer'))
   },
-  'calls tools only for a model that asked for some, and asks it again only with room and a result': ({ log, snapshot }) => {
+  'calls tools only for a model that asked for some, and asks it again only with room and a result': ({
+    log,
+    snapshot,
+  }) => {
     const wanted = log.filter((entry) => is('done', 'model')(entry) && paramsOf<{ calls: number }>(entry).calls > 0)
     expect(count(log, 'begun', 'callTools')).toBe(wanted.length)
     expect(count(log, 'begun', 'room')).toBe(count(log, 'done', 'callTools'))
