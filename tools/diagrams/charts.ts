@@ -7,6 +7,7 @@ import { gatewayMachine } from '../../machines/gateway.ts'
 import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
+import { standbyMachine } from '../../machines/standby.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
 
 export const CHARTS: { [name: string]: AnyStateMachine } = {
@@ -18,4 +19,5 @@ export const CHARTS: { [name: string]: AnyStateMachine } = {
   client: clientMachine,
   pairing: pairingMachine,
   approval: approvalMachine,
+  standby: standbyMachine,
 }
