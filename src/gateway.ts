@@ -316,8 +316,8 @@ export function createGateway(options: GatewayOptions): Gateway {
     const approvalsDocument = await openApprovalsDocument(store)
     const approvals = createApprovals({
       document: approvalsDocument,
-      announceRequested: (payload) => hub.tellAll('exec.approval.requested', payload),
-      announceResolved: (payload) => hub.tellAll('exec.approval.resolved', payload),
+      announceRequested: (payload, about) => hub.tellAll('exec.approval.requested', payload, { about }),
+      announceResolved: (payload, about) => hub.tellAll('exec.approval.resolved', payload, { about }),
       log,
       now,
       monotonic: () => performance.now(),

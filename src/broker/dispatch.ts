@@ -143,7 +143,7 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
       throw new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
         details: { missingScope: scope, requiredScopes: [scope] },
       })
-    if (caller.sessions && !block?.ofOneSession)
+    if (caller.sessions && !block?.bySession)
       throw new GatewayError('MISSING_SCOPE', `not for a token of some sessions: ${name.slice(0, QUOTED)}`)
     if (!block) throw new GatewayError('UNKNOWN_METHOD', `unknown method: ${name.slice(0, QUOTED)}`)
     if (block.scope === 'operator.admin' && block.unknown === 'refused') {

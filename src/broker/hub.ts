@@ -11,8 +11,10 @@ import type { Peer } from './peer.ts'
 import type { Position, Replay } from './replay.ts'
 
 export interface Audience {
-  /** The canonical key of the session the event is about. */
+  /** The canonical key of the session whose event it is: it has a place in that session's stream. */
   sessionKey?: string
+  /** The session it is about where it is no event of one: whoever reads that is not given it again by `chat.resume`. */
+  about?: string | undefined
   /** Narrows the audience further. */
   only?: (peer: Peer) => boolean
   /** The run that this event is the last of. */
@@ -102,7 +104,7 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
       members.delete(connId)
     },
     peers: () => members.values(),
-    publish(name, render, { sessionKey = '', only, endOf, piece, stateVersion } = {}) {
+    publish(name, render, { sessionKey = '', about = sessionKey, only, endOf, piece, stateVersion } = {}) {
       const { scope } = eventBlock(name)
       let position: Position | undefined
       if (sessionKey !== '') {
@@ -113,7 +115,7 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
       }
       const said = announce(name, render, { sessionKey, position, piece, stateVersion })
       for (const member of members.values()) {
-        if (!mayHear(member, scope, sessionKey)) continue
+        if (!mayHear(member, scope, about)) continue
         // Offsets have no holes: who counts them hears also what is meant for others.
         if (only && !(position && member.withOffsets) && !only(member)) continue
         const held = member.held?.get(sessionKey)

@@ -122,6 +122,7 @@ export const approvals = {
     summary:
       'Decides a request: allow-once, allow-always (this command, of this agent, in this session) or deny. The first decision counts.',
     scope: 'operator.approvals',
+    bySession: true,
     unknown: 'refused',
     unlisted: true,
     params: Type.Object({ id: NonEmpty, decision: NonEmpty }),
@@ -130,6 +131,7 @@ export const approvals = {
   'exec.approval.list': method({
     summary: 'The requests that wait for a decision, the oldest first.',
     scope: 'operator.approvals',
+    bySession: true,
     unknown: 'ignored',
     unlisted: true,
     params: Type.Object({}),

@@ -10,6 +10,7 @@ export const sessions = {
   'sessions.list': method({
     summary: 'Sessions, the last touched first.',
     scope: 'operator.read',
+    bySession: true,
     unknown: 'ignored',
     params: Type.Object({
       limit: Type.Optional(Type.Integer({ minimum: 1 })),

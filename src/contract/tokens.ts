@@ -29,7 +29,10 @@ export const tokens = {
     params: Type.Object({
       name: TokenName,
       scopes: Type.Array(ScopeName, { maxItems: OPERATOR_SCOPES.length }),
-      /** The only sessions it can reach. Not with `operator.admin` or `operator.pairing`, which reach beyond any session. */
+      /**
+       * The only sessions it can reach: it may call what says so, and is told of no others. Not with `operator.admin` or
+       * `operator.pairing`, which reach beyond any session.
+       */
       sessions: Type.Optional(Type.Array(SessionPattern, { minItems: 1, maxItems: 64 })),
       /** Milliseconds since 1970; absent = it does not end by itself. */
       expiresAt: Type.Optional(Milliseconds),

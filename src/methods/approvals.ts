@@ -58,7 +58,7 @@ export function approvalMethods(needs: ApprovalsNeeds): Handlers<typeof contract
       return { ok: true }
     },
 
-    'exec.approval.list': () => approvals.list(),
+    'exec.approval.list': (_, caller) => approvals.list(caller),
 
     'exec.approvals.get': () => told(approvalsDocument.current()),
 

@@ -135,7 +135,7 @@ describe('a request for approval', () => {
     const { approvals, clock, newest } = await open()
     const answer = approvals.request(asking({ timeoutMs: 86_400_000 }), somebody())
     clock.increment(299_999)
-    expect(approvals.list().map(({ id }) => id)).toEqual([newest()])
+    expect(approvals.list(somebody()).map(({ id }) => id)).toEqual([newest()])
     clock.increment(1)
     expect(await answer).toMatchObject({ decision: null, expiresAtMs: 1_300_000 })
   })
@@ -145,7 +145,7 @@ describe('a request for approval', () => {
     const requester = somebody()
     const answer = approvals.request(asking(), requester)
     requester.leave()
-    expect(approvals.list()).toEqual([])
+    expect(approvals.list(somebody())).toEqual([])
     expect(await answer).toMatchObject({ decision: null })
     expect(ended()).toEqual([null])
     expect(await outcome(approvals.resolve(newest(), 'allow-always', somebody()))).toBe('UNKNOWN_APPROVAL')
@@ -302,7 +302,9 @@ describe('what is allowed for good', () => {
   it('is written down once, however often it is allowed', async () => {
     const room = await open()
     const answers = [1, 2, 3].map(() => room.approvals.request(asking(), somebody()))
-    await Promise.all(room.approvals.list().map(({ id }) => room.approvals.resolve(id, 'allow-always', somebody())))
+    await Promise.all(
+      room.approvals.list(somebody()).map(({ id }) => room.approvals.resolve(id, 'allow-always', somebody())),
+    )
     await Promise.all(answers)
     expect(room.document.current().file.agents?.['main']?.allowlist).toHaveLength(1)
   })
@@ -394,9 +396,9 @@ describe('a principal', () => {
     expect(refusal(ask('device-1'))).toBe('TOO_MANY_APPROVALS')
     expect(approvals.size).toBe(64)
     expect(refusal(ask('device-2'))).toBeUndefined()
-    await approvals.resolve(approvals.list()[0]!.id, 'deny', somebody())
+    await approvals.resolve(approvals.list(somebody())[0]!.id, 'deny', somebody())
     expect(refusal(ask('device-1'))).toBeUndefined()
-    expect(newest()).toBe(approvals.list().at(-1)!.id)
+    expect(newest()).toBe(approvals.list(somebody()).at(-1)!.id)
   })
 
   it('fills no memory with ids of its own', async () => {
