@@ -87,7 +87,8 @@ export const devices = {
     result: Type.Object({ pending: Type.Array(DeviceRequest), paired: Type.Array(PairedDevice) }),
   }),
   'device.pair.approve': method({
-    summary: 'Pair a device that waits, with what it asked for as far as the caller holds it.',
+    summary:
+      'Pair a device that waits, with what it asked for as far as the caller holds it. A device that is no administrator approves only itself, and only as an operator.',
     scope: 'operator.pairing',
     unknown: 'refused',
     params: RequestId,

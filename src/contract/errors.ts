@@ -129,6 +129,11 @@ export const ERRORS = {
     meaning:
       'No such request waits, or it is not for this caller to decide; `device.pair.list` and `node.pair.list` say what waits.',
   },
+  OWN_PAIRING: {
+    code: 'INVALID_REQUEST',
+    meaning:
+      'A device approves nothing of its own for another role, unless it has operator.admin: let another device or token do so.',
+  },
   TOO_MANY_PAIRINGS: {
     code: 'UNAVAILABLE',
     retryable: true,
