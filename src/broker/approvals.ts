@@ -27,6 +27,8 @@ interface AnsweredApproval {
   decision: Decision | null
   createdAtMs: number
   expiresAtMs: number
+  /** Why it was denied where nobody did. */
+  reason?: string
 }
 
 type Requester = Pick<Caller, 'connId' | 'principal' | 'gone'>
@@ -138,19 +140,25 @@ export function createApprovals(needs: ApprovalsNeeds): Approvals {
     }),
     onDone: forget,
     onCrash(id, error) {
-      log.error({ approvalId: id, err: error }, 'a request for approval crashed; it is answered as undecided')
+      log.error({ approvalId: id, err: error }, 'a request for approval crashed; it is denied')
       const crashed = pending.get(id)
       if (!crashed) return
-      answer(crashed, null)
+      const end = { decision: 'deny', reason: 'internal error: the request crashed' } as const
+      try {
+        needs.announceResolved({ id, ...end, resolvedBy: null, ts: now() }, crashed.asked.sessionKey)
+      } catch (failure) {
+        log.error({ approvalId: id, err: failure }, 'the end of a request that crashed could not be announced')
+      }
+      answer(crashed, end.decision, end.reason)
       crashed.taken?.reject(error)
       forget(id)
     },
     ...(needs.clock && { clock: needs.clock }),
   })
 
-  function answer({ shown, answered }: Pending, decision: Decision | null): void {
+  function answer({ shown, answered }: Pending, decision: Decision | null, reason?: string): void {
     const { id, createdAtMs, expiresAtMs } = shown
-    answered.resolve({ id, decision, createdAtMs, expiresAtMs })
+    answered.resolve({ id, decision, createdAtMs, expiresAtMs, ...(reason !== undefined && { reason }) })
   }
 
   function forget(id: string): void {

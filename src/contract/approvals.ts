@@ -39,6 +39,9 @@ const PendingApproval = Type.Object({
 })
 export type PendingApproval = Static<typeof PendingApproval>
 
+/** Of a `deny` that nobody said: the gateway failed. */
+const Reason = Type.Optional(Type.String())
+
 const Policy = {
   security: Type.Optional(NonEmpty),
   ask: Type.Optional(NonEmpty),
@@ -92,7 +95,7 @@ const Kept = Type.Object({
 export const approvals = {
   'exec.approval.request': method({
     summary:
-      'Asks whether a command may be run. Answers when somebody has decided, or with a null decision when nobody did in time.',
+      'Asks whether a command may be run. Answers when somebody has decided, with a null decision when nobody did in time, or with deny and a `reason` when the gateway failed.',
     scope: 'operator.approvals',
     unknown: 'refused',
     unlisted: true,
@@ -116,6 +119,7 @@ export const approvals = {
       decision: Decided,
       createdAtMs: Type.Integer(),
       expiresAtMs: Type.Integer(),
+      reason: Reason,
     }),
   }),
   'exec.approval.resolve': method({
@@ -167,13 +171,14 @@ export const approvalEvents = {
   }),
   'exec.approval.resolved': event({
     summary:
-      'A request is over before its time: somebody decided, or (null) its requester has gone. Nothing is said when the time is up.',
+      'A request is over before its time: somebody decided, or (null) its requester has gone, or (deny, with a `reason`) the gateway failed. Nothing is said when the time is up.',
     scope: 'operator.approvals',
     delivery: 'kept',
     payload: Type.Object({
       id: NonEmpty,
       decision: Decided,
       resolvedBy: OrNull(Type.String()),
+      reason: Reason,
       ts: Type.Integer(),
     }),
   }),
