@@ -1,13 +1,15 @@
 /** The requests for approval that wait: each an actor, who asked, and who decides. */
 import { createHash, randomUUID } from 'node:crypto'
 import { approvalMachine } from '../../machines/approval.ts'
+import { SHARED } from '../auth/principals.ts'
 import type { approvalEvents, Decision, PendingApproval, Shown } from '../contract/approvals.ts'
 import type { PayloadOf } from '../contract/block.ts'
 import { GatewayError } from '../contract/errors.ts'
+import { holds } from '../contract/scopes.ts'
 import type { ApprovalsDocument } from './approvals-document.ts'
 import type { Caller } from './dispatch.ts'
 import { createHost, type HostOptions, work } from './host.ts'
-import { holds, mayReach } from './hub.ts'
+import { mayReach } from './hub.ts'
 import type { Log } from './log.ts'
 
 /** A request as it comes in. */
@@ -79,8 +81,6 @@ const MOST_PENDING = 64
 /** Ids that a principal chose and that are not free again yet. */
 const MOST_SPENT = 1_000
 const RETRY_MS = 1_000
-/** Behind this one may be anybody: it says nothing of who it is. */
-const SHARED = 'token:shared'
 
 const EVENTS = { 'allow-once': 'allowOnce', 'allow-always': 'allowAlways', deny: 'deny' } as const
 

@@ -2,14 +2,14 @@
 import { nanoid } from 'nanoid'
 import type { MethodBlock, ParamsOf, ResultOf, Role, Scope } from '../contract/block.ts'
 import type { ClientInfo } from '../contract/connect.ts'
-import { GatewayError, type Protocol } from '../contract/errors.ts'
+import { GatewayError, missingScope, type Protocol } from '../contract/errors.ts'
 import type { RequestFrame, ResponseFrame } from '../contract/frames.ts'
 import { type METHODS, methodBlock } from '../contract/index.ts'
+import { holds } from '../contract/scopes.ts'
 import { type Validator, validator } from '../contract/validate.ts'
 import { StoreError } from '../stores/store.ts'
 import type { Allowed } from './allowance.ts'
 import type { Audit } from './audit.ts'
-import { holds } from './hub.ts'
 import type { Log } from './log.ts'
 
 /** Who asks. */
@@ -139,10 +139,7 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
     const block = methodBlock(name)
     // What there is and what there is not looks the same to those who may not know.
     const scope = block?.scope ?? 'operator.admin'
-    if (!holds(caller.scopes, scope))
-      throw new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
-        details: { missingScope: scope, requiredScopes: [scope] },
-      })
+    if (!holds(caller.scopes, scope)) throw missingScope(scope)
     if (caller.sessions && !block?.bySession)
       throw new GatewayError('MISSING_SCOPE', `not for a token of some sessions: ${name.slice(0, QUOTED)}`)
     if (!block) throw new GatewayError('UNKNOWN_METHOD', `unknown method: ${name.slice(0, QUOTED)}`)

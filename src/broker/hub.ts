@@ -4,6 +4,7 @@ import type { Scope } from '../contract/block.ts'
 import { CAPS } from '../contract/connect.ts'
 import type { EventName, Payload } from '../contract/index.ts'
 import { eventBlock } from '../contract/index.ts'
+import { holds } from '../contract/scopes.ts'
 import { type Announcement, announce, placed, type Variant } from './announcement.ts'
 import type { Piece } from './backlog.ts'
 import { createDelivery, type Recipient } from './delivery.ts'
@@ -37,13 +38,6 @@ export interface Hub {
   release(connId: string, sessionKey: string): void
   /** Sends an event whose payload is the same for everyone. */
   tellAll<E extends EventName>(name: E, payload: Payload<E>, audience?: Audience): void
-}
-
-/** Whether the scopes of a connection include one. `operator.admin` implies all, `operator.write` implies `operator.read`. */
-export function holds(scopes: ReadonlySet<Scope>, scope: Scope): boolean {
-  return (
-    scopes.has(scope) || scopes.has('operator.admin') || (scope === 'operator.read' && scopes.has('operator.write'))
-  )
 }
 
 /** Whether somebody reaches a session, or ('') what is about none: a token for some sessions reaches those only. */

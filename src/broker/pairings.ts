@@ -4,10 +4,12 @@ import { waitFor } from 'xstate'
 import { type PairingDecision, pairingMachine } from '../../machines/pairing.ts'
 import type { WaitingRoom } from '../auth/authenticate.ts'
 import { type DeviceRecord, type Devices, worthOf } from '../auth/devices.ts'
+import { isToken } from '../auth/principals.ts'
 import { fitsHash, makeToken, readTokenText } from '../auth/token-text.ts'
 import { OPERATOR_SCOPES, type PayloadOf, type Scope } from '../contract/block.ts'
 import type { DeviceRequest, deviceEvents, NodeRequest, PairedDevice, PairedNode } from '../contract/devices.ts'
-import { GatewayError } from '../contract/errors.ts'
+import { GatewayError, missingScope } from '../contract/errors.ts'
+import { holds, withImplied } from '../contract/scopes.ts'
 import type { Json, Store } from '../stores/store.ts'
 import type { Caller } from './dispatch.ts'
 import { createHost, work } from './host.ts'
@@ -245,7 +247,7 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     const failure = failures.get(requestId)
     failures.delete(requestId)
     if (failure !== undefined) throw failure
-    throw missing(end.context.wanted[0] ?? 'operator.admin')
+    throw missingScope(end.context.wanted[0] ?? 'operator.admin')
   }
 
   function resultOf(requestId: string) {
@@ -341,7 +343,7 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
       }
     },
     async approveDevice(requestId, approver) {
-      await say('device', requestId, approver, { type: 'approve', holds: [...approver.scopes] })
+      await say('device', requestId, approver, { type: 'approve', holds: withImplied(approver.scopes) })
       const { device } = resultOf(requestId) as { device: DeviceRecord }
       const records = devices.list().filter(({ deviceId }) => deviceId === device.deviceId)
       return shown(records.length > 0 ? records : [device])
@@ -359,8 +361,8 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
       const unknown = scopes?.find((scope) => !OPERATOR_SCOPES.includes(scope as Scope))
       if (unknown !== undefined) throw new GatewayError('TOKEN_TOO_WIDE', `there is no scope ${unknown.slice(0, 64)}`)
       const worth = (scopes as readonly Scope[] | undefined) ?? worthOf(record)
-      const beyond = worth.find((scope) => !gives(approver, scope))
-      if (beyond) throw missing(beyond)
+      const beyond = worth.find((scope) => !holds(approver.scopes, scope))
+      if (beyond) throw missingScope(beyond)
       const rotated = await devices.rotate(deviceId, role, worth)
       return { token: devices.token(rotated), scopes: worthOf(rotated), rotatedAtMs: rotated.issuedAtMs }
     },
@@ -381,13 +383,13 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
         .map(withoutHash),
     }),
     async requestNode(self, approver) {
-      if (!mayHandle(approver, self.nodeId)) throw missing('operator.admin')
+      if (!mayHandle(approver, self.nodeId)) throw missingScope('operator.admin')
       const request: NodeRequest = { requestId: randomUUID(), ...self, isRepair: nodes.has(self.nodeId), ts: now() }
       const { pending, created } = await wait({ kind: 'node', request, from: approver.principal })
       return { request: pending.request as NodeRequest, created }
     },
     async approveNode(requestId, approver) {
-      await say('node', requestId, approver, { type: 'approve', holds: [...approver.scopes] })
+      await say('node', requestId, approver, { type: 'approve', holds: withImplied(approver.scopes) })
       const { node, token } = resultOf(requestId) as { node: NodeRecord; token: string }
       return { node: withoutHash(node), token }
     },
@@ -417,7 +419,7 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
  * devices hold it without anybody having meant them to let others in.
  */
 const mayHandle = ({ principal, scopes }: Approver, id: string): boolean =>
-  scopes.has('operator.admin') || principal.startsWith('token:') || principal === id
+  scopes.has('operator.admin') || isToken(principal) || principal === id
 
 /**
  * A device decides for itself because it can give itself nothing that it does not hold. A role is no scope, and nothing that an
@@ -431,15 +433,6 @@ function refuseOwn(pending: Pending, { principal, scopes }: Approver): void {
     `a device cannot approve its own request for another role (${role}): another approver has to`,
   )
 }
-
-/** Whether an approver holds a scope. `operator.admin` holds all, `operator.write` holds `operator.read`. */
-const gives = ({ scopes }: Approver, scope: Scope): boolean =>
-  scopes.has(scope) || scopes.has('operator.admin') || (scope === 'operator.read' && scopes.has('operator.write'))
-
-const missing = (scope: Scope) =>
-  new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
-    details: { missingScope: scope, requiredScopes: [scope] },
-  })
 
 const subjectOf = (pending: Pending): string =>
   pending.kind === 'device' ? pending.request.deviceId : pending.request.nodeId

@@ -2,6 +2,8 @@
  * Every failure a client can be told of, by name. `code` is one of the few codes that protocol 3 knows, so that old clients
  * still parse it; our own, precise name goes to `details.code`. Only `broker/dispatch.ts` turns one into a frame.
  */
+import type { Scope } from './block.ts'
+
 export type WireCode = 'NOT_LINKED' | 'NOT_PAIRED' | 'AGENT_TIMEOUT' | 'INVALID_REQUEST' | 'UNAVAILABLE' | 'FORBIDDEN'
 
 /** The error member of a response frame. */
@@ -265,5 +267,11 @@ export class GatewayError extends Error {
     }
   }
 }
+
+/** Somebody's scopes do not include one that is needed. */
+export const missingScope = (scope: Scope): GatewayError =>
+  new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
+    details: { missingScope: scope, requiredScopes: [scope] },
+  })
 
 export type Protocol = 3 | 4

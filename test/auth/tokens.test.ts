@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { Revocation } from '../../src/auth/devices.ts'
+import { SHARED } from '../../src/auth/principals.ts'
 import { makeToken, readTokenText } from '../../src/auth/token-text.ts'
 import { type NewToken, openTokens, reaches } from '../../src/auth/tokens.ts'
 import { Secret } from '../../src/config/secret.ts'
@@ -18,7 +19,7 @@ async function open(store = openMemoryStore()) {
     clock,
     revoked,
     async make(changes: Partial<NewToken> = {}) {
-      const { token, text } = await tokens.create({ name: 'a bridge', scopes: ['operator.read'], ...changes })
+      const { token, text } = await tokens.create({ name: 'a bridge', scopes: ['operator.read'], ...changes }, SHARED)
       return { ...token, text: text.reveal() }
     },
   }
@@ -79,7 +80,7 @@ describe('a named token', () => {
     const secret = text.split('_')[3]!
     const kept = JSON.stringify([tokens.list(), tokens.check(text), await store.list('token')])
     expect(kept).not.toContain(secret)
-    expect(String((await tokens.create({ name: 'x', scopes: [] })).text)).toBe(Secret.marker)
+    expect(String((await tokens.create({ name: 'x', scopes: [] }, SHARED)).text)).toBe(Secret.marker)
   })
 
   it('is remembered after a restart, with its end', async () => {
