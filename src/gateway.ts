@@ -8,6 +8,7 @@ import { gatewayMachine } from '../machines/gateway.ts'
 import { type Attempts, createAttempts, type KeptAttempts } from './auth/attempts.ts'
 import { createAuthenticator } from './auth/authenticate.ts'
 import { type Devices, openDevices, type Revocation } from './auth/devices.ts'
+import { stands } from './auth/standing.ts'
 import { openTokens, type Tokens } from './auth/tokens.ts'
 import { type Agents, createAgents } from './broker/agents.ts'
 import { createApprovals } from './broker/approvals.ts'
@@ -194,9 +195,8 @@ export function createGateway(options: GatewayOptions): Gateway {
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
-          const { started, interrupted, resumed } = await turns.recover()
-          if (started + interrupted + resumed > 0)
-            log.info({ started, interrupted, resumed }, 'settled what the last process left')
+          const settled = await turns.recover()
+          if (Object.values(settled).some((count) => count > 0)) log.info(settled, 'settled what the last process left')
           await health.refresh()
           timers = housekeeping(rooms!)
         }),
@@ -241,7 +241,14 @@ export function createGateway(options: GatewayOptions): Gateway {
         connections.close(connId, 'slowConsumer')
       },
     })
-    const onRevoked = (revocation: Revocation) => connections.revoke(revocation)
+    const onRevoked = (revocation: Revocation) => {
+      connections.revoke(revocation)
+      const { principal, silences } = revocation
+      if (silences)
+        turns
+          .drop(principal)
+          .catch((error: unknown) => log.error({ principal, err: error }, 'what was sent could not be dropped'))
+    }
     const devices = await openDevices(store, await deviceSecret(store), { onRevoked, now })
     const tokens = await openTokens({ store, now, onRevoked })
     const pairings = await openPairings({
@@ -303,6 +310,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       replay,
       now,
       queueMode: config.messages.queueMode,
+      stands: (principal) => stands(principal, { devices, tokens }),
       recovery: config.agents.recovery,
     })
     const health = createHealth({

@@ -123,7 +123,7 @@ export async function openTokens({ store, now, onRevoked }: TokensNeeds): Promis
       if (!record) throw new GatewayError('UNKNOWN_TOKEN', 'unknown token id')
       const revokedAtMs = record.revokedAtMs ?? now()
       if (record.revokedAtMs === undefined) await keep({ ...record, revokedAtMs })
-      onRevoked({ principal: tokenPrincipal(id) })
+      onRevoked({ principal: tokenPrincipal(id), silences: true })
       return { id, revokedAtMs }
     },
     check(text) {
@@ -139,7 +139,7 @@ export async function openTokens({ store, now, onRevoked }: TokensNeeds): Promis
         if (statusOf(record) !== 'expired') swept.delete(id)
         else if (!swept.has(id)) {
           swept.add(id)
-          onRevoked({ principal: tokenPrincipal(id) })
+          onRevoked({ principal: tokenPrincipal(id), silences: true })
         }
       }
     },

@@ -44,7 +44,7 @@ export interface Connection {
 export interface Connections {
   accept(wire: Wire, facts: PeerFacts): Connection
   close(connId: string, close: CloseName): void
-  /** Closes those who came in by what was revoked. */
+  /** Closes those who came in by what was revoked. What they have sent and what has not been begun is not done. */
   revoke(revocation: Revocation): void
   /** Closes every connection, a batch at a time so that not all come back at once. Resolves when all are gone. */
   closeAll(close: CloseName, batch: { size: number; everyMs: number }): Promise<void>
@@ -92,6 +92,8 @@ interface Port {
   known: { principal: string; role: string; credential: string | undefined } | undefined
   /** Of the sockets of its principal. */
   share: Share | undefined
+  /** What it came in by was revoked: it is being closed. */
+  isRevoked: boolean
 }
 
 const connectParams = validator(ConnectParams)
@@ -358,7 +360,9 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         }
       }
     }
-    const letIn = createTurnstile(wire, (request, done) => dispatch.dispatch(request, caller, send, done))
+    const letIn = createTurnstile(wire, (request, done) =>
+      port.isRevoked ? done() : dispatch.dispatch(request, caller, send, done),
+    )
     const lane = (incoming: Incoming) => {
       // Refusals are answers, too: who sends what is none and reads nothing does not fill the memory with them.
       if (incoming.kind !== 'request' && wire.bytesWaiting > MOST_UNREAD_BYTES) return end('slowConsumer')
@@ -419,6 +423,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         presenceKey: undefined,
         known: undefined,
         share: undefined,
+        isRevoked: false,
       }
       ports.set(connId, port)
       const actor = host.open(connId, {
@@ -456,9 +461,11 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     },
     close: (connId, close) => void host.tell(connId, { type: 'close', close }),
     revoke({ principal, role, credential }) {
-      for (const { connId, known } of ports.values()) {
+      for (const port of ports.values()) {
+        const { connId, known } = port
         if (known?.principal !== principal || (role !== undefined && known.role !== role)) continue
         if (credential !== undefined && known.credential !== credential) continue
+        port.isRevoked = true
         host.tell(connId, { type: 'close', close: 'authChanged' })
       }
     },

@@ -474,6 +474,7 @@ function ending(run: Live, outcome: RunOutcome): Ending {
   return {
     ...outcome,
     endedAt,
+    ...(outcome.stopReason === ('revoked' satisfies AbortReason) && { unsaid: true }),
     ...(message && { message }),
     ...(answer && {
       usage: { input: answer.usage.input, output: answer.usage.output, totalTokens: answer.usage.totalTokens },

@@ -102,7 +102,8 @@ export const devices = {
     result: Type.Object({ requestId: Type.String(), deviceId: Type.String() }),
   }),
   'device.pair.remove': method({
-    summary: 'Forget a paired device. Its connections are closed.',
+    summary:
+      'Forget a paired device. Its connections are closed, and what it has sent ends as with device.token.revoke.',
     scope: 'operator.pairing',
     unknown: 'refused',
     unlisted: true,
@@ -124,7 +125,8 @@ export const devices = {
     }),
   }),
   'device.token.revoke': method({
-    summary: 'End the token of a device. Its connections are closed, and it has to be paired again.',
+    summary:
+      'End the token of a device. Its connections are closed, and it has to be paired again. Of what it has sent, runs that have begun go on to their end; what waits ends `aborted` with the stopReason `revoked`.',
     scope: 'operator.pairing',
     unknown: 'refused',
     params: Type.Object(DeviceRole),

@@ -48,7 +48,8 @@ export const tokens = {
     result: Type.Object({ tokens: Type.Array(NamedToken) }),
   }),
   'tokens.revoke': method({
-    summary: 'End a named token. Its connections are closed within a second.',
+    summary:
+      'End a named token. Its connections are closed within a second. Of what it has sent, runs that have begun go on to their end; what waits ends `aborted` with the stopReason `revoked`.',
     scope: 'operator.admin',
     unknown: 'refused',
     unlisted: true,

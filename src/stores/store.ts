@@ -83,6 +83,8 @@ export interface Ending {
   stopReason?: string
   error?: string
   absorbedBy?: string
+  /** The words of a turn that was never started stay out of the transcript: the next one does not tell the model of them. */
+  unsaid?: true
   /** The assistant's entry for the transcript; absent when there is nothing to keep. */
   message?: TranscriptMessage
   result?: Json

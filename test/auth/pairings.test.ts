@@ -398,7 +398,7 @@ describe('a paired device that is no administrator', () => {
     const own = { deviceId: 'd', role: 'operator' }
     expect(await pairings.rotate({ ...own, scopes: undefined }, as)).toMatchObject({ scopes: ['operator.pairing'] })
     expect(await pairings.revoke(own, as)).toEqual({ revokedAtMs: NOW })
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator' }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', silences: true }])
   })
 })
 
@@ -447,7 +447,7 @@ describe('a device token', () => {
     const { device } = await paired('d', ['operator.read', 'operator.write'])
     const rotate = (scopes: Scope[]) => pairings.rotate({ deviceId: 'd', role: 'operator', scopes }, ROOT)
     expect(await rotate(['operator.read'])).toMatchObject({ scopes: ['operator.read'] })
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential: devices.current(device) }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential: devices.current(device), silences: true }])
     expect(devices.get('d', 'operator')).toMatchObject({
       scopes: ['operator.read', 'operator.write'],
       tokenScopes: ['operator.read'],
@@ -478,7 +478,7 @@ describe('a device token', () => {
     const { device } = await paired('d', ['operator.read', 'operator.write'])
     const own = { deviceId: 'd', role: 'operator' }
     await pairings.revoke(own, ROOT)
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator' }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', silences: true }])
     expect(devices.get('d', 'operator')).toBeUndefined()
     expect((await open({}, store)).devices.get('d', 'operator')).toBeUndefined()
     await expect(pairings.rotate({ ...own, scopes: undefined }, ROOT)).rejects.toThrow('unknown deviceId/role')
@@ -493,7 +493,10 @@ describe('a device token', () => {
     const { pairings, devices, paired, revoked } = await open()
     const { device } = await paired('d', ['operator.read'])
     await pairings.removeDevice('d', ROOT)
-    expect([pairings.devices(ROOT).paired, revoked]).toEqual([[], [{ principal: 'd', role: 'operator' }]])
+    expect([pairings.devices(ROOT).paired, revoked]).toEqual([
+      [],
+      [{ principal: 'd', role: 'operator', silences: true }],
+    ])
     const again = await paired('d', ['operator.read'])
     expect(devices.credential(again.device, devices.token(device))).toBeUndefined()
   })

@@ -112,7 +112,7 @@ describe('a named token', () => {
     expect(status()).toBe('expired')
     tokens.sweep()
     tokens.sweep()
-    expect(revoked).toEqual([{ principal: `token:${id}` }])
+    expect(revoked).toEqual([{ principal: `token:${id}`, silences: true }])
   })
 
   it('ends by hand, closes its sockets, and stays as it ended', async () => {
@@ -121,7 +121,7 @@ describe('a named token', () => {
     await tokens.revoke(id)
     clock.at += 5_000
     expect(await tokens.revoke(id)).toEqual({ id, revokedAtMs: NOW })
-    expect(revoked[0]).toEqual({ principal: `token:${id}` })
+    expect(revoked[0]).toEqual({ principal: `token:${id}`, silences: true })
     await expect(tokens.revoke('nobody')).rejects.toMatchObject({ kind: 'UNKNOWN_TOKEN' })
   })
 

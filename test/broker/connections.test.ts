@@ -1,6 +1,7 @@
 import { describe, expect, it, vi } from 'vitest'
 import type { Admitted, Authenticator, PeerFacts } from '../../src/auth/authenticate.ts'
 import { createConnections } from '../../src/broker/connections.ts'
+import type { Dispatch } from '../../src/broker/dispatch.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createPresence } from '../../src/broker/presence.ts'
 import { CONNECT } from '../support/gateway.ts'
@@ -32,7 +33,11 @@ const admitted: Admitted = {
   deviceId: undefined,
 }
 
-function open(authenticate?: Authenticator['authenticate'], limits: { socketsPerPrincipal?: number } = {}) {
+function open(
+  authenticate?: Authenticator['authenticate'],
+  limits: { socketsPerPrincipal?: number } = {},
+  dispatch: Dispatch['dispatch'] = () => {},
+) {
   const hub = createHub({ onSlow() {}, replay: places() })
   const presence = createPresence({ now: () => Date.now(), version: '1' })
   let fails = false
@@ -44,7 +49,7 @@ function open(authenticate?: Authenticator['authenticate'], limits: { socketsPer
       authenticate: authenticate ?? (async () => admitted),
     },
     audit: { note() {} },
-    dispatch: { dispatch() {}, answered: () => Promise.resolve() },
+    dispatch: { dispatch, answered: () => Promise.resolve() },
     hub,
     presence,
     log: quiet,
@@ -221,6 +226,25 @@ describe('a revocation', () => {
     expect(await closed()).toEqual([GONE, undefined, undefined, undefined])
     connections.revoke({ principal: 'd' })
     expect(await closed()).toEqual([GONE, GONE, GONE, undefined])
+  })
+
+  it('leaves what waits behind other requests of the connection undone', async () => {
+    const begun: string[] = []
+    const ends: (() => void)[] = []
+    const { accept, connections } = open(undefined, {}, ({ id }, _caller, _send, done) => {
+      begun.push(id)
+      ends.push(done!)
+    })
+    const [revoked, other] = [accept(), accept()]
+    for (const { connect } of [revoked, other]) connect()
+    await settled()
+    for (let n = 0; n < 40; n++) revoked.send({ type: 'req', id: `${n}`, method: 'chat.send' })
+    const underWay = begun.length
+    expect(underWay).toBeLessThan(40)
+    connections.revoke({ principal: admitted.principal })
+    for (const end of ends) end()
+    await settled()
+    expect([begun.length, revoked.peer.closedBy]).toEqual([underWay, GONE])
   })
 
   it('that came while somebody was being let in closes them, and nothing they sent is done', async () => {

@@ -126,6 +126,8 @@ export interface RoomsOptions {
   store?: Store
   queueLimit?: number
   maxConcurrent?: number
+  /** Whether a principal may still send. */
+  stands?(principal: string): boolean
   recovery?: 'interrupt' | 'resume'
   /** What the peer that listens can do. */
   caps?: string[]
@@ -231,6 +233,7 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     replay: { forget() {} },
     now,
     queueMode: 'followup',
+    stands: options.stands ?? (() => true),
     recovery: options.recovery ?? 'interrupt',
   })
   return {
