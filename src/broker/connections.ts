@@ -320,6 +320,8 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       client,
       gone() {
         port.left ??= new AbortController()
+        // Who asks only now may find that it has left already.
+        if (!port.lane) port.left.abort()
         return port.left.signal
       },
       denied() {
@@ -358,7 +360,10 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         }
       }
     }
-    const letIn = createTurnstile(wire, (request, done) => dispatch.dispatch(request, caller, send, done))
+    // What waited when the lane was closed is not carried out: whoever asked may be nobody any more.
+    const letIn = createTurnstile(wire, (request, done) =>
+      port.lane ? dispatch.dispatch(request, caller, send, done) : done(),
+    )
     const lane = (incoming: Incoming) => {
       // Refusals are answers, too: who sends what is none and reads nothing does not fill the memory with them.
       if (incoming.kind !== 'request' && wire.bytesWaiting > MOST_UNREAD_BYTES) return end('slowConsumer')

@@ -82,6 +82,8 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     const giveUp = () => listening.abort()
     const gone = caller.gone()
     gone.addEventListener('abort', giveUp, { once: true })
+    // What has been said already is not said again.
+    if (gone.aborted) giveUp()
     try {
       // Listen first, look second: a run that ends in between is not missed.
       const next = runs.wait(runId, timeoutMs, listening.signal)

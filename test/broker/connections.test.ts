@@ -1,6 +1,7 @@
 import { describe, expect, it, vi } from 'vitest'
 import type { Admitted, Authenticator, PeerFacts } from '../../src/auth/authenticate.ts'
-import { createConnections } from '../../src/broker/connections.ts'
+import { type ConnectionsNeeds, createConnections } from '../../src/broker/connections.ts'
+import type { Caller, Dispatch } from '../../src/broker/dispatch.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createPresence } from '../../src/broker/presence.ts'
 import { CONNECT } from '../support/gateway.ts'
@@ -32,7 +33,11 @@ const admitted: Admitted = {
   deviceId: undefined,
 }
 
-function open(authenticate?: Authenticator['authenticate'], limits: { socketsPerPrincipal?: number } = {}) {
+function open(
+  authenticate?: Authenticator['authenticate'],
+  limits: { socketsPerPrincipal?: number } = {},
+  changes: Partial<ConnectionsNeeds> = {},
+) {
   const hub = createHub({ onSlow() {}, replay: places() })
   const presence = createPresence({ now: () => Date.now(), version: '1' })
   let fails = false
@@ -59,6 +64,7 @@ function open(authenticate?: Authenticator['authenticate'], limits: { socketsPer
       return {}
     },
     onLeft() {},
+    ...changes,
   })
   /** A socket that hears and remembers. */
   const accept = () => {
@@ -175,6 +181,62 @@ describe('a connection', () => {
     for (const { connection } of all) connection.gone()
     await closed
     expect(connections.size).toBe(0)
+  })
+})
+
+describe('a request that waits for those before it', () => {
+  /** One connection with 32 requests under way, and 28 more behind them. */
+  async function crowd() {
+    const under: { caller: Caller; done(): void }[] = []
+    const dispatch: Dispatch = {
+      dispatch: (_, caller, __, done = () => {}) => void under.push({ caller, done }),
+      answered: () => Promise.resolve(),
+    }
+    const at = open(undefined, {}, { dispatch })
+    const { peer, connect, connection, send } = at.accept()
+    connect()
+    await settled()
+    for (let n = 0; n < 60; n++) send({ type: 'req', id: `${n}`, method: 'chat.send' })
+    expect(under).toHaveLength(32)
+    return { ...at, peer, connection, under }
+  }
+
+  it('is carried out in its turn', async () => {
+    const { under } = await crowd()
+    for (const { done } of under.slice(0, 32)) done()
+    expect(under).toHaveLength(60)
+  })
+
+  it('is not carried out once what its connection came in by was revoked', async () => {
+    const { connections, peer, under } = await crowd()
+    connections.revoke({ principal: 'token:shared' })
+    await settled()
+    expect(peer.closedBy?.code).toBe(4001)
+    for (const { done } of under.slice(0, 32)) done()
+    await settled()
+    expect(under).toHaveLength(32)
+  })
+
+  it('is not carried out once its peer has gone', async () => {
+    const { connection, under } = await crowd()
+    connection.gone()
+    for (const { done } of under.slice(0, 32)) done()
+    expect(under).toHaveLength(32)
+  })
+
+  it('finds by its caller that the peer has gone, however late it asks', async () => {
+    const { connection, under } = await crowd()
+    const [early, late] = [under[0]!.caller, under[1]!.caller]
+    const signal = early.gone()
+    expect(signal.aborted).toBe(false)
+    connection.gone()
+    expect([signal.aborted, late.gone().aborted]).toEqual([true, true])
+  })
+
+  it('finds that the peer has gone where nobody asked before', async () => {
+    const { connection, under } = await crowd()
+    connection.gone()
+    expect(under[0]!.caller.gone().aborted).toBe(true)
   })
 })
 

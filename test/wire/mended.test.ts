@@ -2,8 +2,10 @@
 import { once } from 'node:events'
 import { connect as dial } from 'node:net'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import type { Caller, Reply } from '../../src/broker/dispatch.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createReplay } from '../../src/broker/replay.ts'
+import { type AgentsNeeds, agentMethods } from '../../src/methods/agents.ts'
 import { echo } from '../../src/runtimes/echo.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import { type Store, StoreError } from '../../src/stores/store.ts'
@@ -314,6 +316,14 @@ describe('agent.wait', () => {
     await peer.closed
     await vi.waitFor(() => expect(timers.filter((timer) => !cleared.has(timer))).toEqual([]))
   })
+})
+
+it('agent.wait of a caller that had gone before it was looked at is over at once', async () => {
+  const rooms = openRooms()
+  const { 'agent.wait': wait } = agentMethods(rooms as unknown as AgentsNeeds)
+  const caller = { gone: () => AbortSignal.abort() } as Caller
+  const reply = (await wait({ runId: 'none' }, caller)) as Reply<unknown>
+  expect(await reply.later).toEqual({ runId: 'none', status: 'timeout' })
 })
 
 describe('requests right behind each other', () => {
