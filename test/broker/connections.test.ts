@@ -4,6 +4,7 @@ import { type ConnectionsNeeds, createConnections } from '../../src/broker/conne
 import type { Caller, Dispatch } from '../../src/broker/dispatch.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createPresence } from '../../src/broker/presence.ts'
+import { Closes } from '../../src/contract/closes.ts'
 import { CONNECT } from '../support/gateway.ts'
 import { listening, places, quiet, settled } from '../support/rooms.ts'
 
@@ -88,6 +89,59 @@ describe('a connection', () => {
     await settled()
     expect(stays.peer.heard.map(({ ok }) => ok)).toEqual([undefined, true])
     expect(third.peer.heard.at(-1)?.['error'].details.code).toBe('SOCKET_QUOTA')
+  })
+
+  it('that had its time before it was known is not noted as let in, and takes no place of its principal', async () => {
+    const waiting: ((outcome: Admitted) => void)[] = []
+    const noted: object[] = []
+    const { accept } = open(
+      () => new Promise((resolve) => waiting.push(resolve)),
+      { socketsPerPrincipal: 1 },
+      { audit: { note: (entry) => void noted.push(entry) } },
+    )
+    const { peer, connect, connection } = accept()
+    connect()
+    await settled()
+    connection.close(Closes.handshakeTimeout)
+    expect(peer.closedBy).toEqual(Closes.handshakeTimeout)
+    waiting[0]!({ ...admitted, principal: 'a device' })
+    await settled()
+    expect(noted).toEqual([])
+    const next = accept()
+    next.connect()
+    await settled()
+    waiting[1]!({ ...admitted, principal: 'a device' })
+    await settled()
+    expect(next.peer.heard.at(-1)).toMatchObject({ ok: true, payload: { type: 'hello-ok' } })
+    expect(noted).toMatchObject([{ ok: true, principal: 'a device' }])
+  })
+
+  it('that is refused is noted, whatever it is refused for', async () => {
+    const noted: object[] = []
+    const { accept } = open(
+      async () => ({ ...admitted, principal: 'a device' }),
+      { socketsPerPrincipal: 1 },
+      { audit: { note: (entry) => void noted.push(entry) } },
+    )
+    for (const changes of [{}, {}, { minProtocol: 9, maxProtocol: 9 }, { client: 7 }]) {
+      accept().send({ type: 'req', id: 'c', method: 'connect', params: { ...CONNECT, ...changes } })
+      await settled()
+    }
+    const { address } = facts
+    const client = CONNECT.client.id
+    const refused = { kind: 'connect', ok: false, connId: expect.any(String) }
+    expect(noted).toEqual([
+      expect.objectContaining({ ok: true, about: { address, client, role: 'operator' } }),
+      {
+        ...refused,
+        principal: 'a device',
+        what: 'sockets of a principal',
+        code: 'SOCKET_QUOTA',
+        about: { address, client },
+      },
+      { ...refused, what: 'protocol', code: 'PROTOCOL_MISMATCH', about: { address, client } },
+      { ...refused, what: 'connect params', code: 'INVALID_PARAMS', about: { address } },
+    ])
   })
 
   it('whose actor threw is closed with 1011, and its neighbours live on', async () => {
