@@ -95,6 +95,7 @@ export const approvals = {
       'Asks whether a command may be run. Answers when somebody has decided, or with a null decision when nobody did in time.',
     scope: 'operator.approvals',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({
       /** An id that was in use in the last minutes is refused. */
@@ -123,6 +124,7 @@ export const approvals = {
       'Decides a request: allow-once, allow-always (this command, of this agent, in this session) or deny. The first decision counts.',
     scope: 'operator.approvals',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({ id: NonEmpty, decision: NonEmpty }),
     result: Type.Object({ ok: Type.Literal(true) }),
@@ -146,6 +148,7 @@ export const approvals = {
     summary: 'Replaces what may be run without a question, if it is still what was read.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({
       file: ExecApprovals,
       /** The hash of what is replaced; needed once something was kept. */
