@@ -573,3 +573,29 @@ describe('messageCount', () => {
     expect(await agree()).toBe(6)
   })
 })
+
+describe('a key that names its agent after a blank', () => {
+  const config = { agents: { list: [{ id: 'main' }, { id: 'second' }] } }
+  const key = ' Agent:second:Notes'
+
+  it('is of that agent, whatever else the request names', async () => {
+    await using gateway = await startGateway({ ...quick, config })
+    const peer = await gateway.connect()
+    await peer.request('chat.send', { sessionKey: key, agentId: 'main', message: 'hello', idempotencyKey: 'k' })
+    await peer.next(endOf('k'))
+    await peer.request('agent', { sessionKey: key, agentId: 'second', message: 'hello', idempotencyKey: 'a' })
+    const { payload } = await peer.request('sessions.list')
+    expect(payload.sessions.map((session: Frame) => session['key'])).toEqual(['agent:second:notes'])
+  })
+
+  it('does not go with another agent, where both must be the same', async () => {
+    await using gateway = await startGateway({ ...quick, config })
+    const peer = await gateway.connect()
+    const params = { sessionKey: key, agentId: 'main', message: 'hello', idempotencyKey: 'a' }
+    expect((await peer.request('agent', params))['error']).toMatchObject({
+      message: 'invalid agent params: agent "main" does not match session key agent "second"',
+    })
+    const approval = { command: 'ls', sessionKey: key, agentId: 'main' }
+    expect((await peer.request('exec.approval.request', approval))['error'].message).toContain('does not match')
+  })
+})
