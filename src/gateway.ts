@@ -71,8 +71,11 @@ export interface GatewayOptions {
   monotonic?(): number
   /** How the configuration was found; default: in its state folder, with the environment of the process. */
   source?: ConfigSource
-  /** Starts the gateway anew, because a client that may do so asked for it. */
-  restart?(delayMs: number, reason: string): void
+  /**
+   * Starts the gateway anew after so many ms, because a client that may do so asked for it; one that is asked for already comes when
+   * it comes. Says in how many ms that is; undefined: it will not be.
+   */
+  restart?(delayMs: number, reason: string): number | undefined
 }
 
 const sourceOf = ({ stateDir }: Config): ConfigSource => ({
@@ -329,7 +332,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       announceResolved: (payload, about) => hub.tellAll('exec.approval.resolved', payload, { about }),
       log,
       now,
-      monotonic: () => performance.now(),
+      monotonic,
     })
     const knowsModel = (ref: string) => config.models.find(ref) !== undefined
     const dispatch = createDispatch({

@@ -160,7 +160,11 @@ export interface Devices {
   rotate(deviceId: string, role: string, scopes: readonly Scope[] | undefined): Promise<DeviceRecord>
   /** Ends the token, and closes the sockets of the device in that role. @throws GatewayError UNKNOWN_DEVICE */
   revoke(deviceId: string, role: string): Promise<DeviceRecord>
-  /** Forgets a device in every role, and closes its sockets. @throws GatewayError UNKNOWN_DEVICE */
+  /**
+   * Forgets a device in every role, and closes its sockets. The roles are forgotten one after the other: if the disk refuses in
+   * between, it rejects, the device is left in the others, and may be removed again.
+   * @throws GatewayError UNKNOWN_DEVICE
+   */
   remove(deviceId: string): Promise<void>
   /** Closes the sockets of old tokens whose time is up. To be called each second. */
   sweep(): void

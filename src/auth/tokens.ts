@@ -64,6 +64,14 @@ export async function openTokens({ store, now, onRevoked }: TokensNeeds): Promis
   const records = new Map((await store.list('token')).map(({ id, value }) => [id, value as unknown as TokenRecord]))
   /** The expired ones whose sockets were closed. */
   const swept = new Set<string>()
+  let last: Promise<unknown> = Promise.resolve()
+
+  /** One change after the other: each sees what the one before it has left on the disk. */
+  function inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const changed = last.then(change)
+    last = changed.catch(() => {})
+    return changed
+  }
 
   const isOver = ({ expiresAtMs }: TokenRecord) => expiresAtMs !== undefined && now() >= expiresAtMs
   const statusOf = (record: TokenRecord): TokenStatus =>
@@ -102,30 +110,33 @@ export async function openTokens({ store, now, onRevoked }: TokensNeeds): Promis
           'TOKEN_TOO_WIDE',
           `a token for some sessions cannot hold ${beyond}: with that it could make itself one for all`,
         )
-      await makeRoom()
-      const { id, hash, text } = makeToken('named')
-      const record: TokenRecord = {
-        id,
-        name,
-        scopes: [...new Set(scopes)],
-        ...(sessions && { sessions: [...sessions] }),
-        createdAtMs: now(),
-        ...(expiresAtMs !== undefined && { expiresAtMs }),
-        hash,
-      }
-      await keep(record)
-      return { token: shown(record), text }
+      return inTurn(async () => {
+        await makeRoom()
+        const { id, hash, text } = makeToken('named')
+        const record: TokenRecord = {
+          id,
+          name,
+          scopes: [...new Set(scopes)],
+          ...(sessions && { sessions: [...sessions] }),
+          createdAtMs: now(),
+          ...(expiresAtMs !== undefined && { expiresAtMs }),
+          hash,
+        }
+        await keep(record)
+        return { token: shown(record), text }
+      })
     },
     list: () =>
       [...records.values()].map(shown).sort((a, b) => b.createdAtMs - a.createdAtMs || (a.id < b.id ? -1 : 1)),
-    async revoke(id) {
-      const record = records.get(id)
-      if (!record) throw new GatewayError('UNKNOWN_TOKEN', 'unknown token id')
-      const revokedAtMs = record.revokedAtMs ?? now()
-      if (record.revokedAtMs === undefined) await keep({ ...record, revokedAtMs })
-      onRevoked({ principal: tokenPrincipal(id), silences: true })
-      return { id, revokedAtMs }
-    },
+    revoke: (id) =>
+      inTurn(async () => {
+        const record = records.get(id)
+        if (!record) throw new GatewayError('UNKNOWN_TOKEN', 'unknown token id')
+        const revokedAtMs = record.revokedAtMs ?? now()
+        if (record.revokedAtMs === undefined) await keep({ ...record, revokedAtMs })
+        onRevoked({ principal: tokenPrincipal(id), silences: true })
+        return { id, revokedAtMs }
+      }),
     check(text) {
       const read = readTokenText(text)
       if (read.form !== 'whole') return { kind: 'other', form: read.form }

@@ -16,7 +16,10 @@ export interface Audience {
   sessionKey?: string
   /** The session it is about where it is no event of one: whoever reads that is not given it again by `chat.resume`. */
   about?: string | undefined
-  /** Narrows the audience further. */
+  /**
+   * Narrows the audience further; of an event of a session not for peers that count offsets, which hear it all the same: offsets have
+   * no holes.
+   */
   only?: (peer: Peer) => boolean
   /** The run that this event is the last of. */
   endOf?: string
@@ -110,7 +113,7 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
       const said = announce(name, render, { sessionKey, position, piece, stateVersion })
       for (const member of members.values()) {
         if (!mayHear(member, scope, about)) continue
-        // Offsets have no holes: who counts them hears also what is meant for others.
+        // Who counts offsets hears also what is meant for others.
         if (only && !(position && member.withOffsets) && !only(member)) continue
         const held = member.held?.get(sessionKey)
         if (held) held.push(said)

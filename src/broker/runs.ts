@@ -392,7 +392,7 @@ export function createRuns(needs: RunsNeeds): Runs {
     ending: (runId) => live.get(runId)?.ended.promise,
     wait(runId, timeoutMs, givenUp, counts = () => true) {
       // Each wait costs memory for as long as its caller likes: beyond this many, nobody waits.
-      if (waits >= MOST_WAITS) return Promise.resolve(undefined)
+      if (givenUp?.aborted || waits >= MOST_WAITS) return Promise.resolve(undefined)
       waits += 1
       const { promise, resolve } = Promise.withResolvers<Ended | undefined>()
       const here = waiting.get(runId) ?? new Set()

@@ -98,6 +98,7 @@ export const approvals = {
       'Asks whether a command may be run. Answers when somebody has decided, with a null decision when nobody did in time, or with deny and a `reason` when the gateway failed.',
     scope: 'operator.approvals',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({
       /** An id that was in use in the last minutes is refused. */
@@ -128,6 +129,7 @@ export const approvals = {
     scope: 'operator.approvals',
     bySession: true,
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({ id: NonEmpty, decision: NonEmpty }),
     result: Type.Object({ ok: Type.Literal(true) }),
@@ -152,6 +154,7 @@ export const approvals = {
     summary: 'Replaces what may be run without a question, if it is still what was read.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({
       file: ExecApprovals,
       /** The hash of what is replaced; needed once something was kept. */

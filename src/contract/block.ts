@@ -27,6 +27,8 @@ export interface MethodBlock<P extends TObject = TObject, R extends TSchema = TS
   meaningless?: readonly string[]
   /** Asks of each session it is about whether the caller reaches it: a token for some sessions may call nothing else. */
   bySession?: true
+  /** Changes the gateway itself, or decides for others: each call leaves a row in the audit. */
+  audited?: true
   /** Works, but is not listed in `hello-ok.features`, as in the reference gateway. */
   unlisted?: true
 }

@@ -156,6 +156,7 @@ export const chat = {
     summary: 'Put an entry of the assistant into a session without a run.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({
       sessionKey: SessionKey,

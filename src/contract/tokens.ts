@@ -25,6 +25,7 @@ export const tokens = {
     summary: 'Make a named token with these scopes and no others. Its text is told here once, and kept nowhere.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({
       name: TokenName,
@@ -52,6 +53,7 @@ export const tokens = {
       'End a named token. Its connections are closed within a second. Of what it has sent, runs that have begun go on to their end; what waits ends `aborted` with the stopReason `revoked`.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({ id: Type.String({ minLength: 1, maxLength: 64 }) }),
     result: Type.Object({ id: Type.String(), revokedAtMs: Milliseconds }),

@@ -9,7 +9,7 @@ import type { agents as contract } from '../contract/agents.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { Params, Result } from '../contract/index.ts'
-import { type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
+import { agentIn, type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
 import type { Json, RunRecord, Store } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
 import { addressed } from './door.ts'
@@ -86,6 +86,8 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     const giveUp = () => listening.abort()
     const gone = caller.gone()
     gone.addEventListener('abort', giveUp, { once: true })
+    // What has been said already is not said again.
+    if (gone.aborted) giveUp()
     try {
       // Listen first, look second: a run that ends in between is not missed.
       const next = runs.wait(runId, timeoutMs, listening.signal, ({ sessionKey }) => mayReach(caller, sessionKey))
@@ -109,13 +111,13 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
       throw new GatewayError('UNKNOWN_AGENT', `invalid agent params: ${message}`, { details: details! })
     }
     if (params.sessionKey) {
-      const named = /^agent:([^:]+)/i.exec(params.sessionKey)?.[1]
-      if (agentId && named && agents.resolve(named) !== agentId)
+      const named = agentIn(params.sessionKey)
+      if (agentId && named !== undefined && agents.resolve(named) !== agentId)
         throw new GatewayError(
           'INVALID_PARAMS',
           `invalid agent params: agent "${agentId}" does not match session key agent "${named.slice(0, 64)}"`,
         )
-      return agentId && !named ? `agent:${agentId}:${params.sessionKey}` : params.sessionKey
+      return agentId && named === undefined ? `agent:${agentId}:${params.sessionKey}` : params.sessionKey
     }
     if (params.sessionId) return undefined
     if (agentId) return `agent:${agentId}:${agents.mainKey}`

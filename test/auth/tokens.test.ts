@@ -125,6 +125,31 @@ describe('a named token', () => {
     await expect(tokens.revoke('nobody')).rejects.toMatchObject({ kind: 'UNKNOWN_TOKEN' })
   })
 
+  it('ends once, however many end it at the same time', async () => {
+    const { make, tokens, clock, store } = await open()
+    const { id } = await make()
+    const put = store.put
+    // Time goes by with each write.
+    store.put = (...record) => {
+      clock.at += 1_000
+      return put(...record)
+    }
+    const ends = await Promise.all([tokens.revoke(id), tokens.revoke(id), tokens.revoke(id)])
+    expect(new Set(ends.map(({ revokedAtMs }) => revokedAtMs))).toEqual(new Set([NOW]))
+    expect(tokens.list()[0]!.revokedAtMs).toBe(NOW)
+  })
+
+  it('is ended also when the disk has refused the change before', async () => {
+    const { make, tokens, store } = await open()
+    const { id } = await make()
+    const put = store.put
+    store.put = () => Promise.reject(new Error('the disk is away'))
+    const refused = tokens.revoke(id)
+    await expect(refused).rejects.toThrow('away')
+    store.put = put
+    expect(await tokens.revoke(id)).toEqual({ id, revokedAtMs: NOW })
+  })
+
   it('is not made with an end that has been', async () => {
     const { make } = await open()
     await expect(make({ expiresAtMs: NOW })).rejects.toMatchObject({ kind: 'INVALID_PARAMS' })
@@ -143,7 +168,10 @@ describe('a named token', () => {
   it('makes room for others once it has ended, and not before', async () => {
     const { make, tokens } = await open()
     const first = await make()
-    for (let n = 1; n < 1_000; n += 1) await make()
+    for (let n = 1; n < 999; n += 1) await make()
+    // There is room for one more, whoever asks first.
+    const last = await Promise.allSettled([make(), make(), make()])
+    expect(last.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected'])
     await expect(make()).rejects.toMatchObject({ kind: 'TOO_MANY_TOKENS' })
     await tokens.revoke(first.id)
     await make()

@@ -295,6 +295,13 @@ describe('waiting for a run', () => {
   })
 })
 
+describe('a wait that was given up before it began', () => {
+  it('is over at once, and leaves nothing behind', async () => {
+    const { runs } = openRooms()
+    expect(await runs.wait('none', 60_000, AbortSignal.abort())).toBeUndefined()
+  })
+})
+
 describe('after many runs', () => {
   it('nothing of them is left but their answers', async () => {
     const rooms = openRooms()
