@@ -21,7 +21,7 @@ export const pairingMachine = setup({
     }
     events: /** The same was asked for again. */
       | { type: 'repeat' }
-      /** `holds`: the approver's own scopes. */
+      /** `holds`: the approver's own scopes, and those that they imply. */
       | { type: 'approve'; holds: Scope[] }
       | { type: 'reject' }
       /** Something else is asked for, or nothing any more. */
@@ -101,11 +101,6 @@ export const pairingMachine = setup({
   },
 })
 
-/** What of the wanted scopes an approver can give. `operator.admin` holds all, `operator.write` holds `operator.read`. */
-function grantOf(wanted: readonly Scope[], holds: readonly Scope[]): Scope[] {
-  const gives = (scope: Scope) =>
-    holds.includes(scope) ||
-    holds.includes('operator.admin') ||
-    (scope === 'operator.read' && holds.includes('operator.write'))
-  return wanted.filter(gives)
-}
+/** What of the wanted scopes an approver can give. */
+const grantOf = (wanted: readonly Scope[], holds: readonly Scope[]): Scope[] =>
+  wanted.filter((scope) => holds.includes(scope))

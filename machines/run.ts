@@ -3,7 +3,8 @@ import { assign, setup } from 'xstate'
 import type { EndState } from '../src/stores/store.ts'
 import { effect, MAX_ITERATIONS, work } from './effects.ts'
 
-export type AbortReason = 'rpc' | 'stop' | 'timeout' | 'reset' | 'shutdown' | 'interrupt' | 'expired'
+/** `revoked`: whoever sent it may not any more, and it had not begun. `expired`: it could not be begun in time. */
+export type AbortReason = 'rpc' | 'stop' | 'timeout' | 'reset' | 'shutdown' | 'interrupt' | 'revoked' | 'expired'
 
 /** What is known of an ending before it is on disk; the text and the usage stay with the host. */
 export interface RunOutcome {

@@ -8,6 +8,7 @@ import { gatewayMachine } from '../machines/gateway.ts'
 import { type Attempts, createAttempts, type KeptAttempts } from './auth/attempts.ts'
 import { createAuthenticator } from './auth/authenticate.ts'
 import { type Devices, openDevices, type Revocation } from './auth/devices.ts'
+import { stands } from './auth/standing.ts'
 import { openTokens, type Tokens } from './auth/tokens.ts'
 import { createActivity } from './broker/activity.ts'
 import { type Agents, createAgents } from './broker/agents.ts'
@@ -19,7 +20,7 @@ import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
-import { createHub, type Hub, holds } from './broker/hub.ts'
+import { createHub, type Hub } from './broker/hub.ts'
 import { createMailbox, type Mailbox } from './broker/mailbox.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
@@ -38,6 +39,7 @@ import { openConfigFile } from './config/file.ts'
 import type { ConfigSource } from './config/load.ts'
 import { FileSchema } from './config/schema.ts'
 import { identity, systemPrompt } from './config/workspace.ts'
+import { holds } from './contract/scopes.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { canReach } from './runtimes/exchange.ts'
@@ -76,8 +78,11 @@ export interface GatewayOptions {
   monotonic?(): number
   /** How the configuration was found; default: in its state folder, with the environment of the process. */
   source?: ConfigSource
-  /** Starts the gateway anew, because a client that may do so asked for it. */
-  restart?(delayMs: number, reason: string): void
+  /**
+   * Starts the gateway anew after so many ms, because a client that may do so asked for it; one that is asked for already comes when
+   * it comes. Says in how many ms that is; undefined: it will not be.
+   */
+  restart?(delayMs: number, reason: string): number | undefined
 }
 
 const sourceOf = ({ stateDir }: Config): ConfigSource => ({
@@ -202,11 +207,8 @@ export function createGateway(options: GatewayOptions): Gateway {
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
-          const { started, interrupted, resumed } = await turns.recover()
-          const answers = await mailbox.recover()
-          if (answers > 0) log.info({ answers }, 'brought answers that the last process left')
-          if (started + interrupted + resumed > 0)
-            log.info({ started, interrupted, resumed }, 'settled what the last process left')
+          const settled = { ...(await turns.recover()), answers: await mailbox.recover() }
+          if (Object.values(settled).some((count) => count > 0)) log.info(settled, 'settled what the last process left')
           standby.start()
           await health.refresh()
           timers = housekeeping(rooms!)
@@ -254,7 +256,14 @@ export function createGateway(options: GatewayOptions): Gateway {
         connections.close(connId, 'slowConsumer')
       },
     })
-    const onRevoked = (revocation: Revocation) => connections.revoke(revocation)
+    const onRevoked = (revocation: Revocation) => {
+      connections.revoke(revocation)
+      const { principal, silences } = revocation
+      if (silences)
+        turns
+          .drop(principal)
+          .catch((error: unknown) => log.error({ principal, err: error }, 'what was sent could not be dropped'))
+    }
     const devices = await openDevices(store, await deviceSecret(store), { onRevoked, now })
     const tokens = await openTokens({ store, now, onRevoked })
     const pairings = await openPairings({
@@ -334,6 +343,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       replay,
       now,
       queueMode: config.messages.queueMode,
+      stands: (principal) => stands(principal, { devices, tokens }),
       recovery: config.agents.recovery,
     })
     const mailbox = createMailbox({
@@ -359,11 +369,11 @@ export function createGateway(options: GatewayOptions): Gateway {
     const approvalsDocument = await openApprovalsDocument(store)
     const approvals = createApprovals({
       document: approvalsDocument,
-      announceRequested: (payload) => hub.tellAll('exec.approval.requested', payload),
-      announceResolved: (payload) => hub.tellAll('exec.approval.resolved', payload),
+      announceRequested: (payload, about) => hub.tellAll('exec.approval.requested', payload, { about }),
+      announceResolved: (payload, about) => hub.tellAll('exec.approval.resolved', payload, { about }),
       log,
       now,
-      monotonic: () => performance.now(),
+      monotonic,
     })
     const knowsModel = (ref: string) => config.models.find(ref) !== undefined
     const dispatch = createDispatch({

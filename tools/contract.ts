@@ -73,7 +73,7 @@ export function protocolMarkdown(): string {
     ...Object.entries<MethodBlock>(METHODS).flatMap(([name, block]) => [
       `### \`${name}\``,
       '',
-      `${block.summary} Needs \`${block.scope}\`. Unknown members are ${block.unknown}.`,
+      `${block.summary} Needs \`${block.scope}\`. Unknown members are ${block.unknown}.${block.bySession ? ' A token for some sessions may call it, and finds those only.' : ''}${block.audited ? ' It leaves a row in the audit.' : ''}`,
       '',
       params(block.params),
       '',

@@ -6,7 +6,8 @@ import { type ConnectParams, GENERIC_CLIENT } from '../contract/connect.ts'
 import type { Attempts, Guesser } from './attempts.ts'
 import { type Asking, type CredentialFact, type Decision, decide, type Facts, type Likeness } from './decide.ts'
 import { checkDevice, type DeviceRecord, type Devices, type NewPairing, sameSecret } from './devices.ts'
-import { principalOf, type Tokens } from './tokens.ts'
+import { SHARED, tokenPrincipal, userPrincipal } from './principals.ts'
+import type { Tokens } from './tokens.ts'
 
 const tooMany = (retryAfterMs: number): Extract<Decision, { admitted: false }> => ({
   admitted: false,
@@ -23,7 +24,7 @@ export interface PeerFacts {
   address: string
   /** The address behind trusted proxies, else `address`. */
   clientAddress: string
-  /** Loopback peer, no forwarding headers, local Host, no foreign Origin. */
+  /** Loopback peer, no forwarding headers, local Host, no page but the gateway's own. */
   local: boolean
   origin: Facts['origin']
   /** Whose wrong credentials are counted together. */
@@ -101,7 +102,7 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
   function ofUser(user: string): Credential {
     const { allowUsers, scopes } = auth.trustedProxy ?? { allowUsers: [], scopes: [] }
     if (allowUsers.length > 0 && !allowUsers.includes(user)) return { fact: 'wrong', name: 'none', looksLike: 'user' }
-    return { fact: 'proxy', name: `user:${user}`, scopes }
+    return { fact: 'proxy', name: userPrincipal(user), scopes }
   }
 
   /** Compares with everything there is, whatever fits first, so that the time tells nothing. */
@@ -125,7 +126,11 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
     switch (check.kind) {
       case 'known': {
         const { id, status, scopes, sessions } = check.token
-        return { fact: status === 'valid' ? 'named' : status, name: principalOf(id), named: { id, scopes, sessions } }
+        return {
+          fact: status === 'valid' ? 'named' : status,
+          name: tokenPrincipal(id),
+          named: { id, scopes, sessions },
+        }
       }
       case 'unknown':
         return { fact: 'wrong', name: 'none', looksLike: 'named' }
@@ -225,7 +230,7 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
       return {
         decision,
         principal:
-          known?.id ?? (named ? principalOf(named.id) : credential.fact === 'proxy' ? credential.name : 'token:shared'),
+          known?.id ?? (named ? tokenPrincipal(named.id) : credential.fact === 'proxy' ? credential.name : SHARED),
         deviceToken:
           decision.issueToken && paired
             ? { deviceToken: devices.token(paired), issuedAtMs: paired.issuedAtMs }

@@ -3,6 +3,7 @@ import { createHash, createHmac, createPublicKey, randomBytes, timingSafeEqual, 
 import type { Scope } from '../contract/block.ts'
 import type { ConnectParams } from '../contract/connect.ts'
 import { GatewayError, type Refusal } from '../contract/errors.ts'
+import { holds } from '../contract/scopes.ts'
 import type { Json, Store } from '../stores/store.ts'
 
 /** How far a device's clock may be off, in milliseconds. */
@@ -93,6 +94,8 @@ export interface Revocation {
   role?: string
   /** Only those that came in by this credential. */
   credential?: string
+  /** It may send no more: what it has sent, and what has not begun, is dropped. */
+  silences?: true
 }
 export type OnRevoked = (revocation: Revocation) => void
 
@@ -157,7 +160,11 @@ export interface Devices {
   rotate(deviceId: string, role: string, scopes: readonly Scope[] | undefined): Promise<DeviceRecord>
   /** Ends the token, and closes the sockets of the device in that role. @throws GatewayError UNKNOWN_DEVICE */
   revoke(deviceId: string, role: string): Promise<DeviceRecord>
-  /** Forgets a device in every role, and closes its sockets. @throws GatewayError UNKNOWN_DEVICE */
+  /**
+   * Forgets a device in every role, and closes its sockets. The roles are forgotten one after the other: if the disk refuses in
+   * between, it rejects, the device is left in the others, and may be removed again.
+   * @throws GatewayError UNKNOWN_DEVICE
+   */
   remove(deviceId: string): Promise<void>
   /** Closes the sockets of old tokens whose time is up. To be called each second. */
   sweep(): void
@@ -174,6 +181,9 @@ const OVERLAP_MS = 60_000
 
 /** What the token of a device is worth. */
 export const worthOf = ({ scopes, tokenScopes }: DeviceRecord): readonly Scope[] => tokenScopes ?? scopes
+
+/** Whether its token lets a device send. */
+const sends = (record: DeviceRecord): boolean => holds(new Set(worthOf(record)), 'operator.write')
 
 /**
  * Opens the records of a store.
@@ -201,8 +211,11 @@ export async function openDevices(
   const nameOf = (deviceId: string, role: string, tokenId: string | undefined) =>
     `device:${deviceId}:${role}:${tokenId ?? ''}`
   const newTokenId = () => randomBytes(16).toString('hex')
-  const endOf = ({ deviceId, role, previous }: DeviceRecord) =>
-    previous && onRevoked({ principal: deviceId, role, credential: nameOf(deviceId, role, previous.tokenId) })
+  const endOf = ({ deviceId, role, previous }: DeviceRecord, more: Pick<Revocation, 'silences'> = {}) =>
+    previous && onRevoked({ principal: deviceId, role, credential: nameOf(deviceId, role, previous.tokenId), ...more })
+  /** Nothing is left of it in a role. Nodes send nothing. */
+  const revoked = (deviceId: string, role: string) =>
+    onRevoked({ principal: deviceId, role, ...(role === 'operator' && { silences: true }) })
 
   /** A clock that was set back takes an old token for no longer than a rotation does. */
   const isTaken = (untilMs: number) => now() < untilMs && now() >= untilMs - overlapMs
@@ -288,15 +301,16 @@ export async function openDevices(
         })
         // Of two rotations in a row the first one's old token has had its time.
         endOf(record)
-        if (worthOf(record).some((scope) => !worthOf(rotated).includes(scope))) endOf(rotated)
+        if (worthOf(record).some((scope) => !worthOf(rotated).includes(scope)))
+          endOf(rotated, sends(record) && !sends(rotated) ? { silences: true } : {})
         return rotated
       }),
     revoke: (deviceId, role) =>
       inTurn(deviceId, async () => {
         const { previous: _, ...rest } = paired(deviceId, role)
-        const revoked = await keep({ ...rest, revokedAtMs: now() })
-        onRevoked({ principal: deviceId, role })
-        return revoked
+        const kept = await keep({ ...rest, revokedAtMs: now() })
+        revoked(deviceId, role)
+        return kept
       }),
     remove: (deviceId) =>
       inTurn(deviceId, async () => {
@@ -305,7 +319,7 @@ export async function openDevices(
         for (const { role } of roles) {
           await store.remove('device', keyOf(deviceId, role))
           records.delete(keyOf(deviceId, role))
-          onRevoked({ principal: deviceId, role })
+          revoked(deviceId, role)
         }
       }),
     sweep() {

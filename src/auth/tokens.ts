@@ -4,6 +4,7 @@ import type { Scope } from '../contract/block.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { Json, Store } from '../stores/store.ts'
 import type { OnRevoked } from './devices.ts'
+import { isNamedToken, tokenPrincipal } from './principals.ts'
 import { fitsHash, makeToken, readTokenText, type TokenText } from './token-text.ts'
 
 /** Tokens that are kept, those that have ended among them: the oldest of those make room. */
@@ -40,8 +41,8 @@ export interface NewToken {
 }
 
 export interface Tokens {
-  /** Makes a token; durable when it resolves. @throws GatewayError TOKEN_TOO_WIDE, INVALID_PARAMS, TOO_MANY_TOKENS */
-  create(token: NewToken): Promise<{ token: NamedToken; text: Secret }>
+  /** Makes a token for a principal; durable when it resolves. @throws GatewayError TOKEN_TOO_WIDE, INVALID_PARAMS, TOO_MANY_TOKENS */
+  create(token: NewToken, by: string): Promise<{ token: NamedToken; text: Secret }>
   /** The newest first. */
   list(): NamedToken[]
   /** Ends a token; durable when it resolves, and its sockets are closed then. Again, it stays as it was. @throws GatewayError UNKNOWN_TOKEN */
@@ -58,14 +59,19 @@ export interface TokensNeeds {
   onRevoked: OnRevoked
 }
 
-/** Who a peer with this token is known as. */
-export const principalOf = (id: string): string => `token:${id}`
-
 /** Opens the tokens of a store. */
 export async function openTokens({ store, now, onRevoked }: TokensNeeds): Promise<Tokens> {
   const records = new Map((await store.list('token')).map(({ id, value }) => [id, value as unknown as TokenRecord]))
   /** The expired ones whose sockets were closed. */
   const swept = new Set<string>()
+  let last: Promise<unknown> = Promise.resolve()
+
+  /** One change after the other: each sees what the one before it has left on the disk. */
+  function inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const changed = last.then(change)
+    last = changed.catch(() => {})
+    return changed
+  }
 
   const isOver = ({ expiresAtMs }: TokenRecord) => expiresAtMs !== undefined && now() >= expiresAtMs
   const statusOf = (record: TokenRecord): TokenStatus =>
@@ -93,7 +99,9 @@ export async function openTokens({ store, now, onRevoked }: TokensNeeds): Promis
   }
 
   return {
-    async create({ name, scopes, sessions, expiresAtMs }) {
+    async create({ name, scopes, sessions, expiresAtMs }, by) {
+      // What a named token makes would be there when its own time is over.
+      if (isNamedToken(by)) throw new GatewayError('TOKEN_TOO_WIDE', 'a named token makes no others')
       if (expiresAtMs !== undefined && expiresAtMs <= now())
         throw new GatewayError('INVALID_PARAMS', 'invalid tokens.create params: at /expiresAt: is in the past')
       const beyond = sessions && scopes.find((scope) => scope === 'operator.admin' || scope === 'operator.pairing')
@@ -102,30 +110,33 @@ export async function openTokens({ store, now, onRevoked }: TokensNeeds): Promis
           'TOKEN_TOO_WIDE',
           `a token for some sessions cannot hold ${beyond}: with that it could make itself one for all`,
         )
-      await makeRoom()
-      const { id, hash, text } = makeToken('named')
-      const record: TokenRecord = {
-        id,
-        name,
-        scopes: [...new Set(scopes)],
-        ...(sessions && { sessions: [...sessions] }),
-        createdAtMs: now(),
-        ...(expiresAtMs !== undefined && { expiresAtMs }),
-        hash,
-      }
-      await keep(record)
-      return { token: shown(record), text }
+      return inTurn(async () => {
+        await makeRoom()
+        const { id, hash, text } = makeToken('named')
+        const record: TokenRecord = {
+          id,
+          name,
+          scopes: [...new Set(scopes)],
+          ...(sessions && { sessions: [...sessions] }),
+          createdAtMs: now(),
+          ...(expiresAtMs !== undefined && { expiresAtMs }),
+          hash,
+        }
+        await keep(record)
+        return { token: shown(record), text }
+      })
     },
     list: () =>
       [...records.values()].map(shown).sort((a, b) => b.createdAtMs - a.createdAtMs || (a.id < b.id ? -1 : 1)),
-    async revoke(id) {
-      const record = records.get(id)
-      if (!record) throw new GatewayError('UNKNOWN_TOKEN', 'unknown token id')
-      const revokedAtMs = record.revokedAtMs ?? now()
-      if (record.revokedAtMs === undefined) await keep({ ...record, revokedAtMs })
-      onRevoked({ principal: principalOf(id) })
-      return { id, revokedAtMs }
-    },
+    revoke: (id) =>
+      inTurn(async () => {
+        const record = records.get(id)
+        if (!record) throw new GatewayError('UNKNOWN_TOKEN', 'unknown token id')
+        const revokedAtMs = record.revokedAtMs ?? now()
+        if (record.revokedAtMs === undefined) await keep({ ...record, revokedAtMs })
+        onRevoked({ principal: tokenPrincipal(id), silences: true })
+        return { id, revokedAtMs }
+      }),
     check(text) {
       const read = readTokenText(text)
       if (read.form !== 'whole') return { kind: 'other', form: read.form }
@@ -139,7 +150,7 @@ export async function openTokens({ store, now, onRevoked }: TokensNeeds): Promis
         if (statusOf(record) !== 'expired') swept.delete(id)
         else if (!swept.has(id)) {
           swept.add(id)
-          onRevoked({ principal: principalOf(id) })
+          onRevoked({ principal: tokenPrincipal(id), silences: true })
         }
       }
     },

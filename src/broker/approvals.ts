@@ -1,13 +1,15 @@
 /** The requests for approval that wait: each an actor, who asked, and who decides. */
 import { createHash, randomUUID } from 'node:crypto'
 import { approvalMachine } from '../../machines/approval.ts'
+import { SHARED } from '../auth/principals.ts'
 import type { approvalEvents, Decision, PendingApproval, Shown } from '../contract/approvals.ts'
 import type { PayloadOf } from '../contract/block.ts'
 import { GatewayError } from '../contract/errors.ts'
+import { holds } from '../contract/scopes.ts'
 import type { ApprovalsDocument } from './approvals-document.ts'
 import type { Caller } from './dispatch.ts'
 import { createHost, type HostOptions, work } from './host.ts'
-import { holds } from './hub.ts'
+import { mayReach } from './hub.ts'
 import type { Log } from './log.ts'
 
 /** A request as it comes in. */
@@ -27,10 +29,12 @@ interface AnsweredApproval {
   decision: Decision | null
   createdAtMs: number
   expiresAtMs: number
+  /** Why it was denied where nobody did. */
+  reason?: string
 }
 
 type Requester = Pick<Caller, 'connId' | 'principal' | 'gone'>
-export type Approver = Pick<Caller, 'connId' | 'principal' | 'scopes' | 'client'>
+export type Approver = Pick<Caller, 'connId' | 'principal' | 'scopes' | 'sessions' | 'client'>
 
 export interface Approvals {
   /**
@@ -43,8 +47,8 @@ export interface Approvals {
    * @throws GatewayError UNKNOWN_APPROVAL, OWN_APPROVAL, and what the document throws: then it waits on
    */
   resolve(id: string, decision: Decision, approver: Approver): Promise<void>
-  /** Those that wait, the oldest first. */
-  list(): PendingApproval[]
+  /** Those that wait in the sessions of an approver, the oldest first. */
+  list(approver: Approver): PendingApproval[]
   readonly size: number
 }
 
@@ -53,9 +57,16 @@ export interface ApprovalsNeeds {
   /**
    * Tells the holders of `operator.approvals`. Never as an event of a session: those who may read that would be given it again by
    * `chat.resume`.
+   * @param about the session whose command it is
    */
-  announceRequested(payload: PayloadOf<(typeof approvalEvents)['exec.approval.requested']>): void
-  announceResolved(payload: PayloadOf<(typeof approvalEvents)['exec.approval.resolved']>): void
+  announceRequested(
+    payload: PayloadOf<(typeof approvalEvents)['exec.approval.requested']>,
+    about: string | undefined,
+  ): void
+  announceResolved(
+    payload: PayloadOf<(typeof approvalEvents)['exec.approval.resolved']>,
+    about: string | undefined,
+  ): void
   log: Log
   now(): number
   /** Milliseconds of a clock that nobody sets. */
@@ -70,8 +81,6 @@ const MOST_PENDING = 64
 /** Ids that a principal chose and that are not free again yet. */
 const MOST_SPENT = 1_000
 const RETRY_MS = 1_000
-/** Behind this one may be anybody: it says nothing of who it is. */
-const SHARED = 'token:shared'
 
 const EVENTS = { 'allow-once': 'allowOnce', 'allow-always': 'allowAlways', deny: 'deny' } as const
 
@@ -107,9 +116,11 @@ export function createApprovals(needs: ApprovalsNeeds): Approvals {
   const host = createHost({
     machine: approvalMachine.provide({
       actions: {
-        announceRequest: (_, { id }) => needs.announceRequested(get(id).shown),
-        announceDecision: (_, { id, decision }) =>
-          needs.announceResolved({ id, decision, resolvedBy: get(id).resolvedBy, ts: now() }),
+        announceRequest: (_, { id }) => needs.announceRequested(get(id).shown, get(id).asked.sessionKey),
+        announceDecision: (_, { id, decision }) => {
+          const { asked, resolvedBy } = get(id)
+          needs.announceResolved({ id, decision, resolvedBy, ts: now() }, asked.sessionKey)
+        },
         answer: (_, { id, decision }) => answer(get(id), decision),
         tellNotKept: (_, { id, error }) => {
           const { taken } = get(id)
@@ -129,19 +140,25 @@ export function createApprovals(needs: ApprovalsNeeds): Approvals {
     }),
     onDone: forget,
     onCrash(id, error) {
-      log.error({ approvalId: id, err: error }, 'a request for approval crashed; it is answered as undecided')
+      log.error({ approvalId: id, err: error }, 'a request for approval crashed; it is denied')
       const crashed = pending.get(id)
       if (!crashed) return
-      answer(crashed, null)
+      const end = { decision: 'deny', reason: 'internal error: the request crashed' } as const
+      try {
+        needs.announceResolved({ id, ...end, resolvedBy: null, ts: now() }, crashed.asked.sessionKey)
+      } catch (failure) {
+        log.error({ approvalId: id, err: failure }, 'the end of a request that crashed could not be announced')
+      }
+      answer(crashed, end.decision, end.reason)
       crashed.taken?.reject(error)
       forget(id)
     },
     ...(needs.clock && { clock: needs.clock }),
   })
 
-  function answer({ shown, answered }: Pending, decision: Decision | null): void {
+  function answer({ shown, answered }: Pending, decision: Decision | null, reason?: string): void {
     const { id, createdAtMs, expiresAtMs } = shown
-    answered.resolve({ id, decision, createdAtMs, expiresAtMs })
+    answered.resolve({ id, decision, createdAtMs, expiresAtMs, ...(reason !== undefined && { reason }) })
   }
 
   function forget(id: string): void {
@@ -215,8 +232,9 @@ export function createApprovals(needs: ApprovalsNeeds): Approvals {
       const actor = host.get(id)
       const event = { type: EVENTS[decision] }
       // Told and taken in one step, not by the mailbox: between the two nobody else can decide.
-      if (!actor?.getSnapshot().can(event)) throw new GatewayError('UNKNOWN_APPROVAL', 'unknown approval id')
-      const found = get(id)
+      const found = pending.get(id)
+      if (!found || !reaches(approver, found) || !actor?.getSnapshot().can(event))
+        throw new GatewayError('UNKNOWN_APPROVAL', 'unknown approval id')
       if (isRequester(approver, found.requester) && !holds(approver.scopes, 'operator.admin'))
         throw new GatewayError('OWN_APPROVAL', 'who asked for an approval cannot decide it')
       const { displayName, id: clientId } = approver.client
@@ -231,12 +249,15 @@ export function createApprovals(needs: ApprovalsNeeds): Approvals {
         'a command was decided about',
       )
     },
-    list: () => [...pending.values()].map(({ shown }) => shown),
+    list: (approver) => [...pending.values()].filter((one) => reaches(approver, one)).map(({ shown }) => shown),
     get size() {
       return pending.size
     },
   }
 }
+
+/** Whether a request is about a session of an approver. What is about none is for those who reach all. */
+const reaches = (approver: Approver, { asked }: Pending): boolean => mayReach(approver, asked.sessionKey ?? '')
 
 /** SHA-256 over what would be run: the words, the place and the program. */
 function hashOf({ command, cwd, host, resolvedPath }: Shown): string {

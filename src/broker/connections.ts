@@ -20,7 +20,7 @@ import { decode, type Incoming, type RequestFrame } from '../contract/frames.ts'
 import { FEATURES } from '../contract/index.ts'
 import { validator } from '../contract/validate.ts'
 import { type AllowanceLimits, createAllowance } from './allowance.ts'
-import type { Audit } from './audit.ts'
+import type { Audit, AuditEntry } from './audit.ts'
 import { type Caller, type Dispatch, encode } from './dispatch.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
@@ -44,7 +44,7 @@ export interface Connection {
 export interface Connections {
   accept(wire: Wire, facts: PeerFacts): Connection
   close(connId: string, close: CloseName): void
-  /** Closes those who came in by what was revoked. */
+  /** Closes those who came in by what was revoked. What they have sent and what has not been begun is not done. */
   revoke(revocation: Revocation): void
   /** Closes every connection, a batch at a time so that not all come back at once. Resolves when all are gone. */
   closeAll(close: CloseName, batch: { size: number; everyMs: number }): Promise<void>
@@ -92,6 +92,8 @@ interface Port {
   known: { principal: string; role: string; credential: string | undefined } | undefined
   /** Of the sockets of its principal. */
   share: Share | undefined
+  /** What it came in by was revoked: it is being closed. */
+  isRevoked: boolean
 }
 
 const connectParams = validator(ConnectParams)
@@ -159,7 +161,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         unexpected: (_, { connId, event }) =>
           log.debug({ connId, event }, 'connection: an event that means nothing now'),
       },
-      actors: { authenticate: work(({ connId, request }) => authenticate(get(connId), request)) },
+      actors: { authenticate: work(({ connId, request }, signal) => authenticate(get(connId), request, signal)) },
     }),
     onDone: forget,
     onCrash(connId, error) {
@@ -175,9 +177,16 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   const answerError = (port: Port, id: unknown, error: ErrorShape) =>
     port.wire.send(encode({ type: 'res', id, ok: false, error }))
 
-  /** Checks a `connect` from its parameters to its credentials. Every refusal is answered before the socket closes. */
-  async function authenticate(port: Port, request: RequestFrame): Promise<Verdict> {
+  /**
+   * Checks a `connect` from its parameters to its credentials. Every refusal is answered before the socket closes.
+   * @param signal aborted when nobody waits for the verdict any more
+   */
+  async function authenticate(port: Port, request: RequestFrame, signal: AbortSignal): Promise<Verdict> {
     port.connecting = request
+    const { connId } = port
+    const address = port.facts.clientAddress
+    const note = (entry: Pick<AuditEntry, 'ok' | 'what' | 'principal' | 'code'>, about: { [name: string]: string }) =>
+      audit.note({ kind: 'connect', connId, ...entry, about: { ...about, address } })
     const refuse = (error: ErrorShape, close: Close | CloseName): Verdict => {
       answerError(port, request.id, error)
       return { admitted: false, close }
@@ -185,11 +194,14 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     const problem = connectParams.problem(request.params ?? {})
     if (problem !== undefined) {
       const message = `invalid connect params: ${problem}`
+      note({ ok: false, what: 'connect params', code: 'INVALID_PARAMS' }, {})
       return refuse({ code: 'INVALID_REQUEST', message, details: { code: 'INVALID_PARAMS' } }, refusal(message))
     }
     const params = (request.params ?? {}) as ConnectParams
+    const client = params.client ?? GENERIC_CLIENT
     const protocol = negotiate(params.minProtocol, params.maxProtocol)
     if (protocol === undefined) {
+      note({ ok: false, what: 'protocol', code: 'PROTOCOL_MISMATCH' }, { client: client.id })
       const details = {
         code: 'PROTOCOL_MISMATCH',
         clientMinProtocol: params.minProtocol,
@@ -198,53 +210,30 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       }
       return refuse({ code: 'INVALID_REQUEST', message: Closes.protocolMismatch.reason, details }, 'protocolMismatch')
     }
-    const client = params.client ?? GENERIC_CLIENT
     const outcome = await authenticator.authenticate(params, port.facts, port.nonce)
     const { decision } = outcome
     if (!decision.admitted) {
       const { code, message, details, rule, retryAfterMs } = decision
-      warnOfRefusal(
-        { connId: port.connId, rule, reason: message, client: client.id, address: port.facts.clientAddress },
-        'connection refused',
-      )
-      audit.note({
-        kind: 'connect',
-        ok: false,
-        connId: port.connId,
-        what: rule,
-        about: { client: client.id, address: port.facts.clientAddress },
-        code: details.code,
-      })
+      warnOfRefusal({ connId, rule, reason: message, client: client.id, address }, 'connection refused')
+      note({ ok: false, what: rule, code: details.code }, { client: client.id })
       return refuse({ code, message, details, ...(retryAfterMs !== undefined && { retryAfterMs }) }, refusal(message))
     }
-    // It may have gone meanwhile, and would never give its share back.
-    if (!ports.has(port.connId)) return { admitted: false, close: 'handshakeTimeout' }
+    // It may have gone meanwhile, or had its time: it was not let in, and would never give its share back.
+    if (signal.aborted) return { admitted: false, close: 'handshakeTimeout' }
     const { principal } = outcome as Admitted
     port.share = sockets.take(principal)
     if (!port.share) {
       const message = `too many connections of one principal (${sockets.most}); close some of them`
-      warnOfRefusal(
-        { connId: port.connId, principal, client: client.id },
-        'connection refused: its principal has too many',
-      )
+      warnOfRefusal({ connId, principal, client: client.id }, 'connection refused: its principal has too many')
+      note({ ok: false, principal, what: 'sockets of a principal', code: 'SOCKET_QUOTA' }, { client: client.id })
       return refuse(
         new GatewayError('SOCKET_QUOTA', message, { retryAfterMs: 5_000 }).shape(protocol),
         refusal(message),
       )
     }
     if (decision.denied.length > 0)
-      log.info(
-        { connId: port.connId, client: client.id, denied: decision.denied },
-        'scopes were asked for and not granted',
-      )
-    audit.note({
-      kind: 'connect',
-      ok: true,
-      principal,
-      connId: port.connId,
-      what: decision.rule,
-      about: { client: client.id, address: port.facts.clientAddress, role: decision.role },
-    })
+      log.info({ connId, client: client.id, denied: decision.denied }, 'scopes were asked for and not granted')
+    note({ ok: true, principal, what: decision.rule }, { client: client.id, role: decision.role })
     port.admitted = { request, protocol, client, caps: params.caps ?? [], outcome: outcome as Admitted }
     return { admitted: true }
   }
@@ -320,6 +309,8 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       client,
       gone() {
         port.left ??= new AbortController()
+        // Who asks only now may find that it has left already.
+        if (!port.lane) port.left.abort()
         return port.left.signal
       },
       denied() {
@@ -358,7 +349,10 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         }
       }
     }
-    const letIn = createTurnstile(wire, (request, done) => dispatch.dispatch(request, caller, send, done))
+    // What waited when the lane was closed is not carried out: whoever asked may be nobody any more.
+    const letIn = createTurnstile(wire, (request, done) =>
+      port.lane && !port.isRevoked ? dispatch.dispatch(request, caller, send, done) : done(),
+    )
     const lane = (incoming: Incoming) => {
       // Refusals are answers, too: who sends what is none and reads nothing does not fill the memory with them.
       if (incoming.kind !== 'request' && wire.bytesWaiting > MOST_UNREAD_BYTES) return end('slowConsumer')
@@ -419,6 +413,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         presenceKey: undefined,
         known: undefined,
         share: undefined,
+        isRevoked: false,
       }
       ports.set(connId, port)
       const actor = host.open(connId, {
@@ -456,9 +451,11 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     },
     close: (connId, close) => void host.tell(connId, { type: 'close', close }),
     revoke({ principal, role, credential }) {
-      for (const { connId, known } of ports.values()) {
+      for (const port of ports.values()) {
+        const { connId, known } = port
         if (known?.principal !== principal || (role !== undefined && known.role !== role)) continue
         if (credential !== undefined && known.credential !== credential) continue
+        port.isRevoked = true
         host.tell(connId, { type: 'close', close: 'authChanged' })
       }
     },

@@ -2,14 +2,14 @@
 import { nanoid } from 'nanoid'
 import type { MethodBlock, ParamsOf, ResultOf, Role, Scope } from '../contract/block.ts'
 import type { ClientInfo } from '../contract/connect.ts'
-import { GatewayError, type Protocol } from '../contract/errors.ts'
+import { GatewayError, missingScope, type Protocol } from '../contract/errors.ts'
 import type { RequestFrame, ResponseFrame } from '../contract/frames.ts'
 import { type METHODS, methodBlock } from '../contract/index.ts'
+import { holds } from '../contract/scopes.ts'
 import { type Validator, validator } from '../contract/validate.ts'
 import { StoreError } from '../stores/store.ts'
 import type { Allowed } from './allowance.ts'
 import type { Audit } from './audit.ts'
-import { holds } from './hub.ts'
 import type { Log } from './log.ts'
 
 /** Who asks. */
@@ -93,13 +93,11 @@ const QUOTA_RETRY_MS = 60_000
 /** Characters of a client's text that go into a message or the log. */
 const QUOTED = 64
 
-/** Methods of these scopes that have an effect change the gateway, or decide for others. */
-const AUDITED: ReadonlySet<string> = new Set<Scope>(['operator.admin', 'operator.approvals', 'operator.pairing'])
-/** The parameters that say what a call was about. No secret has one of these names. */
+/** The members of parameters and results that say what a call was about. No secret has one of these names. */
 const NAMING = ['id', 'requestId', 'deviceId', 'nodeId', 'name', 'role', 'decision', 'key', 'sessionKey', 'agentId']
 
-function namesIn(params: unknown): { [name: string]: string } {
-  const given = Object.entries(params ?? {})
+function namesIn(members: unknown): { [name: string]: string } {
+  const given = Object.entries(members ?? {})
   return Object.fromEntries(given.filter(([name, value]) => NAMING.includes(name) && typeof value === 'string'))
 }
 
@@ -139,11 +137,8 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
     const block = methodBlock(name)
     // What there is and what there is not looks the same to those who may not know.
     const scope = block?.scope ?? 'operator.admin'
-    if (!holds(caller.scopes, scope))
-      throw new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
-        details: { missingScope: scope, requiredScopes: [scope] },
-      })
-    if (caller.sessions && !block?.ofOneSession)
+    if (!holds(caller.scopes, scope)) throw missingScope(scope)
+    if (caller.sessions && !block?.bySession)
       throw new GatewayError('MISSING_SCOPE', `not for a token of some sessions: ${name.slice(0, QUOTED)}`)
     if (!block) throw new GatewayError('UNKNOWN_METHOD', `unknown method: ${name.slice(0, QUOTED)}`)
     if (block.scope === 'operator.admin' && block.unknown === 'refused') {
@@ -170,10 +165,11 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
       done()
     }
     let isAudited = false
-    const note = (code?: string) => {
+    const note = (result: unknown, code?: string) => {
       if (!isAudited) return
       const { connId, principal } = caller
-      const about = namesIn(request.params)
+      // What a call has made is named by its answer.
+      const about = { ...namesIn(result), ...namesIn(request.params) }
       audit.note({
         kind: 'call',
         ok: code === undefined,
@@ -187,11 +183,11 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
       isAudited = false
     }
     const answer = (result: unknown) => {
-      note()
+      note(result)
       send(encode({ type: 'res', id, ok: true, payload: result }))
     }
     const fail = ({ error, payload }: Failure) => {
-      note(error.kind)
+      note(undefined, error.kind)
       send(
         encode({
           type: 'res',
@@ -204,7 +200,7 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
     }
     try {
       const block = find(method, caller)
-      isAudited = block.unknown === 'refused' && AUDITED.has(block.scope)
+      isAudited = block.audited === true
       const params = checked(method, block, request.params)
       // The table of handlers has the type of each; which one this is, only the name knows.
       const handler = handlers[method as keyof typeof METHODS] as unknown as Handler<MethodBlock>

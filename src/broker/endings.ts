@@ -1,5 +1,5 @@
 /** What is kept of a run when it is over: its entries for the transcript, what it used, and what its method answers. */
-import type { RunOutcome } from '../../machines/run.ts'
+import type { AbortReason, RunOutcome } from '../../machines/run.ts'
 import type { Answer, Model, ModelFailure, Usage } from '../runtimes/runtime.ts'
 import type { Ending, Json, RunRecord, Spent, TranscriptMessage } from '../stores/store.ts'
 import { readArguments, type Step } from './prompt.ts'
@@ -131,6 +131,7 @@ export function endingOf(run: RunSoFar, outcome: RunOutcome): Ending {
   return {
     ...outcome,
     endedAt: run.endedAt,
+    ...(outcome.stopReason === ('revoked' satisfies AbortReason) && { unsaid: true }),
     ...(before.length > 0 && { before }),
     ...(message && { message }),
     ...(last && {

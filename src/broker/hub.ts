@@ -4,6 +4,7 @@ import type { Scope } from '../contract/block.ts'
 import { CAPS } from '../contract/connect.ts'
 import type { EventName, Payload } from '../contract/index.ts'
 import { eventBlock } from '../contract/index.ts'
+import { holds } from '../contract/scopes.ts'
 import { type Announcement, announce, placed, type Variant } from './announcement.ts'
 import type { Piece } from './backlog.ts'
 import { createDelivery, type Recipient } from './delivery.ts'
@@ -11,9 +12,14 @@ import type { Peer } from './peer.ts'
 import type { Position, Replay } from './replay.ts'
 
 export interface Audience {
-  /** The canonical key of the session the event is about. */
+  /** The canonical key of the session whose event it is: it has a place in that session's stream. */
   sessionKey?: string
-  /** Narrows the audience further. */
+  /** The session it is about where it is no event of one: whoever reads that is not given it again by `chat.resume`. */
+  about?: string | undefined
+  /**
+   * Narrows the audience further; of an event of a session not for peers that count offsets, which hear it all the same: offsets have
+   * no holes.
+   */
   only?: (peer: Peer) => boolean
   /** The run that this event is the last of. */
   endOf?: string
@@ -35,13 +41,6 @@ export interface Hub {
   release(connId: string, sessionKey: string): void
   /** Sends an event whose payload is the same for everyone. */
   tellAll<E extends EventName>(name: E, payload: Payload<E>, audience?: Audience): void
-}
-
-/** Whether the scopes of a connection include one. `operator.admin` implies all, `operator.write` implies `operator.read`. */
-export function holds(scopes: ReadonlySet<Scope>, scope: Scope): boolean {
-  return (
-    scopes.has(scope) || scopes.has('operator.admin') || (scope === 'operator.read' && scopes.has('operator.write'))
-  )
 }
 
 /** Whether somebody reaches a session, or ('') what is about none: a token for some sessions reaches those only. */
@@ -102,7 +101,7 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
       members.delete(connId)
     },
     peers: () => members.values(),
-    publish(name, render, { sessionKey = '', only, endOf, piece, stateVersion } = {}) {
+    publish(name, render, { sessionKey = '', about = sessionKey, only, endOf, piece, stateVersion } = {}) {
       const { scope } = eventBlock(name)
       let position: Position | undefined
       if (sessionKey !== '') {
@@ -113,8 +112,8 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
       }
       const said = announce(name, render, { sessionKey, position, piece, stateVersion })
       for (const member of members.values()) {
-        if (!mayHear(member, scope, sessionKey)) continue
-        // Offsets have no holes: who counts them hears also what is meant for others.
+        if (!mayHear(member, scope, about)) continue
+        // Who counts offsets hears also what is meant for others.
         if (only && !(position && member.withOffsets) && !only(member)) continue
         const held = member.held?.get(sessionKey)
         if (held) held.push(said)

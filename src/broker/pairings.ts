@@ -4,10 +4,12 @@ import { waitFor } from 'xstate'
 import { type PairingDecision, pairingMachine } from '../../machines/pairing.ts'
 import type { WaitingRoom } from '../auth/authenticate.ts'
 import { type DeviceRecord, type Devices, worthOf } from '../auth/devices.ts'
+import { isToken } from '../auth/principals.ts'
 import { fitsHash, makeToken, readTokenText } from '../auth/token-text.ts'
 import { OPERATOR_SCOPES, type PayloadOf, type Scope } from '../contract/block.ts'
 import type { DeviceRequest, deviceEvents, NodeRequest, PairedDevice, PairedNode } from '../contract/devices.ts'
-import { GatewayError } from '../contract/errors.ts'
+import { GatewayError, missingScope } from '../contract/errors.ts'
+import { holds, withImplied } from '../contract/scopes.ts'
 import type { Json, Store } from '../stores/store.ts'
 import type { Caller } from './dispatch.ts'
 import { createHost, work } from './host.ts'
@@ -21,7 +23,7 @@ type NodeSelf = Omit<NodeRequest, 'requestId' | 'isRepair' | 'ts'>
 export interface Pairings extends WaitingRoom {
   /** What an approver may see. */
   devices(approver: Approver): { pending: DeviceRequest[]; paired: PairedDevice[] }
-  /** @throws GatewayError UNKNOWN_PAIRING; MISSING_SCOPE when the approver has nothing to give */
+  /** @throws GatewayError UNKNOWN_PAIRING, OWN_PAIRING; MISSING_SCOPE when the approver has nothing to give */
   approveDevice(requestId: string, approver: Approver): Promise<PairedDevice>
   /** Resolves to the id of the device. @throws GatewayError UNKNOWN_PAIRING */
   rejectDevice(requestId: string, approver: Approver): Promise<string>
@@ -38,7 +40,7 @@ export interface Pairings extends WaitingRoom {
   nodes(approver: Approver): { pending: NodeRequest[]; paired: PairedNode[] }
   /** Durable when it resolves. @throws GatewayError TOO_MANY_PAIRINGS */
   requestNode(node: NodeSelf, approver: Approver): Promise<{ request: NodeRequest; created: boolean }>
-  /** @throws GatewayError UNKNOWN_PAIRING */
+  /** @throws GatewayError UNKNOWN_PAIRING, OWN_PAIRING */
   approveNode(requestId: string, approver: Approver): Promise<{ node: PairedNode; token: string }>
   rejectNode(requestId: string, approver: Approver): Promise<string>
   /** @throws GatewayError UNKNOWN_DEVICE */
@@ -93,6 +95,8 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
   const results = new Map<string, { device: DeviceRecord } | { node: NodeRecord; token: string }>()
   /** Why a verdict could not be kept, for whoever gave it. */
   const failures = new Map<string, unknown>()
+  /** What was being kept when everything stopped waits for the next process. */
+  let isOver = false
 
   const host = createHost({
     machine: pairingMachine.provide({
@@ -171,30 +175,32 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     }
   }
 
+  let last: Promise<unknown> = Promise.resolve()
+
+  /** One request after the other: each sees what the one before it has left on the disk. */
+  function wait(pending: Pending): Promise<{ pending: Pending; created: boolean }> {
+    const mine = last.then(() => add(pending))
+    last = mine.catch(() => {})
+    return mine
+  }
+
   /**
    * Adds a request, or finds the one that asks for the same. One that asks for something else takes the place of the former under
    * another id: what is approved is what was shown.
    */
-  async function wait(pending: Pending): Promise<{ pending: Pending; created: boolean }> {
+  async function add(pending: Pending): Promise<{ pending: Pending; created: boolean }> {
     const former = [...waiting.values()].find((other) => placeOf(other) === placeOf(pending))
     if (former && sameAs(former) === sameAs(pending)) {
-      former.request.ts = pending.request.ts
-      host.get(former.request.requestId)?.send({ type: 'repeat' })
+      await refresh(former, pending.request.ts)
       return { pending: former, created: false }
     }
     const others = [...waiting.values()].filter((other) => other !== former)
     if (others.length >= most || others.filter(({ from }) => from === pending.from).length >= mostFromOne)
       throw new GatewayError('TOO_MANY_PAIRINGS', 'too many requests wait to be paired', { retryAfterMs: ttlMs })
+    await keep(pending)
+    // Not before: had the disk refused, the former would still wait.
     if (former) host.get(former.request.requestId)?.send({ type: 'supersede' })
-    const { requestId } = pending.request
     open(pending, ttlMs)
-    try {
-      await store.put('pairing', requestId, pending as unknown as Json)
-    } catch (error) {
-      waiting.delete(requestId)
-      host.drop(requestId)
-      throw error
-    }
     const id = subjectOf(pending)
     const may = (listener: Approver) => mayHandle(listener, id)
     if (pending.kind === 'device') tell('device.pair.requested', pending.request, may)
@@ -202,7 +208,20 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     return { pending, created: true }
   }
 
+  const keep = (pending: Pending) => store.put('pairing', pending.request.requestId, pending as unknown as Json)
+
+  /** Lets the time of a request begin anew, on disk first. */
+  async function refresh(former: Pending, ts: number): Promise<void> {
+    const { requestId } = former.request
+    // A word was given: what is being removed from the disk is not to be put back.
+    if (!host.get(requestId)?.getSnapshot().matches('waiting')) return
+    await keep({ ...former, request: { ...former.request, ts } } as Pending)
+    former.request.ts = ts
+    host.get(requestId)?.send({ type: 'repeat' })
+  }
+
   function open(pending: Pending, waitsMs: number): void {
+    if (isOver) return
     const { requestId } = pending.request
     const wanted = pending.kind === 'device' ? ((pending.request.scopes ?? []) as Scope[]) : []
     waiting.set(requestId, pending)
@@ -221,13 +240,14 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     const isOpen =
       pending?.kind === kind && mayHandle(approver, subjectOf(pending)) && actor?.getSnapshot().matches('waiting')
     if (!pending || !actor || !isOpen) throw new GatewayError('UNKNOWN_PAIRING', 'unknown requestId')
+    if (word.type === 'approve') refuseOwn(pending, approver)
     actor.send(word)
     const end = await waitFor(actor, (snapshot) => !snapshot.matches('keeping'))
     if (end.status === 'done') return pending
     const failure = failures.get(requestId)
     failures.delete(requestId)
     if (failure !== undefined) throw failure
-    throw missing(end.context.wanted[0] ?? 'operator.admin')
+    throw missingScope(end.context.wanted[0] ?? 'operator.admin')
   }
 
   function resultOf(requestId: string) {
@@ -269,12 +289,14 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     if (!mayHandle(approver, deviceId)) throw new GatewayError('UNKNOWN_DEVICE', words)
   }
 
-  for (const { id, value } of await store.list('pairing')) {
-    const pending = value as unknown as Pending
+  const kept = (await store.list('pairing')).map(({ value }) => value as unknown as Pending)
+  // The process may have died between the keeping of a request and the end of the one whose place it took.
+  const newest = new Map(kept.sort((a, b) => a.request.ts - b.request.ts).map((pending) => [placeOf(pending), pending]))
+  for (const pending of kept) {
     // A clock that was set back gives nobody more time than there is.
     const waitsMs = ttlMs - Math.max(0, now() - pending.request.ts)
-    if (waitsMs > 0) open(pending, waitsMs)
-    else forget(id)
+    if (waitsMs > 0 && newest.get(placeOf(pending)) === pending) open(pending, waitsMs)
+    else forget(pending.request.requestId)
   }
 
   return {
@@ -321,7 +343,7 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
       }
     },
     async approveDevice(requestId, approver) {
-      await say('device', requestId, approver, { type: 'approve', holds: [...approver.scopes] })
+      await say('device', requestId, approver, { type: 'approve', holds: withImplied(approver.scopes) })
       const { device } = resultOf(requestId) as { device: DeviceRecord }
       const records = devices.list().filter(({ deviceId }) => deviceId === device.deviceId)
       return shown(records.length > 0 ? records : [device])
@@ -339,8 +361,8 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
       const unknown = scopes?.find((scope) => !OPERATOR_SCOPES.includes(scope as Scope))
       if (unknown !== undefined) throw new GatewayError('TOKEN_TOO_WIDE', `there is no scope ${unknown.slice(0, 64)}`)
       const worth = (scopes as readonly Scope[] | undefined) ?? worthOf(record)
-      const beyond = worth.find((scope) => !gives(approver, scope))
-      if (beyond) throw missing(beyond)
+      const beyond = worth.find((scope) => !holds(approver.scopes, scope))
+      if (beyond) throw missingScope(beyond)
       const rotated = await devices.rotate(deviceId, role, worth)
       return { token: devices.token(rotated), scopes: worthOf(rotated), rotatedAtMs: rotated.issuedAtMs }
     },
@@ -361,13 +383,13 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
         .map(withoutHash),
     }),
     async requestNode(self, approver) {
-      if (!mayHandle(approver, self.nodeId)) throw missing('operator.admin')
+      if (!mayHandle(approver, self.nodeId)) throw missingScope('operator.admin')
       const request: NodeRequest = { requestId: randomUUID(), ...self, isRepair: nodes.has(self.nodeId), ts: now() }
       const { pending, created } = await wait({ kind: 'node', request, from: approver.principal })
       return { request: pending.request as NodeRequest, created }
     },
     async approveNode(requestId, approver) {
-      await say('node', requestId, approver, { type: 'approve', holds: [...approver.scopes] })
+      await say('node', requestId, approver, { type: 'approve', holds: withImplied(approver.scopes) })
       const { node, token } = resultOf(requestId) as { node: NodeRecord; token: string }
       return { node: withoutHash(node), token }
     },
@@ -384,6 +406,7 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
       return fits && node ? withoutHash(node) : undefined
     },
     stop() {
+      isOver = true
       for (const requestId of host.ids()) host.drop(requestId)
     },
   }
@@ -396,16 +419,20 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
  * devices hold it without anybody having meant them to let others in.
  */
 const mayHandle = ({ principal, scopes }: Approver, id: string): boolean =>
-  scopes.has('operator.admin') || principal.startsWith('token:') || principal === id
+  scopes.has('operator.admin') || isToken(principal) || principal === id
 
-/** Whether an approver holds a scope. `operator.admin` holds all, `operator.write` holds `operator.read`. */
-const gives = ({ scopes }: Approver, scope: Scope): boolean =>
-  scopes.has(scope) || scopes.has('operator.admin') || (scope === 'operator.read' && scopes.has('operator.write'))
-
-const missing = (scope: Scope) =>
-  new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
-    details: { missingScope: scope, requiredScopes: [scope] },
-  })
+/**
+ * A device decides for itself because it can give itself nothing that it does not hold. A role is no scope, and nothing that an
+ * operator holds: that is for others to give.
+ */
+function refuseOwn(pending: Pending, { principal, scopes }: Approver): void {
+  const role = pending.kind === 'device' ? pending.request.role : 'node'
+  if (principal !== subjectOf(pending) || role === 'operator' || scopes.has('operator.admin')) return
+  throw new GatewayError(
+    'OWN_PAIRING',
+    `a device cannot approve its own request for another role (${role}): another approver has to`,
+  )
+}
 
 const subjectOf = (pending: Pending): string =>
   pending.kind === 'device' ? pending.request.deviceId : pending.request.nodeId

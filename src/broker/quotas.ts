@@ -1,4 +1,5 @@
 /** How much of the gateway one principal may take up: sockets, and what the store keeps. */
+import { SHARED } from '../auth/principals.ts'
 import type { Quotas } from '../stores/store.ts'
 
 export interface QuotaLimits {
@@ -20,8 +21,7 @@ export interface Quota {
   take(principal: string): Share | undefined
 }
 
-/** Everybody who shows the shared credential: there may be a whole fleet of them. */
-const SHARED = 'token:shared'
+/** Behind the shared credential there may be a whole fleet. */
 const SHARED_KEYS = 10
 
 /** @param most sockets of one principal, other than those who share the shared credential; 0 = off */

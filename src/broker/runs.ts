@@ -15,6 +15,7 @@ import type { Toolbox } from './toolbox.ts'
 
 /** How a run ended, for those who waited for it. */
 export interface Ended {
+  sessionKey: string
   outcome: RunOutcome
   startedAt: number | undefined
   endedAt: number
@@ -37,8 +38,16 @@ export interface Runs {
   abort(runId: string, reason: AbortReason): void
   /** The ending of a live run, once it is on disk and announced; undefined if no such run is live. */
   ending(runId: string): Promise<Ended> | undefined
-  /** The next ending of a run of that id, also of one that is yet to be admitted; undefined when the time is up, or it is given up. */
-  wait(runId: string, timeoutMs: number, givenUp?: AbortSignal): Promise<Ended | undefined>
+  /**
+   * The next ending of a run of that id, also of one that is yet to be admitted; undefined when the time is up, or it is given up.
+   * @param counts of which endings it is to be told; all unless given
+   */
+  wait(
+    runId: string,
+    timeoutMs: number,
+    givenUp?: AbortSignal,
+    counts?: (ended: Ended) => boolean,
+  ): Promise<Ended | undefined>
   /** The live runs of a session in the order of admission, with the text that has been said of each. */
   of(sessionKey: string): { runId: string; state: 'admitted' | 'started'; text: string }[]
   /** Whether a live run was told to begin. */
@@ -151,6 +160,7 @@ export function createRuns(needs: RunsNeeds): Runs {
     live.delete(record.runId)
     lane.leave(record.runId)
     const ended: Ended = {
+      sessionKey: record.sessionKey,
       outcome,
       startedAt: record.startedAt,
       endedAt: run.endedAt,
@@ -437,20 +447,21 @@ export function createRuns(needs: RunsNeeds): Runs {
     modeOf: (runId) => live.get(runId)?.mode ?? 'followup',
     abort: (runId, reason) => void host.tell(runId, { type: 'abort', reason }),
     ending: (runId) => live.get(runId)?.ended.promise,
-    wait(runId, timeoutMs, givenUp) {
+    wait(runId, timeoutMs, givenUp, counts = () => true) {
       // Each wait costs memory for as long as its caller likes: beyond this many, nobody waits.
-      if (waits >= MOST_WAITS) return Promise.resolve(undefined)
+      if (givenUp?.aborted || waits >= MOST_WAITS) return Promise.resolve(undefined)
       waits += 1
       const { promise, resolve } = Promise.withResolvers<Ended | undefined>()
       const here = waiting.get(runId) ?? new Set()
-      waiting.set(runId, here.add(resolve))
+      const wake = (ended: Ended) => counts(ended) && resolve(ended)
+      waiting.set(runId, here.add(wake))
       // Nobody's waiting holds up the end of the process.
       const timer = setTimeout(() => resolve(undefined), Math.min(timeoutMs, LONGEST_TIMER_MS)).unref()
       givenUp?.addEventListener('abort', () => resolve(undefined))
       return promise.finally(() => {
         waits -= 1
         clearTimeout(timer)
-        here.delete(resolve)
+        here.delete(wake)
         if (here.size === 0) waiting.delete(runId)
       })
     },

@@ -1,7 +1,7 @@
 /** From a request for a turn to a run under way: the order of keep, answer, start, wherever the request came from. */
 import { createHash, randomUUID } from 'node:crypto'
 import { nanoid } from 'nanoid'
-import type { RunOutcome } from '../../machines/run.ts'
+import type { AbortReason, RunOutcome } from '../../machines/run.ts'
 import { type QueueMode, readQueueMode } from '../contract/queue-mode.ts'
 import type { Json, NewTurn, RunRecord, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Replay } from './replay.ts'
@@ -48,19 +48,26 @@ export interface Turns {
   remove(sessionKey: string): Promise<boolean>
   /** Begins a new transcript. Stops what runs in the session first. */
   reset(sessionKey: string, agentId: string): ReturnType<Store['resetSession']>
-  /** Starts, ends or resumes what a former process left. Resolves to how many of each. */
-  recover(): Promise<{ started: number; interrupted: number; resumed: number }>
+  /**
+   * Ends what somebody has sent and what has not begun, as `aborted` with the reason `revoked`, and says it to no model. What has begun
+   * goes on to its end: it was admitted from somebody who might send it. Resolves when the endings are on disk.
+   */
+  drop(principal: string): Promise<void>
+  /** Starts, ends or resumes what a former process left; drops what those left who are revoked. Resolves to how many of each. */
+  recover(): Promise<{ started: number; interrupted: number; resumed: number; dropped: number }>
 }
 
 export interface TurnsNeeds {
   store: Pick<Store, 'unsettled' | 'resetSession' | 'settle' | 'deleteSession' | 'session'>
   supervisor: Pick<Supervisor, 'admit' | 'restore' | 'ended'>
-  runs: Pick<Runs, 'admit' | 'record'>
+  runs: Pick<Runs, 'admit' | 'record' | 'ids'>
   sessions: Pick<Sessions, 'turn' | 'abort'>
   replay: Pick<Replay, 'forget'>
   now(): number
   /** What a turn does when a run is under way, where neither it nor its session says so. */
   queueMode: QueueMode
+  /** Whether a principal may still send. */
+  stands(principal: string): boolean
   /** What becomes of a run that was under way when the process died. */
   recovery: 'interrupt' | 'resume'
 }
@@ -214,14 +221,33 @@ export function createTurns(needs: TurnsNeeds): Turns {
         release()
       }
     },
+    async drop(principal) {
+      const end = () =>
+        Promise.all(
+          runs.ids().map((runId) => {
+            const run = runs.record(runId)
+            if (run?.principal !== principal || run.startedAt !== undefined) return undefined
+            return sessions.abort(run.sessionKey, runId, 'revoked')
+          }),
+        )
+      const waiting = end()
+      // What was on its way to the disk comes to wait after this.
+      await turns.arrivedAll()
+      await Promise.all([waiting, end()])
+    },
     async recover() {
-      const counts = { started: 0, interrupted: 0, resumed: 0 }
+      const counts = { started: 0, interrupted: 0, resumed: 0, dropped: 0 }
       // As the queues stood: what was under way comes first, then what interrupts, which now interrupts nobody any more.
       const order = ({ state, meta }: RunRecord) =>
         state === 'started' ? 0 : meta['queueMode'] === 'interrupt' ? 1 : 2
       for (const record of (await store.unsettled()).toSorted((one, other) => order(one) - order(other))) {
         supervisor.restore(record)
-        const { message, attachments, attempt = 1, state, meta } = record
+        const { message, attachments, attempt = 1, state, meta, principal } = record
+        if (state === 'admitted' && !needs.stands(principal)) {
+          counts.dropped += 1
+          runs.admit(record, { outcome: REVOKED })
+          continue
+        }
         // A command has no words for a model: whether it was obeyed before the process died, nobody knows.
         const isCommand = message === '' && attachments.length === 0
         const isResumed = state === 'started' && needs.recovery === 'resume' && attempt < MOST_ATTEMPTS
@@ -253,6 +279,8 @@ const INTERRUPTED: RunOutcome = {
   state: 'interrupted',
   error: 'the gateway stopped while this run was under way; send it again under a new idempotency key to repeat it',
 }
+
+const REVOKED: RunOutcome = { state: 'aborted', stopReason: 'revoked' satisfies AbortReason }
 
 /** SHA-256 over a value whose members are put in order first: the same request gives the same digest, however it was spelled. */
 function fingerprint(value: unknown): string {

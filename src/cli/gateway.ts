@@ -127,17 +127,23 @@ async function serve(
   const { log, problem, close } = openLog(config.logging)
   for (const warning of [...config.warnings, ...(problem ? [problem] : [])]) log.warn(warning)
   onUnhandled((details, what) => log.error(details, what))
-  let again: NodeJS.Timeout | undefined
+  let again: { timer: NodeJS.Timeout; at: number } | undefined
   const gateway = createGateway({
     config,
     log,
     source: sourceOf(flags),
     restart(delayMs, reason) {
       log.warn({ reason, delayMs }, 'a client asked for a restart')
-      again ??= setTimeout(() => gateway.stop('gateway restarting'), delayMs)
+      if (signals.count > 0) return undefined
+      again ??= {
+        timer: setTimeout(() => ending.begin('gateway restarting'), delayMs),
+        at: performance.now() + delayMs,
+      }
+      return Math.max(0, Math.ceil(again.at - performance.now()))
     },
   })
-  signals.stops(gateway)
+  const ending = endingOf(gateway)
+  signals.end(ending)
   try {
     await gateway.start()
   } catch (error) {
@@ -174,27 +180,47 @@ async function serve(
   if (failure) setTimeout(() => process.exit(EXIT.storage), LEFT_MS).unref()
   if (failure) log.fatal(failure)
   else log.info('stopped')
-  clearTimeout(again)
+  clearTimeout(again?.timer)
   close()
   if (failure) return over(EXIT.storage)
   return again && signals.count === 0 ? { ended: 'again', config } : over(0)
 }
 
+/** The end of a gateway, which may be asked for from two sides. */
+interface Ending {
+  /** Lets its runs end, however many ask for that. */
+  begin(reason: string): void
+  /** Cuts off the runs that go on since it began. */
+  hurry(): void
+}
+
+function endingOf(gateway: Gateway): Ending {
+  let hasBegun = false
+  return {
+    begin(reason) {
+      if (!hasBegun) gateway.stop(reason)
+      hasBegun = true
+    },
+    hurry: () => gateway.stop('gateway stopping'),
+  }
+}
+
 interface Signals {
   readonly count: number
-  /** Which gateway a signal is for. */
-  stops(gateway: Gateway): void
+  /** What a signal ends. */
+  end(ending: Ending): void
 }
 
 /** The first signal stops it when its runs have ended, the second at once. */
 function stopOnSignals(): Signals {
   let count = 0
-  let gateway: Gateway | undefined
+  let ending: Ending | undefined
   for (const signal of ['SIGTERM', 'SIGINT'] as const)
     process.on(signal, () => {
       count += 1
       if (count === 1 && signal === 'SIGINT') console.error('\nStopping; runs may end. Once more cuts them off.')
-      gateway?.stop('gateway stopping')
+      if (count === 1) ending?.begin('gateway stopping')
+      else ending?.hurry()
       if (count === 2) setTimeout(() => process.exit(EXIT.storage), TOLD_TWICE_MS).unref()
     })
   // A terminal that goes away is no reason to stop a gateway that was told to run.
@@ -203,9 +229,9 @@ function stopOnSignals(): Signals {
     get count() {
       return count
     },
-    stops(one) {
-      gateway = one
-      if (count > 0) one.stop('gateway stopping')
+    end(one) {
+      ending = one
+      if (count > 0) one.begin('gateway stopping')
     },
   }
 }

@@ -19,17 +19,30 @@ const placeholder = new RegExp(
   ].join('|'),
 )
 
-/**
- * Says why a token or password is none, as the end of a sentence; `undefined` when nothing is wrong. Never repeats it.
- */
-export function weakness(credential: string, shortest: number): string | undefined {
-  if (credential === '') return 'is empty'
-  if (credential === 'undefined' || credential === 'null') return `is the word ${credential}`
-  if (credential.includes(Secret.marker)) return 'is the redaction marker'
-  if (/\$\{/.test(credential)) return 'still holds a variable that was not replaced'
-  const folded = credential.toLowerCase().replace(/[^a-z0-9]/g, '')
-  if (/^<.*>$|^\[.*\]$|^\{.*\}$/.test(credential) || placeholder.test(folded)) return 'is a placeholder'
-  if (credential.length < shortest) return `has ${credential.length} characters; at least ${shortest} are needed`
-  if (new Set(credential).size < 5) return 'repeats a few characters'
+/** Why a token or password is a poor one, as the end of a sentence that never repeats it. */
+export interface Weakness {
+  why: string
+  /** It is none at all: whoever wrote it there meant something else to stand there. */
+  isNone: boolean
+}
+
+/** What is wrong with a token or password, blanks around it aside; `undefined` when nothing is. */
+export function weakness(credential: string, shortest: number): Weakness | undefined {
+  const text = credential.trim()
+  const none = noneAtAll(text)
+  if (none !== undefined) return { why: none, isNone: true }
+  if (text.length < shortest)
+    return { why: `has ${text.length} characters; at least ${shortest} are needed`, isNone: false }
+  if (new Set(text).size < 5) return { why: 'repeats a few characters', isNone: false }
+  return undefined
+}
+
+function noneAtAll(text: string): string | undefined {
+  if (text === '') return 'is empty'
+  if (text === 'undefined' || text === 'null') return `is the word ${text}`
+  if (text.includes(Secret.marker)) return 'is the redaction marker'
+  if (/\$\{/.test(text)) return 'still holds a variable that was not replaced'
+  const folded = text.toLowerCase().replace(/[^a-z0-9]/g, '')
+  if (/^<.*>$|^\[.*\]$|^\{.*\}$/.test(text) || placeholder.test(folded)) return 'is a placeholder'
   return undefined
 }

@@ -3,7 +3,7 @@ import { accessSync, constants } from 'node:fs'
 import { isIP } from 'node:net'
 import { canonical, isLoopback, parseRange } from './address.ts'
 import type { Config } from './config.ts'
-import { shortestToken, weakness } from './credential.ts'
+import { shortestToken, type Weakness, weakness } from './credential.ts'
 import type { Findings } from './findings.ts'
 import type { Environment, Reading } from './reading.ts'
 import { defaults } from './schema.ts'
@@ -197,7 +197,7 @@ function readTrustedUser({ reading, findings }: Sources): Pick<Config['gateway']
   return { trustedProxy: { userHeader: userHeader.toLowerCase(), allowUsers, scopes } }
 }
 
-/** Flag, file, `OPENCLAW_GATEWAY_TOKEN`, without surrounding white space. `undefined` = the caller makes one. */
+/** Flag, file, `OPENCLAW_GATEWAY_TOKEN`, without surrounding white space. `undefined`, without a problem = the caller makes one. */
 function readToken({ reading, env, flags, findings }: Sources, loopbackOnly: boolean): string | undefined {
   const path = 'gateway.auth.token'
   const candidates = [
@@ -217,14 +217,14 @@ function readToken({ reading, env, flags, findings }: Sources, loopbackOnly: boo
     }
     return undefined
   }
-  const why = weakness(chosen.text, shortestToken)
-  if (why !== undefined) {
-    if (loopbackOnly) findings.warnings.push(`${chosen.source}: the token ${why}`)
-    else findings.problems.push(`${chosen.source}: the token ${why}; it is required beyond loopback`)
-  }
+  const weak = weakness(chosen.text, shortestToken)
+  if (weak) report(findings, `${chosen.source}: the token`, weak, loopbackOnly, mendToken(loopbackOnly))
   // An empty token would be matched by a client that shows none.
   return chosen.text === '' ? undefined : chosen.text
 }
+
+const mendToken = (loopbackOnly: boolean): string =>
+  `put ${shortestToken} random characters or more there (openssl rand -hex 32)${loopbackOnly ? ', or leave it out: then one is made' : ''}`
 
 /**
  * The file, then `OPENCLAW_GATEWAY_PASSWORD`. People choose passwords, so what is weak about the length is a warning
@@ -232,16 +232,32 @@ function readToken({ reading, env, flags, findings }: Sources, loopbackOnly: boo
  */
 function readPassword({ reading, env, findings }: Sources, loopbackOnly: boolean): string | undefined {
   const path = 'gateway.auth.password'
-  const password = reading.file.gateway?.auth?.password || env['OPENCLAW_GATEWAY_PASSWORD']
-  if (!password) {
+  const candidates = [
+    { source: path, text: reading.file.gateway?.auth?.password },
+    { source: 'OPENCLAW_GATEWAY_PASSWORD', text: env['OPENCLAW_GATEWAY_PASSWORD'] },
+  ]
+  const chosen = candidates.find(({ text }) => text) ?? candidates.find(({ text }) => text === '')
+  if (chosen?.text === undefined) {
     if (!reading.dropped(path)) {
       findings.problems.push(`${path}: mode password needs one; set it or OPENCLAW_GATEWAY_PASSWORD`)
     }
     return undefined
   }
-  const why = weakness(password, 0)
-  if (why !== undefined && !loopbackOnly) findings.problems.push(`${path}: the password ${why}`)
-  else if (why !== undefined) findings.warnings.push(`${path}: the password ${why}`)
-  else if (password.length < 12) findings.warnings.push(`${path}: the password has ${password.length} characters only`)
-  return password
+  const { source, text } = chosen
+  const weak = weakness(text, 0)
+  if (weak) report(findings, `${source}: the password`, weak, loopbackOnly, 'put one there that nobody can guess')
+  else if (text.length < 12) findings.warnings.push(`${source}: the password has ${text.length} characters only`)
+  return text === '' ? undefined : text
+}
+
+/** A credential that is none is a broken set-up, wherever it would let people in; a poor one is refused beyond loopback. */
+function report(
+  findings: Findings,
+  what: string,
+  { why, isNone }: Weakness,
+  loopbackOnly: boolean,
+  mend: string,
+): void {
+  if (isNone || !loopbackOnly) findings.problems.push(`${what} ${why}; ${mend}`)
+  else findings.warnings.push(`${what} ${why}`)
 }

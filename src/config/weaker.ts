@@ -67,10 +67,18 @@ export function weakenings(before: Config, after: Config): string[] {
       limit,
       `tools.agentToAgent.limits.${name}`,
     )
-  more(serversIn(before), serversIn(after), 'mcp.servers')
+  const serversOf = ({ parsed }: Config) => members(members(parsed, 'mcp'), 'servers')
+  for (const name of Object.keys(serversOf(after)))
+    unless(textOf(serversOf(before), name) === textOf(serversOf(after), name), `mcp.servers.${name} is new, or another`)
   more(connectorsIn(before), connectorsIn(after), 'agents.list: who answers')
   // Whoever chooses an address is sent what goes there, with the key; whoever names a variable or a file can have it read.
-  more(addressesIn(before), addressesIn(after), 'models.providers')
+  more(Object.keys(providersOf(before)), Object.keys(providersOf(after)), 'models.providers')
+  for (const [id, provider] of Object.entries(providersOf(after))) {
+    const old = providersOf(before)[id]
+    // Never what it says: an address and headers, too, can hold what a client is not shown.
+    for (const name of ['baseUrl', 'headers', 'apiKey'])
+      unless(!old || textOf(old, name) === textOf(provider, name), `models.providers.${id}.${name} is another`)
+  }
   more(workspacesIn(before), workspacesIn(after), 'agents')
   more(variablesIn(before), variablesIn(after), 'what is filled in from the environment')
   unless(before.logging.file === after.logging.file, 'logging.file is another file')
@@ -89,25 +97,13 @@ const pairsIn = (allow: Allow): [string, string][] =>
 const covers = (old: [string, string], pair: [string, string]): boolean =>
   old.every((one, place) => one === '*' || one === pair[place])
 
-/** Which program is started, or which address is sent what agents say; the values of its environment are nobody's to read. */
-const serversIn = ({ mcp }: Config): string[] =>
-  mcp.servers.flatMap(({ name, reach, agents = ['everybody'] }) => {
-    const what = 'url' in reach ? reach.url : [reach.command, ...reach.args].join(' ')
-    const given = Object.keys('url' in reach ? reach.headers : reach.env)
-    return agents.map((agent) => [`${name} (${what}) for ${agent}`, ...given].join(' with '))
-  })
-
 const connectorsIn = ({ agents }: Config): string[] =>
   agents.list.flatMap(({ id, connector }) => (connector ? [`${connector.node ?? 'a node of its name'} as ${id}`] : []))
 
-/** Which provider is at which address, as the file says: also those whose models it does not list. */
-const addressesIn = ({ parsed }: Config): string[] =>
-  Object.entries(members(members(parsed, 'models'), 'providers')).flatMap(([id, provider]) =>
-    ['baseUrl', 'headers'].flatMap((name) => {
-      const value = members(provider)[name]
-      return value === undefined ? [] : [`${id}.${name} ${shown(value)}`]
-    }),
-  )
+/** The providers as the file says: also those whose models it does not list. */
+const providersOf = ({ parsed }: Config) => members(members(parsed, 'models'), 'providers')
+
+const textOf = (holder: unknown, name: string): string | undefined => JSON.stringify(members(holder)[name])
 
 /** Which agent works in which folder, as the file says. */
 function workspacesIn({ parsed }: Config): string[] {

@@ -7,6 +7,7 @@ export const agents = {
   agent: method({
     summary: 'Give an agent a turn. Answered twice under one id: `accepted` once it is on disk, then the result.',
     scope: 'operator.write',
+    bySession: true,
     unknown: 'refused',
     params: Type.Object({
       message: Said,
@@ -58,6 +59,7 @@ export const agents = {
   'agent.wait': method({
     summary: 'Wait until a run has ended, 30 s unless told otherwise.',
     scope: 'operator.write',
+    bySession: true,
     unknown: 'ignored',
     params: Type.Object({ runId: NonEmpty, timeoutMs: Type.Optional(Milliseconds) }),
     result: Type.Object({

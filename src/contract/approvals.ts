@@ -39,6 +39,9 @@ const PendingApproval = Type.Object({
 })
 export type PendingApproval = Static<typeof PendingApproval>
 
+/** Of a `deny` that nobody said: the gateway failed. */
+const Reason = Type.Optional(Type.String())
+
 const Policy = {
   security: Type.Optional(NonEmpty),
   ask: Type.Optional(NonEmpty),
@@ -92,9 +95,10 @@ const Kept = Type.Object({
 export const approvals = {
   'exec.approval.request': method({
     summary:
-      'Asks whether a command may be run. Answers when somebody has decided, or with a null decision when nobody did in time.',
+      'Asks whether a command may be run. Answers when somebody has decided, with a null decision when nobody did in time, or with deny and a `reason` when the gateway failed.',
     scope: 'operator.approvals',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({
       /** An id that was in use in the last minutes is refused. */
@@ -116,13 +120,16 @@ export const approvals = {
       decision: Decided,
       createdAtMs: Type.Integer(),
       expiresAtMs: Type.Integer(),
+      reason: Reason,
     }),
   }),
   'exec.approval.resolve': method({
     summary:
       'Decides a request: allow-once, allow-always (this command, of this agent, in this session) or deny. The first decision counts.',
     scope: 'operator.approvals',
+    bySession: true,
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({ id: NonEmpty, decision: NonEmpty }),
     result: Type.Object({ ok: Type.Literal(true) }),
@@ -130,6 +137,7 @@ export const approvals = {
   'exec.approval.list': method({
     summary: 'The requests that wait for a decision, the oldest first.',
     scope: 'operator.approvals',
+    bySession: true,
     unknown: 'ignored',
     unlisted: true,
     params: Type.Object({}),
@@ -146,6 +154,7 @@ export const approvals = {
     summary: 'Replaces what may be run without a question, if it is still what was read.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({
       file: ExecApprovals,
       /** The hash of what is replaced; needed once something was kept. */
@@ -165,13 +174,14 @@ export const approvalEvents = {
   }),
   'exec.approval.resolved': event({
     summary:
-      'A request is over before its time: somebody decided, or (null) its requester has gone. Nothing is said when the time is up.',
+      'A request is over before its time: somebody decided, or (null) its requester has gone, or (deny, with a `reason`) the gateway failed. Nothing is said when the time is up.',
     scope: 'operator.approvals',
     delivery: 'kept',
     payload: Type.Object({
       id: NonEmpty,
       decision: Decided,
       resolvedBy: OrNull(Type.String()),
+      reason: Reason,
       ts: Type.Integer(),
     }),
   }),

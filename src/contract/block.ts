@@ -25,8 +25,10 @@ export interface MethodBlock<P extends TObject = TObject, R extends TSchema = TS
   unknown: 'ignored' | 'refused'
   /** Members of protocol 4 that a `refused` method accepts and does not use: they mean nothing here. */
   meaningless?: readonly string[]
-  /** Is about one session, and asks whether the caller reaches it: a token for some sessions may call nothing else. */
-  ofOneSession?: true
+  /** Asks of each session it is about whether the caller reaches it: a token for some sessions may call nothing else. */
+  bySession?: true
+  /** Changes the gateway itself, or decides for others: each call leaves a row in the audit. */
+  audited?: true
   /** Works, but is not listed in `hello-ok.features`, as in the reference gateway. */
   unlisted?: true
 }

@@ -19,7 +19,7 @@ export const chat = {
     summary:
       'Give a session a turn. Answered once the turn is on disk; the reply streams as `agent` and `chat` events.',
     scope: 'operator.write',
-    ofOneSession: true,
+    bySession: true,
     unknown: 'refused',
     params: Type.Object({
       sessionKey: SessionKey,
@@ -66,7 +66,7 @@ export const chat = {
   'chat.abort': method({
     summary: 'Stop one run of a session, or all of them.',
     scope: 'operator.write',
-    ofOneSession: true,
+    bySession: true,
     unknown: 'refused',
     params: Type.Object({
       sessionKey: SessionKey,
@@ -80,7 +80,7 @@ export const chat = {
   'chat.history': method({
     summary: 'The newest entries of a session, oldest first, as many as fit in 6 MiB.',
     scope: 'operator.read',
-    ofOneSession: true,
+    bySession: true,
     unknown: 'ignored',
     params: Type.Object({
       sessionKey: SessionKey,
@@ -101,7 +101,7 @@ export const chat = {
     summary:
       'Everything said in a session after a position, once and in order, joined to what is said from then on; or a snapshot to draw from, and why.',
     scope: 'operator.read',
-    ofOneSession: true,
+    bySession: true,
     unknown: 'ignored',
     params: Type.Object({
       sessionKey: SessionKey,
@@ -156,6 +156,7 @@ export const chat = {
     summary: 'Put an entry of the assistant into a session without a run.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({
       sessionKey: SessionKey,

@@ -1,7 +1,7 @@
 /** The configuration file, as far as clients may see and write it: `config.*`. */
 import { Type } from 'typebox'
 import { method } from './block.ts'
-import { Milliseconds, NonEmpty, Open, SessionKey } from './shapes.ts'
+import { NonEmpty, Open, SessionKey } from './shapes.ts'
 
 const Written = Type.Object({
   ok: Type.Literal(true),
@@ -23,7 +23,8 @@ const change = {
 }
 const andRestart = {
   ...change,
-  restartDelayMs: Type.Optional(Milliseconds),
+  /** As long as a timer can be. One restart is scheduled at a time: the answer says when it comes. */
+  restartDelayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
   /** Said in the log. */
   note: Type.Optional(Type.String({ maxLength: 1000 })),
   sessionKey: Type.Optional(SessionKey),
@@ -50,6 +51,7 @@ export const config = {
       'Replace the text of the configuration. Only with `commands.config: true` in the file, and never by one that lets more people in or more out.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object(change),
     result: Written,
   }),
@@ -58,6 +60,7 @@ export const config = {
       'Apply a merge patch (RFC 7396) to the configuration, whose comments stay; then restart, if `commands.restart: true`. Refused like `config.set`.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object(andRestart),
     result: Written,
   }),
@@ -66,6 +69,7 @@ export const config = {
       'Replace the text of the configuration; then restart, if `commands.restart: true`. Refused like `config.set`.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object(andRestart),
     result: Written,
   }),

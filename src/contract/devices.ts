@@ -87,9 +87,11 @@ export const devices = {
     result: Type.Object({ pending: Type.Array(DeviceRequest), paired: Type.Array(PairedDevice) }),
   }),
   'device.pair.approve': method({
-    summary: 'Pair a device that waits, with what it asked for as far as the caller holds it.',
+    summary:
+      'Pair a device that waits, with what it asked for as far as the caller holds it. A device that is no administrator approves only itself, and only as an operator.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     params: RequestId,
     result: Type.Object({ requestId: Type.String(), device: PairedDevice }),
   }),
@@ -97,13 +99,16 @@ export const devices = {
     summary: 'Refuse a device that waits. It may ask again.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     params: RequestId,
     result: Type.Object({ requestId: Type.String(), deviceId: Type.String() }),
   }),
   'device.pair.remove': method({
-    summary: 'Forget a paired device. Its connections are closed.',
+    summary:
+      'Forget a paired device. Its connections are closed, and what it has sent ends as with device.token.revoke.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({ deviceId: NonEmpty }),
     result: Type.Object({ deviceId: Type.String() }),
@@ -113,6 +118,7 @@ export const devices = {
       'Give a device a new token, told here once. The old one is taken for a minute more. `scopes` narrows what it is worth, within what the device was paired for and the caller holds.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({ ...DeviceRole, scopes: Type.Optional(Scopes) }),
     result: Type.Object({
       deviceId: Type.String(),
@@ -123,9 +129,11 @@ export const devices = {
     }),
   }),
   'device.token.revoke': method({
-    summary: 'End the token of a device. Its connections are closed, and it has to be paired again.',
+    summary:
+      'End the token of a device. Its connections are closed, and it has to be paired again. Of what it has sent, runs that have begun go on to their end; what waits ends `aborted` with the stopReason `revoked`.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     params: Type.Object(DeviceRole),
     result: Type.Object({ deviceId: Type.String(), role: Type.String(), revokedAtMs: Milliseconds }),
   }),
@@ -133,6 +141,7 @@ export const devices = {
     summary: 'Ask for a node to be paired. Asked again, it is the same request.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     // Nothing is approved without somebody's word.
     meaningless: ['silent'],
     params: Type.Object(NodeSelf),
@@ -149,6 +158,7 @@ export const devices = {
     summary: 'Pair a node that waits. Its token is told here once.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     params: RequestId,
     result: Type.Object({
       requestId: Type.String(),
@@ -159,6 +169,7 @@ export const devices = {
     summary: 'Refuse a node that waits. It may be asked for again.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     params: RequestId,
     result: Type.Object({ requestId: Type.String(), nodeId: Type.String() }),
   }),
@@ -166,6 +177,7 @@ export const devices = {
     summary: 'Forget a paired node: its token is worth nothing any more.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({ nodeId: NonEmpty }),
     result: Type.Object({ nodeId: Type.String() }),

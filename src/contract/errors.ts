@@ -2,6 +2,8 @@
  * Every failure a client can be told of, by name. `code` is one of the few codes that protocol 3 knows, so that old clients
  * still parse it; our own, precise name goes to `details.code`. Only `broker/dispatch.ts` turns one into a frame.
  */
+import type { Scope } from './block.ts'
+
 export type WireCode = 'NOT_LINKED' | 'NOT_PAIRED' | 'AGENT_TIMEOUT' | 'INVALID_REQUEST' | 'UNAVAILABLE' | 'FORBIDDEN'
 
 /** The error member of a response frame. */
@@ -142,6 +144,11 @@ export const ERRORS = {
     meaning:
       'No such request waits, or it is not for this caller to decide; `device.pair.list` and `node.pair.list` say what waits.',
   },
+  OWN_PAIRING: {
+    code: 'INVALID_REQUEST',
+    meaning:
+      'A device approves nothing of its own for another role, unless it has operator.admin: let another device or token do so.',
+  },
   TOO_MANY_PAIRINGS: {
     code: 'UNAVAILABLE',
     retryable: true,
@@ -278,5 +285,11 @@ export class GatewayError extends Error {
     }
   }
 }
+
+/** Somebody's scopes do not include one that is needed. */
+export const missingScope = (scope: Scope): GatewayError =>
+  new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
+    details: { missingScope: scope, requiredScopes: [scope] },
+  })
 
 export type Protocol = 3 | 4

@@ -20,13 +20,18 @@ export function plain(name: string): string {
   return name.normalize('NFD').replace(/\p{M}/gu, '').toLowerCase()
 }
 
+const WHOLE = /^agent:([^:]*)(?::(.*))?$/is
+
+/** The agent that a key names, as it is spelled there; undefined if it names none. */
+export const agentIn = (spelling: string): string | undefined => WHOLE.exec(spelling.trim())?.[1]
+
 /**
  * The canonical form of a key, and the agent it belongs to.
  * @throws GatewayError UNKNOWN_AGENT, listing the known ones
  */
 export function canonical(spelling: string, agents: AgentNames): CanonicalKey {
   const text = spelling.trim()
-  const parts = /^agent:([^:]*)(?::(.*))?$/is.exec(text)
+  const parts = WHOLE.exec(text)
   const agentId = parts ? agents.resolve(parts[1]!) : agents.defaultId
   if (agentId === undefined) throw unknownAgent(parts![1]!, agents)
   const rest = (parts ? (parts[2] ?? '') : text).trim().toLowerCase()

@@ -10,6 +10,7 @@ export const sessions = {
   'sessions.list': method({
     summary: 'Sessions, the last touched first.',
     scope: 'operator.read',
+    bySession: true,
     unknown: 'ignored',
     params: Type.Object({
       limit: Type.Optional(Type.Integer({ minimum: 1 })),
@@ -58,6 +59,7 @@ export const sessions = {
     summary: 'Set or clear (null) settings of a session.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({
       key: SessionKey,
       agentId: Type.Optional(NonEmpty),
@@ -103,6 +105,7 @@ export const sessions = {
     summary: 'Begin a new transcript, keeping the settings. Stops what runs.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({ key: SessionKey, agentId: Type.Optional(NonEmpty) }),
     meaningless: ['reason'],
     result: Type.Object({ ok: Type.Literal(true), key: Type.String(), entry: Entry }),
@@ -111,6 +114,7 @@ export const sessions = {
     summary: 'Remove a session and its transcript. Stops what runs.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({
       key: SessionKey,
       agentId: Type.Optional(NonEmpty),

@@ -25,11 +25,15 @@ export const tokens = {
     summary: 'Make a named token with these scopes and no others. Its text is told here once, and kept nowhere.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({
       name: TokenName,
       scopes: Type.Array(ScopeName, { maxItems: OPERATOR_SCOPES.length }),
-      /** The only sessions it can reach. Not with `operator.admin` or `operator.pairing`, which reach beyond any session. */
+      /**
+       * The only sessions it can reach: it may call what says so, and is told of no others. Not with `operator.admin` or
+       * `operator.pairing`, which reach beyond any session.
+       */
       sessions: Type.Optional(Type.Array(SessionPattern, { minItems: 1, maxItems: 64 })),
       /** Milliseconds since 1970; absent = it does not end by itself. */
       expiresAt: Type.Optional(Milliseconds),
@@ -45,9 +49,11 @@ export const tokens = {
     result: Type.Object({ tokens: Type.Array(NamedToken) }),
   }),
   'tokens.revoke': method({
-    summary: 'End a named token. Its connections are closed within a second.',
+    summary:
+      'End a named token. Its connections are closed within a second. Of what it has sent, runs that have begun go on to their end; what waits ends `aborted` with the stopReason `revoked`.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     unlisted: true,
     params: Type.Object({ id: Type.String({ minLength: 1, maxLength: 64 }) }),
     result: Type.Object({ id: Type.String(), revokedAtMs: Milliseconds }),

@@ -1,6 +1,7 @@
 /** The agents and their models; turns addressed to an agent. */
 import type { Agents } from '../broker/agents.ts'
 import { type Caller, eventually, Failure, type Handlers, type Reply, twice } from '../broker/dispatch.ts'
+import { mayReach } from '../broker/hub.ts'
 import type { Ended, Runs } from '../broker/runs.ts'
 import type { Turns } from '../broker/turns.ts'
 import type { AgentConfig, Config } from '../config/config.ts'
@@ -8,7 +9,7 @@ import type { agents as contract } from '../contract/agents.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { Params, Result } from '../contract/index.ts'
-import { type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
+import { agentIn, type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
 import type { Json, RunRecord, Store } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
 import { addressed } from './door.ts'
@@ -64,7 +65,10 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   const failure = (runId: string, error: GatewayError, status: string) =>
     new Failure(error, { runId, status, summary: error.message })
 
-  /** The ending of a run, once there is one; `timeout` when the time is up or the caller has gone. */
+  /**
+   * The ending of a run, once there is one; `timeout` when the time is up or the caller has gone. A run in a session that the caller
+   * does not reach is waited for like one that never comes.
+   */
   async function waitFor(runId: string, timeoutMs: number, caller: Caller): Promise<Result<'agent.wait'>> {
     const answer = ({
       state,
@@ -82,11 +86,13 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     const giveUp = () => listening.abort()
     const gone = caller.gone()
     gone.addEventListener('abort', giveUp, { once: true })
+    // What has been said already is not said again.
+    if (gone.aborted) giveUp()
     try {
       // Listen first, look second: a run that ends in between is not missed.
-      const next = runs.wait(runId, timeoutMs, listening.signal)
+      const next = runs.wait(runId, timeoutMs, listening.signal, ({ sessionKey }) => mayReach(caller, sessionKey))
       const kept = await store.run(runId)
-      if (kept?.endedAt !== undefined) return answer(kept)
+      if (kept?.endedAt !== undefined && mayReach(caller, kept.sessionKey)) return answer(kept)
       const ended: Ended | undefined = await next
       if (!ended) return { runId, status: 'timeout' }
       const { outcome, startedAt, endedAt } = ended
@@ -105,13 +111,13 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
       throw new GatewayError('UNKNOWN_AGENT', `invalid agent params: ${message}`, { details: details! })
     }
     if (params.sessionKey) {
-      const named = /^agent:([^:]+)/i.exec(params.sessionKey)?.[1]
-      if (agentId && named && agents.resolve(named) !== agentId)
+      const named = agentIn(params.sessionKey)
+      if (agentId && named !== undefined && agents.resolve(named) !== agentId)
         throw new GatewayError(
           'INVALID_PARAMS',
           `invalid agent params: agent "${agentId}" does not match session key agent "${named.slice(0, 64)}"`,
         )
-      return agentId && !named ? `agent:${agentId}:${params.sessionKey}` : params.sessionKey
+      return agentId && named === undefined ? `agent:${agentId}:${params.sessionKey}` : params.sessionKey
     }
     if (params.sessionId) return undefined
     if (agentId) return `agent:${agentId}:${agents.mainKey}`
@@ -121,8 +127,10 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     )
   }
 
-  async function keyById(sessionId: string): Promise<string> {
-    const found = (await store.sessions({})).find((session) => session.sessionId === sessionId)
+  async function keyById(sessionId: string, caller: Caller): Promise<string> {
+    const found = (await store.sessions({})).find(
+      (session) => session.sessionId === sessionId && mayReach(caller, session.key),
+    )
     if (!found) throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${sessionId.slice(0, 200)}`)
     return found.key
   }
@@ -191,7 +199,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
         const session = addressed(spelling, undefined, agents, caller)
         return turns.arriving(session.key, send(params, caller, session))
       }
-      return key === undefined ? keyById(params.sessionId!).then(sendTo) : sendTo(key)
+      return key === undefined ? keyById(params.sessionId!, caller).then(sendTo) : sendTo(key)
     },
 
     'agent.wait': ({ runId, timeoutMs = WAIT_MS }, caller) => eventually(waitFor(runId, timeoutMs, caller)),

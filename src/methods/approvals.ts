@@ -4,7 +4,7 @@ import type { ApprovalsDocument, KeptApprovals } from '../broker/approvals-docum
 import { eventually, type Handlers } from '../broker/dispatch.ts'
 import type { approvals as contract, Decision } from '../contract/approvals.ts'
 import { GatewayError } from '../contract/errors.ts'
-import { type AgentNames, canonical, unknownAgent } from '../contract/session-key.ts'
+import { type AgentNames, agentIn, canonical, unknownAgent } from '../contract/session-key.ts'
 
 export interface ApprovalsNeeds {
   agents: AgentNames
@@ -25,7 +25,7 @@ export function approvalMethods(needs: ApprovalsNeeds): Handlers<typeof contract
     const named = agentId === null ? undefined : agents.resolve(agentId)
     if (agentId !== null && named === undefined) throw unknownAgent(agentId, agents)
     if (sessionKey === null) return { agentId: named ?? agents.defaultId, sessionKey: undefined }
-    const isWhole = /^\s*agent:/i.test(sessionKey)
+    const isWhole = agentIn(sessionKey) !== undefined
     const session = canonical(named === undefined || isWhole ? sessionKey : `agent:${named}:${sessionKey}`, agents)
     if (named !== undefined && session.agentId !== named)
       throw new GatewayError(
@@ -58,7 +58,7 @@ export function approvalMethods(needs: ApprovalsNeeds): Handlers<typeof contract
       return { ok: true }
     },
 
-    'exec.approval.list': () => approvals.list(),
+    'exec.approval.list': (_, caller) => approvals.list(caller),
 
     'exec.approvals.get': () => told(approvalsDocument.current()),
 

@@ -1,16 +1,17 @@
 /** `chat.*`: what a turn means, from typed text to a run under way. */
 import { after, type Caller, Failure, type Handlers, type Reply } from '../broker/dispatch.ts'
 import { textOfEnded } from '../broker/endings.ts'
-import { type Hub, holds } from '../broker/hub.ts'
+import type { Hub } from '../broker/hub.ts'
 import type { Replay } from '../broker/replay.ts'
 import type { Runs } from '../broker/runs.ts'
 import type { Sessions } from '../broker/sessions.ts'
 import type { TurnRequest, Turns } from '../broker/turns.ts'
 import type { chat } from '../contract/chat.ts'
 import { LIMITS } from '../contract/connect.ts'
-import { GatewayError } from '../contract/errors.ts'
+import { GatewayError, missingScope } from '../contract/errors.ts'
 import type { Params, Result } from '../contract/index.ts'
 import { QUEUE_MODES, type QueueMode, readQueueMode } from '../contract/queue-mode.ts'
+import { holds } from '../contract/scopes.ts'
 import type { AgentNames, CanonicalKey } from '../contract/session-key.ts'
 import type { Json, RunRecord, RunState, Store, TranscriptMessage } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
@@ -59,10 +60,7 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
 
   function mayCommand(command: Command, caller: Caller): void {
     const scope = COMMAND_SCOPES[command.kind]
-    if (!holds(caller.scopes, scope))
-      throw new GatewayError('MISSING_SCOPE', `missing scope: ${scope}`, {
-        details: { missingScope: scope, requiredScopes: [scope] },
-      })
+    if (!holds(caller.scopes, scope)) throw missingScope(scope)
     if (command.kind === 'refused')
       throw new GatewayError(
         'NOT_SERVED',

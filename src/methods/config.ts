@@ -1,5 +1,5 @@
 /** `config.*`: the configuration file, as far as clients may see and write it. */
-import { after, type Handlers } from '../broker/dispatch.ts'
+import type { Handlers } from '../broker/dispatch.ts'
 import type { ConfigFileOnDisk, ShownConfig } from '../config/file.ts'
 import type { config as contract } from '../contract/config.ts'
 
@@ -8,8 +8,11 @@ export interface ConfigNeeds {
   /** A JSON Schema of the file. */
   configSchema: object
   version: string
-  /** Starts the gateway anew after so many ms; undefined: it may not, or nobody is there to do it. */
-  restart: ((delayMs: number, note: string) => void) | undefined
+  /**
+   * Starts the gateway anew after so many ms, and says in how many it does: one that was asked for before comes first. Absent: it may
+   * not, or nobody is there to do it.
+   */
+  restart: ((delayMs: number, note: string) => number | undefined) | undefined
 }
 
 const RESTART_DELAY_MS = 2_000
@@ -23,10 +26,9 @@ export function configMethods({ configFile, configSchema, version, restart }: Co
     restart: { scheduled: delayMs !== undefined, ...(delayMs !== undefined && { delayMs }) },
   })
 
-  function andRestart(shown: ShownConfig, { restartDelayMs = RESTART_DELAY_MS, note = '' }, method: string) {
-    if (!restart) return written(shown)
-    return after(written(shown, restartDelayMs), () => restart(restartDelayMs, note ? `${method}: ${note}` : method))
-  }
+  // The answer is on its way before any timer runs.
+  const andRestart = (shown: ShownConfig, { restartDelayMs = RESTART_DELAY_MS, note = '' }, method: string) =>
+    written(shown, restart?.(restartDelayMs, note ? `${method}: ${note}` : method))
 
   return {
     'config.get': () => ({ ...configFile.show() }),

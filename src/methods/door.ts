@@ -2,7 +2,7 @@
 import type { Caller } from '../broker/dispatch.ts'
 import { mayReach } from '../broker/hub.ts'
 import { GatewayError } from '../contract/errors.ts'
-import { type AgentNames, type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
+import { type AgentNames, agentIn, type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
 
 /**
  * The session a request is about.
@@ -22,7 +22,7 @@ export function session(
 }
 
 function whole(spelling: string, agentId: string | undefined, agents: AgentNames): string {
-  if (agentId === undefined || /^agent:/i.test(spelling)) return spelling
+  if (agentId === undefined || agentIn(spelling) !== undefined) return spelling
   const id = agents.resolve(agentId)
   if (id === undefined) throw unknownAgent(agentId, agents)
   return `agent:${id}:${spelling}`

@@ -1,6 +1,7 @@
 /** `sessions.*`: list, look into, set, begin anew, remove. */
 import { randomUUID } from 'node:crypto'
 import type { Handlers } from '../broker/dispatch.ts'
+import { mayReach } from '../broker/hub.ts'
 import type { Turns } from '../broker/turns.ts'
 import { GatewayError } from '../contract/errors.ts'
 import { type AgentNames, canonical } from '../contract/session-key.ts'
@@ -89,7 +90,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
   }
 
   return {
-    async 'sessions.list'(params) {
+    async 'sessions.list'(params, caller) {
       const agentId = params.agentId === undefined ? undefined : (agents.resolve(params.agentId) ?? params.agentId)
       const all = await store.sessions({
         ...(agentId !== undefined && { agentId }),
@@ -98,6 +99,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       })
       const found = all.filter(
         (record) =>
+          mayReach(caller, record.key) &&
           (params.label === undefined || setting(record, 'label') === params.label) &&
           (params.spawnedBy === undefined || setting(record, 'spawnedBy') === params.spawnedBy),
       )

@@ -1,7 +1,6 @@
 /** Named tokens: made, listed and ended by administrators. */
 import type { Tokens } from '../auth/tokens.ts'
 import type { Handlers } from '../broker/dispatch.ts'
-import { GatewayError } from '../contract/errors.ts'
 import type { tokens as contract } from '../contract/tokens.ts'
 
 export interface TokensNeeds {
@@ -11,15 +10,10 @@ export interface TokensNeeds {
 export function tokenMethods({ tokens }: TokensNeeds): Handlers<typeof contract> {
   return {
     async 'tokens.create'({ name, scopes, sessions, expiresAt }, { principal }) {
-      // What a named token makes would be there when its own time is over.
-      if (principal.startsWith('token:') && principal !== 'token:shared')
-        throw new GatewayError('TOKEN_TOO_WIDE', 'a named token makes no others')
-      const { token, text } = await tokens.create({
-        name,
-        scopes,
-        ...(sessions && { sessions }),
-        ...(expiresAt !== undefined && { expiresAtMs: expiresAt }),
-      })
+      const { token, text } = await tokens.create(
+        { name, scopes, ...(sessions && { sessions }), ...(expiresAt !== undefined && { expiresAtMs: expiresAt }) },
+        principal,
+      )
       return { ...token, token: text.reveal() }
     },
     'tokens.list': () => ({ tokens: tokens.list() }),

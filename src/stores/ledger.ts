@@ -359,7 +359,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const sessionId = run.state === 'started' ? run.sessionId : (session?.sessionId ?? run.sessionId)
       let added = 0
       if (tables.owner(sessionId) === run.sessionKey) {
-        if (run.state === 'admitted') added += addUserMessage(sessionId, run, ending.endedAt)
+        if (run.state === 'admitted' && !ending.unsaid) added += addUserMessage(sessionId, run, ending.endedAt)
         for (const message of entriesOf(ending)) {
           tables.addMessage(sessionId, message)
           added += 1

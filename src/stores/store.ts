@@ -140,6 +140,8 @@ export interface Ending {
   stopReason?: string
   error?: string
   absorbedBy?: string
+  /** The words of a turn that was never started stay out of the transcript: the next one does not tell the model of them. */
+  unsaid?: true
   /** Entries for the transcript that come before `message`: what the assistant said on the way, the calls it made, their results. */
   before?: TranscriptMessage[]
   /** The assistant's last entry for the transcript; absent when there is nothing to keep. */

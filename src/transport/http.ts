@@ -53,6 +53,9 @@ export interface ListenerNeeds {
 /** Upgrades are taken here, with any query; proxies strip `/ws` or do not. */
 const UPGRADE_PATHS = new Set(['/', '/ws', '/ws/', '/gateway', '/gateway/'])
 
+/** What 426 has to say (RFC 6455, section 4.2.2; RFC 9110, section 15.5.22). */
+const VERSION_13 = ['Sec-WebSocket-Version: 13', 'Upgrade: websocket', 'Connection: Upgrade']
+
 /** Loaded by `require`: an ESM import of `node:http` also loads the whole of undici, 25 to 45 ms of every start. */
 const http = process.getBuiltinModule('node:http')
 
@@ -179,6 +182,10 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       )
       return turnAway(socket, knocked.status, knocked.message)
     }
+    // `ws` would take 8 as well, in which a page says in another header where it comes from.
+    const { upgrade, 'sec-websocket-version': version } = request.headers
+    if (upgrade?.toLowerCase() === 'websocket' && version !== '13')
+      return turnAway(socket, 426, 'the version of WebSocket that is spoken here is 13', VERSION_13)
     const { facts, isForwarded } = knocked
     const lease = leases.get(endOf(socket as Socket))
     if (!lease?.seenAs({ address: facts.clientAddress, isForwarded, hasOrigin: facts.origin !== 'absent' }))

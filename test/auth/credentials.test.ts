@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import type { Attempts } from '../../src/auth/attempts.ts'
 import { createAuthenticator } from '../../src/auth/authenticate.ts'
 import { type DeviceRecord, type Devices, openDevices } from '../../src/auth/devices.ts'
+import { SHARED } from '../../src/auth/principals.ts'
 import { makeToken } from '../../src/auth/token-text.ts'
 import { openTokens, type Tokens } from '../../src/auth/tokens.ts'
 import { Secret } from '../../src/config/secret.ts'
@@ -184,11 +185,14 @@ beforeAll(async () => {
   let at = NOW - 10_000
   tokens = await openTokens({ store: openMemoryStore(), now: () => at, onRevoked() {} })
   const make = async (expiresAtMs?: number) => {
-    const { token, text } = await tokens.create({
-      name: 'a test',
-      scopes: NAMED_FOR,
-      ...(expiresAtMs !== undefined && { expiresAtMs }),
-    })
+    const { token, text } = await tokens.create(
+      {
+        name: 'a test',
+        scopes: NAMED_FOR,
+        ...(expiresAtMs !== undefined && { expiresAtMs }),
+      },
+      SHARED,
+    )
     return { id: token.id, text: text.reveal() }
   }
   const [named, expired, revoked] = [await make(NOW + 1), await make(NOW), await make()]
@@ -460,11 +464,14 @@ describe('what somebody was admitted on', () => {
     const store = openMemoryStore()
     const devices = await openDevices(store, SECRET, { now: () => NOW })
     const named = await openTokens({ store, now: () => NOW, onRevoked() {} })
-    const { token, text } = await named.create({
-      name: 'a test',
-      scopes: ['operator.read'],
-      sessions: ['agent:main:*'],
-    })
+    const { token, text } = await named.create(
+      {
+        name: 'a test',
+        scopes: ['operator.read'],
+        sessions: ['agent:main:*'],
+      },
+      SHARED,
+    )
     const authenticator = createAuthenticator({
       auth: { mode: 'token', token: new Secret(TEXTS.shared) },
       pagesNeedNoDevice: false,

@@ -105,6 +105,53 @@ describe('a device that waits', () => {
     expect(pairings.devices(ROOT).pending.map(({ requestId }) => requestId)).toEqual([other])
   })
 
+  it('makes room for the one that takes its place only when that is on disk', async () => {
+    const store = openMemoryStore()
+    let disk = Promise.withResolvers<void>()
+    disk.resolve()
+    const put: typeof store.put = (...args) => disk.promise.then(() => store.put(...args))
+    const { pairings, devices, decisions } = await open({ store: { ...store, put } }, store)
+    const pending = () => pairings.devices(ROOT).pending.map(({ requestId }) => requestId)
+    const shown = (await pairings.ask(asks('d', ['operator.read']), '10.0.0.1'))!
+    disk = Promise.withResolvers<void>()
+    const refused = pairings.ask(asks('d', ['operator.write']), '10.0.0.1')
+    await vi.advanceTimersByTimeAsync(1)
+    expect([pending(), decisions()]).toEqual([[shown], []])
+    disk.reject(new StoreError('FULL', 'no space'))
+    expect(await refused).toBeUndefined()
+    expect([pending(), decisions(), await store.list('pairing')]).toMatchObject([[shown], [], [{ id: shown }]])
+    disk = Promise.withResolvers<void>()
+    disk.resolve()
+    const other = await pairings.ask(asks('d', ['operator.write']), '10.0.0.1')
+    expect([pending(), decisions(), await store.list('pairing')]).toMatchObject([
+      [other],
+      ['superseded'],
+      [{ id: other }],
+    ])
+    expect(devices.get('d', 'operator')).toBeUndefined()
+  })
+
+  it('is one, though it asks for several things at the same time', async () => {
+    const { pairings, store } = await open()
+    const wishes: Scope[][] = [['operator.read'], ['operator.write'], ['operator.admin']]
+    const ids = await Promise.all(wishes.map((scopes) => pairings.ask(asks('d', scopes), '10.0.0.1')))
+    expect(pairings.devices(ROOT).pending).toMatchObject([{ requestId: ids[2], scopes: ['operator.admin'] }])
+    expect(await store.list('pairing')).toMatchObject([{ id: ids[2] }])
+  })
+
+  it('is the newer one of two, where the process died before the older one was gone', async () => {
+    const { pairings, store } = await open()
+    await pairings.ask(asks('d', ['operator.read']), '10.0.0.1')
+    const [older] = await store.list('pairing')
+    vi.advanceTimersByTime(1)
+    const newer = await pairings.ask(asks('d', ['operator.write']), '10.0.0.1')
+    pairings.stop()
+    await store.put('pairing', older!.id, older!.value)
+    const again = await open({}, store)
+    expect(again.pairings.devices(ROOT).pending).toMatchObject([{ requestId: newer }])
+    expect(await store.list('pairing')).toMatchObject([{ id: newer }])
+  })
+
   it('waits on after a restart, for what was left of its time', async () => {
     const { pairings, store } = await open()
     const requestId = await pairings.ask(asks('d', ['operator.read']), '10.0.0.1')
@@ -115,6 +162,43 @@ describe('a device that waits', () => {
     vi.advanceTimersByTime(2 * MINUTE)
     expect(again.pairings.devices(ROOT).pending).toEqual([])
     await vi.runAllTimersAsync()
+    expect(await store.list('pairing')).toEqual([])
+  })
+
+  it('that asked again waits on after a restart for the time that began anew', async () => {
+    const { pairings, store } = await open()
+    const requestId = await pairings.ask(asks('d', ['operator.read']), '10.0.0.1')
+    vi.advanceTimersByTime(4 * MINUTE)
+    await pairings.ask(asks('d', ['operator.read']), '10.0.0.1')
+    pairings.stop()
+    vi.advanceTimersByTime(4 * MINUTE)
+    const again = await open({}, store)
+    expect(again.pairings.devices(ROOT).pending).toMatchObject([{ requestId, ts: NOW + 4 * MINUTE }])
+    vi.advanceTimersByTime(MINUTE)
+    expect(again.pairings.devices(ROOT).pending).toEqual([])
+  })
+
+  it('that asks again while the disk refuses waits on for what was left, and is told so', async () => {
+    const store = openMemoryStore()
+    let isFull = false
+    const put: typeof store.put = (...args) =>
+      isFull ? Promise.reject(new StoreError('FULL', 'no space')) : store.put(...args)
+    const { pairings } = await open({ store: { ...store, put } }, store)
+    const ask = () => pairings.requestNode({ nodeId: 'n' }, ROOT)
+    await ask()
+    vi.advanceTimersByTime(4 * MINUTE)
+    isFull = true
+    await expect(ask()).rejects.toThrow('no space')
+    expect(pairings.nodes(ROOT).pending).toMatchObject([{ ts: NOW }])
+    vi.advanceTimersByTime(MINUTE)
+    expect(pairings.nodes(ROOT).pending).toEqual([])
+  })
+
+  it('that asks again while it is being refused does not come back with a restart', async () => {
+    const { pairings, store } = await open()
+    const requestId = (await pairings.ask(asks('d', ['operator.read']), '10.0.0.1'))!
+    const rejected = pairings.rejectDevice(requestId, ROOT)
+    await Promise.all([rejected, pairings.ask(asks('d', ['operator.read']), '10.0.0.1')])
     expect(await store.list('pairing')).toEqual([])
   })
 
@@ -283,13 +367,38 @@ describe('a paired device that is no administrator', () => {
     expect(pairings.devices(ROOT)).toMatchObject({ pending: [{ requestId }], paired: [{}, {}] })
   })
 
+  it('cannot let itself in for another role, by either way to ask for one', async () => {
+    const { pairings, devices, paired } = await open()
+    const { as } = await paired('d', ['operator.pairing', 'operator.write'])
+    const requestId = (await pairings.ask(asks('d', [], { role: 'node' }), '10.0.0.1'))!
+    const rule = 'a device cannot approve its own request for another role (node): another approver has to'
+    await expect(pairings.approveDevice(requestId, as)).rejects.toMatchObject({ kind: 'OWN_PAIRING', message: rule })
+    const { request } = await pairings.requestNode({ nodeId: 'd' }, as)
+    await expect(pairings.approveNode(request.requestId, as)).rejects.toMatchObject({ message: rule })
+    expect([devices.get('d', 'node'), pairings.nodes(ROOT).paired]).toEqual([undefined, []])
+    // It may take it back, and others may say yes.
+    expect(await pairings.rejectNode(request.requestId, as)).toBe('d')
+    const byHand = approver('token:abc', 'operator.pairing')
+    expect(await pairings.approveDevice(requestId, byHand)).toMatchObject({ roles: expect.arrayContaining(['node']) })
+  })
+
+  it('lets itself in for more of its own role as far as it holds that, and an administrator for whatever it likes', async () => {
+    const { pairings, paired } = await open()
+    const { as } = await paired('d', ['operator.pairing', 'operator.write'])
+    const more = (await pairings.ask(asks('d', ['operator.read', 'operator.write']), '10.0.0.1'))!
+    expect(await pairings.approveDevice(more, as)).toMatchObject({ deviceId: 'd' })
+    const admin = (await paired('a', ['operator.admin'])).as
+    const node = (await pairings.ask(asks('a', [], { role: 'node' }), '10.0.0.1'))!
+    expect(await pairings.approveDevice(node, admin)).toMatchObject({ roles: expect.arrayContaining(['node']) })
+  })
+
   it('rotates and ends its own token', async () => {
     const { pairings, paired, revoked } = await open()
     const { as } = await paired('d', ['operator.pairing'])
     const own = { deviceId: 'd', role: 'operator' }
     expect(await pairings.rotate({ ...own, scopes: undefined }, as)).toMatchObject({ scopes: ['operator.pairing'] })
     expect(await pairings.revoke(own, as)).toEqual({ revokedAtMs: NOW })
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator' }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', silences: true }])
   })
 })
 
@@ -338,7 +447,7 @@ describe('a device token', () => {
     const { device } = await paired('d', ['operator.read', 'operator.write'])
     const rotate = (scopes: Scope[]) => pairings.rotate({ deviceId: 'd', role: 'operator', scopes }, ROOT)
     expect(await rotate(['operator.read'])).toMatchObject({ scopes: ['operator.read'] })
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential: devices.current(device) }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential: devices.current(device), silences: true }])
     expect(devices.get('d', 'operator')).toMatchObject({
       scopes: ['operator.read', 'operator.write'],
       tokenScopes: ['operator.read'],
@@ -369,7 +478,7 @@ describe('a device token', () => {
     const { device } = await paired('d', ['operator.read', 'operator.write'])
     const own = { deviceId: 'd', role: 'operator' }
     await pairings.revoke(own, ROOT)
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator' }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', silences: true }])
     expect(devices.get('d', 'operator')).toBeUndefined()
     expect((await open({}, store)).devices.get('d', 'operator')).toBeUndefined()
     await expect(pairings.rotate({ ...own, scopes: undefined }, ROOT)).rejects.toThrow('unknown deviceId/role')
@@ -384,7 +493,10 @@ describe('a device token', () => {
     const { pairings, devices, paired, revoked } = await open()
     const { device } = await paired('d', ['operator.read'])
     await pairings.removeDevice('d', ROOT)
-    expect([pairings.devices(ROOT).paired, revoked]).toEqual([[], [{ principal: 'd', role: 'operator' }]])
+    expect([pairings.devices(ROOT).paired, revoked]).toEqual([
+      [],
+      [{ principal: 'd', role: 'operator', silences: true }],
+    ])
     const again = await paired('d', ['operator.read'])
     expect(devices.credential(again.device, devices.token(device))).toBeUndefined()
   })

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { Revocation } from '../../src/auth/devices.ts'
+import { SHARED } from '../../src/auth/principals.ts'
 import { makeToken, readTokenText } from '../../src/auth/token-text.ts'
 import { type NewToken, openTokens, reaches } from '../../src/auth/tokens.ts'
 import { Secret } from '../../src/config/secret.ts'
@@ -18,7 +19,7 @@ async function open(store = openMemoryStore()) {
     clock,
     revoked,
     async make(changes: Partial<NewToken> = {}) {
-      const { token, text } = await tokens.create({ name: 'a bridge', scopes: ['operator.read'], ...changes })
+      const { token, text } = await tokens.create({ name: 'a bridge', scopes: ['operator.read'], ...changes }, SHARED)
       return { ...token, text: text.reveal() }
     },
   }
@@ -79,7 +80,7 @@ describe('a named token', () => {
     const secret = text.split('_')[3]!
     const kept = JSON.stringify([tokens.list(), tokens.check(text), await store.list('token')])
     expect(kept).not.toContain(secret)
-    expect(String((await tokens.create({ name: 'x', scopes: [] })).text)).toBe(Secret.marker)
+    expect(String((await tokens.create({ name: 'x', scopes: [] }, SHARED)).text)).toBe(Secret.marker)
   })
 
   it('is remembered after a restart, with its end', async () => {
@@ -111,7 +112,7 @@ describe('a named token', () => {
     expect(status()).toBe('expired')
     tokens.sweep()
     tokens.sweep()
-    expect(revoked).toEqual([{ principal: `token:${id}` }])
+    expect(revoked).toEqual([{ principal: `token:${id}`, silences: true }])
   })
 
   it('ends by hand, closes its sockets, and stays as it ended', async () => {
@@ -120,8 +121,33 @@ describe('a named token', () => {
     await tokens.revoke(id)
     clock.at += 5_000
     expect(await tokens.revoke(id)).toEqual({ id, revokedAtMs: NOW })
-    expect(revoked[0]).toEqual({ principal: `token:${id}` })
+    expect(revoked[0]).toEqual({ principal: `token:${id}`, silences: true })
     await expect(tokens.revoke('nobody')).rejects.toMatchObject({ kind: 'UNKNOWN_TOKEN' })
+  })
+
+  it('ends once, however many end it at the same time', async () => {
+    const { make, tokens, clock, store } = await open()
+    const { id } = await make()
+    const put = store.put
+    // Time goes by with each write.
+    store.put = (...record) => {
+      clock.at += 1_000
+      return put(...record)
+    }
+    const ends = await Promise.all([tokens.revoke(id), tokens.revoke(id), tokens.revoke(id)])
+    expect(new Set(ends.map(({ revokedAtMs }) => revokedAtMs))).toEqual(new Set([NOW]))
+    expect(tokens.list()[0]!.revokedAtMs).toBe(NOW)
+  })
+
+  it('is ended also when the disk has refused the change before', async () => {
+    const { make, tokens, store } = await open()
+    const { id } = await make()
+    const put = store.put
+    store.put = () => Promise.reject(new Error('the disk is away'))
+    const refused = tokens.revoke(id)
+    await expect(refused).rejects.toThrow('away')
+    store.put = put
+    expect(await tokens.revoke(id)).toEqual({ id, revokedAtMs: NOW })
   })
 
   it('is not made with an end that has been', async () => {
@@ -142,7 +168,10 @@ describe('a named token', () => {
   it('makes room for others once it has ended, and not before', async () => {
     const { make, tokens } = await open()
     const first = await make()
-    for (let n = 1; n < 1_000; n += 1) await make()
+    for (let n = 1; n < 999; n += 1) await make()
+    // There is room for one more, whoever asks first.
+    const last = await Promise.allSettled([make(), make(), make()])
+    expect(last.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected'])
     await expect(make()).rejects.toMatchObject({ kind: 'TOO_MANY_TOKENS' })
     await tokens.revoke(first.id)
     await make()

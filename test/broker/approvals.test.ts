@@ -53,14 +53,17 @@ interface Told {
   id: string
   decision?: Decision | null
   resolvedBy?: string | null
+  reason?: string
 }
 
 async function open({
   store = openMemoryStore(),
   onRequested = () => {},
+  onResolved = () => {},
 }: {
   store?: Store
   onRequested?(): void
+  onResolved?(): void
 } = {}) {
   const clock = new SimulatedClock()
   const told: Told[] = []
@@ -71,7 +74,10 @@ async function open({
       onRequested()
       told.push({ event: 'requested', ...shown })
     },
-    announceResolved: (end) => void told.push({ event: 'resolved', ...end }),
+    announceResolved(end) {
+      onResolved()
+      told.push({ event: 'resolved', ...end })
+    },
     log: quiet,
     now: () => 1_000_000 + clock.now(),
     monotonic: () => clock.now(),
@@ -135,7 +141,7 @@ describe('a request for approval', () => {
     const { approvals, clock, newest } = await open()
     const answer = approvals.request(asking({ timeoutMs: 86_400_000 }), somebody())
     clock.increment(299_999)
-    expect(approvals.list().map(({ id }) => id)).toEqual([newest()])
+    expect(approvals.list(somebody()).map(({ id }) => id)).toEqual([newest()])
     clock.increment(1)
     expect(await answer).toMatchObject({ decision: null, expiresAtMs: 1_300_000 })
   })
@@ -145,7 +151,7 @@ describe('a request for approval', () => {
     const requester = somebody()
     const answer = approvals.request(asking(), requester)
     requester.leave()
-    expect(approvals.list()).toEqual([])
+    expect(approvals.list(somebody())).toEqual([])
     expect(await answer).toMatchObject({ decision: null })
     expect(ended()).toEqual([null])
     expect(await outcome(approvals.resolve(newest(), 'allow-always', somebody()))).toBe('UNKNOWN_APPROVAL')
@@ -175,9 +181,9 @@ describe('a request for approval', () => {
     expect(listeners.size).toBe(0)
   })
 
-  it('that crashes is answered as undecided, and its neighbours live', async () => {
+  it('that crashes is denied, to all who were asked and to who asked, and its neighbours live', async () => {
     let isBroken = false
-    const { approvals, newest } = await open({
+    const { approvals, newest, told } = await open({
       onRequested() {
         if (isBroken) throw new Error('the announcement failed')
       },
@@ -185,9 +191,45 @@ describe('a request for approval', () => {
     const requester = somebody()
     const neighbour = approvals.request(asking(), requester)
     isBroken = true
-    expect(await approvals.request(asking(), requester)).toMatchObject({ decision: null })
+    const reason = 'internal error: the request crashed'
+    const crashed = await approvals.request(asking(), requester)
+    expect(crashed).toMatchObject({ decision: 'deny', reason })
+    expect(told.at(-1)).toEqual({
+      ...{ event: 'resolved', id: crashed.id, decision: 'deny', resolvedBy: null, reason, ts: 1_000_000 },
+    })
+    expect(approvals.list(somebody())).toHaveLength(1)
     await approvals.resolve(newest(), 'allow-once', somebody())
     expect(await neighbour).toMatchObject({ decision: 'allow-once' })
+  })
+})
+
+describe('a request that crashes while it is being decided', () => {
+  it('is denied, whatever was decided, and who decided is told that it failed', async () => {
+    let times = 0
+    const { approvals, newest, told } = await open({
+      onResolved() {
+        times += 1
+        if (times === 1) throw new Error('the announcement failed')
+      },
+    })
+    const answer = approvals.request(asking(), somebody())
+    const id = newest()
+    await expect(approvals.resolve(id, 'allow-once', somebody())).rejects.toThrow('the announcement failed')
+    expect(await answer).toMatchObject({ decision: 'deny', reason: expect.stringContaining('crashed') })
+    expect(told.at(-1)).toMatchObject({ event: 'resolved', id, decision: 'deny', resolvedBy: null })
+    expect(await outcome(approvals.resolve(id, 'allow-once', somebody()))).toBe('UNKNOWN_APPROVAL')
+  })
+
+  it('is answered, though nobody else can be told', async () => {
+    const { approvals, newest } = await open({
+      onResolved() {
+        throw new Error('the announcement failed')
+      },
+    })
+    const answer = approvals.request(asking(), somebody())
+    await expect(approvals.resolve(newest(), 'deny', somebody())).rejects.toThrow('the announcement failed')
+    expect(await answer).toMatchObject({ decision: 'deny' })
+    expect(approvals.size).toBe(0)
   })
 })
 
@@ -302,7 +344,9 @@ describe('what is allowed for good', () => {
   it('is written down once, however often it is allowed', async () => {
     const room = await open()
     const answers = [1, 2, 3].map(() => room.approvals.request(asking(), somebody()))
-    await Promise.all(room.approvals.list().map(({ id }) => room.approvals.resolve(id, 'allow-always', somebody())))
+    await Promise.all(
+      room.approvals.list(somebody()).map(({ id }) => room.approvals.resolve(id, 'allow-always', somebody())),
+    )
     await Promise.all(answers)
     expect(room.document.current().file.agents?.['main']?.allowlist).toHaveLength(1)
   })
@@ -394,9 +438,9 @@ describe('a principal', () => {
     expect(refusal(ask('device-1'))).toBe('TOO_MANY_APPROVALS')
     expect(approvals.size).toBe(64)
     expect(refusal(ask('device-2'))).toBeUndefined()
-    await approvals.resolve(approvals.list()[0]!.id, 'deny', somebody())
+    await approvals.resolve(approvals.list(somebody())[0]!.id, 'deny', somebody())
     expect(refusal(ask('device-1'))).toBeUndefined()
-    expect(newest()).toBe(approvals.list().at(-1)!.id)
+    expect(newest()).toBe(approvals.list(somebody()).at(-1)!.id)
   })
 
   it('fills no memory with ids of its own', async () => {

@@ -1,8 +1,10 @@
 import { describe, expect, it, vi } from 'vitest'
 import type { Admitted, Authenticator, PeerFacts } from '../../src/auth/authenticate.ts'
-import { createConnections } from '../../src/broker/connections.ts'
+import { type ConnectionsNeeds, createConnections } from '../../src/broker/connections.ts'
+import type { Caller, Dispatch } from '../../src/broker/dispatch.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createPresence } from '../../src/broker/presence.ts'
+import { Closes } from '../../src/contract/closes.ts'
 import { CONNECT } from '../support/gateway.ts'
 import { listening, places, quiet, settled } from '../support/rooms.ts'
 
@@ -32,7 +34,11 @@ const admitted: Admitted = {
   deviceId: undefined,
 }
 
-function open(authenticate?: Authenticator['authenticate'], limits: { socketsPerPrincipal?: number } = {}) {
+function open(
+  authenticate?: Authenticator['authenticate'],
+  limits: { socketsPerPrincipal?: number } = {},
+  changes: Partial<ConnectionsNeeds> = {},
+) {
   const hub = createHub({ onSlow() {}, replay: places() })
   const presence = createPresence({ now: () => Date.now(), version: '1' })
   let fails = false
@@ -59,6 +65,7 @@ function open(authenticate?: Authenticator['authenticate'], limits: { socketsPer
       return {}
     },
     onLeft() {},
+    ...changes,
   })
   /** A socket that hears and remembers. */
   const accept = () => {
@@ -82,6 +89,59 @@ describe('a connection', () => {
     await settled()
     expect(stays.peer.heard.map(({ ok }) => ok)).toEqual([undefined, true])
     expect(third.peer.heard.at(-1)?.['error'].details.code).toBe('SOCKET_QUOTA')
+  })
+
+  it('that had its time before it was known is not noted as let in, and takes no place of its principal', async () => {
+    const waiting: ((outcome: Admitted) => void)[] = []
+    const noted: object[] = []
+    const { accept } = open(
+      () => new Promise((resolve) => waiting.push(resolve)),
+      { socketsPerPrincipal: 1 },
+      { audit: { note: (entry) => void noted.push(entry) } },
+    )
+    const { peer, connect, connection } = accept()
+    connect()
+    await settled()
+    connection.close(Closes.handshakeTimeout)
+    expect(peer.closedBy).toEqual(Closes.handshakeTimeout)
+    waiting[0]!({ ...admitted, principal: 'a device' })
+    await settled()
+    expect(noted).toEqual([])
+    const next = accept()
+    next.connect()
+    await settled()
+    waiting[1]!({ ...admitted, principal: 'a device' })
+    await settled()
+    expect(next.peer.heard.at(-1)).toMatchObject({ ok: true, payload: { type: 'hello-ok' } })
+    expect(noted).toMatchObject([{ ok: true, principal: 'a device' }])
+  })
+
+  it('that is refused is noted, whatever it is refused for', async () => {
+    const noted: object[] = []
+    const { accept } = open(
+      async () => ({ ...admitted, principal: 'a device' }),
+      { socketsPerPrincipal: 1 },
+      { audit: { note: (entry) => void noted.push(entry) } },
+    )
+    for (const changes of [{}, {}, { minProtocol: 9, maxProtocol: 9 }, { client: 7 }]) {
+      accept().send({ type: 'req', id: 'c', method: 'connect', params: { ...CONNECT, ...changes } })
+      await settled()
+    }
+    const { address } = facts
+    const client = CONNECT.client.id
+    const refused = { kind: 'connect', ok: false, connId: expect.any(String) }
+    expect(noted).toEqual([
+      expect.objectContaining({ ok: true, about: { address, client, role: 'operator' } }),
+      {
+        ...refused,
+        principal: 'a device',
+        what: 'sockets of a principal',
+        code: 'SOCKET_QUOTA',
+        about: { address, client },
+      },
+      { ...refused, what: 'protocol', code: 'PROTOCOL_MISMATCH', about: { address, client } },
+      { ...refused, what: 'connect params', code: 'INVALID_PARAMS', about: { address } },
+    ])
   })
 
   it('whose actor threw is closed with 1011, and its neighbours live on', async () => {
@@ -178,6 +238,62 @@ describe('a connection', () => {
   })
 })
 
+describe('a request that waits for those before it', () => {
+  /** One connection with 32 requests under way, and 28 more behind them. */
+  async function crowd() {
+    const under: { caller: Caller; done(): void }[] = []
+    const dispatch: Dispatch = {
+      dispatch: (_, caller, __, done = () => {}) => void under.push({ caller, done }),
+      answered: () => Promise.resolve(),
+    }
+    const at = open(undefined, {}, { dispatch })
+    const { peer, connect, connection, send } = at.accept()
+    connect()
+    await settled()
+    for (let n = 0; n < 60; n++) send({ type: 'req', id: `${n}`, method: 'chat.send' })
+    expect(under).toHaveLength(32)
+    return { ...at, peer, connection, under }
+  }
+
+  it('is carried out in its turn', async () => {
+    const { under } = await crowd()
+    for (const { done } of under.slice(0, 32)) done()
+    expect(under).toHaveLength(60)
+  })
+
+  it('is not carried out once what its connection came in by was revoked', async () => {
+    const { connections, peer, under } = await crowd()
+    connections.revoke({ principal: 'token:shared' })
+    await settled()
+    expect(peer.closedBy?.code).toBe(4001)
+    for (const { done } of under.slice(0, 32)) done()
+    await settled()
+    expect(under).toHaveLength(32)
+  })
+
+  it('is not carried out once its peer has gone', async () => {
+    const { connection, under } = await crowd()
+    connection.gone()
+    for (const { done } of under.slice(0, 32)) done()
+    expect(under).toHaveLength(32)
+  })
+
+  it('finds by its caller that the peer has gone, however late it asks', async () => {
+    const { connection, under } = await crowd()
+    const [early, late] = [under[0]!.caller, under[1]!.caller]
+    const signal = early.gone()
+    expect(signal.aborted).toBe(false)
+    connection.gone()
+    expect([signal.aborted, late.gone().aborted]).toEqual([true, true])
+  })
+
+  it('finds that the peer has gone where nobody asked before', async () => {
+    const { connection, under } = await crowd()
+    connection.gone()
+    expect(under[0]!.caller.gone().aborted).toBe(true)
+  })
+})
+
 describe('a revocation', () => {
   const GONE = { code: 4001, reason: 'gateway auth changed' }
 
@@ -221,6 +337,29 @@ describe('a revocation', () => {
     expect(await closed()).toEqual([GONE, undefined, undefined, undefined])
     connections.revoke({ principal: 'd' })
     expect(await closed()).toEqual([GONE, GONE, GONE, undefined])
+  })
+
+  it('leaves what waits behind other requests of the connection undone', async () => {
+    const begun: string[] = []
+    const ends: (() => void)[] = []
+    const dispatch: Dispatch = {
+      dispatch: ({ id }, _caller, _send, done) => {
+        begun.push(id)
+        ends.push(done!)
+      },
+      answered: () => Promise.resolve(),
+    }
+    const { accept, connections } = open(undefined, {}, { dispatch })
+    const [revoked, other] = [accept(), accept()]
+    for (const { connect } of [revoked, other]) connect()
+    await settled()
+    for (let n = 0; n < 40; n++) revoked.send({ type: 'req', id: `${n}`, method: 'chat.send' })
+    const underWay = begun.length
+    expect(underWay).toBeLessThan(40)
+    connections.revoke({ principal: admitted.principal })
+    for (const end of ends) end()
+    await settled()
+    expect([begun.length, revoked.peer.closedBy]).toEqual([underWay, GONE])
   })
 
   it('that came while somebody was being let in closes them, and nothing they sent is done', async () => {

@@ -1,4 +1,5 @@
 import { describe, expect, it, vi } from 'vitest'
+import type { Audit } from '../../src/broker/audit.ts'
 import { after, type Caller, createDispatch, Failure, twice } from '../../src/broker/dispatch.ts'
 import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
 import { GatewayError } from '../../src/contract/errors.ts'
@@ -22,9 +23,9 @@ const caller = (changes: Partial<Caller> = {}): Caller => ({
 })
 
 /** A dispatch whose methods all do the same; resolves to the answers once nothing is left to do. */
-const open = (handler: () => unknown, log = quiet) => {
+const open = (handler: () => unknown, log = quiet, note: Audit['note'] = () => {}) => {
   const table = Object.fromEntries(Object.keys(METHODS).map((name) => [name, handler])) as unknown as Handlers
-  const dispatch = createDispatch({ handlers: table, log, audit: { note() {} } })
+  const dispatch = createDispatch({ handlers: table, log, audit: { note } })
   const ask = async (method: string, params?: unknown, who = caller()) => {
     const answers: Frame[] = []
     dispatch.dispatch({ type: 'req', id: '1', method, params }, who, (text) => void answers.push(JSON.parse(text)))
@@ -136,5 +137,54 @@ describe('an answer', () => {
         error: { code: 'UNAVAILABLE', retryable: true, retryAfterMs: expect.any(Number), details: { code: kind } },
       })
     }
+  })
+})
+
+describe('the audit of calls', () => {
+  type Noted = Parameters<Audit['note']>[0]
+  const noting = (handler: () => unknown) => {
+    const noted: Noted[] = []
+    return { ...open(handler, quiet, (entry) => void noted.push(entry)), noted }
+  }
+
+  it('has a row of those that change the gateway or decide for others, and of no others', async () => {
+    const { ask, noted } = noting(() => {
+      throw new GatewayError('INVALID_PARAMS', 'not now')
+    })
+    for (const name of Object.keys(METHODS)) await ask(name)
+    expect(noted.map(({ what }) => what).sort()).toEqual(
+      [
+        ...['chat.inject', 'config.apply', 'config.patch', 'config.set'],
+        ...['device.pair.approve', 'device.pair.reject', 'device.pair.remove'],
+        ...['device.token.revoke', 'device.token.rotate'],
+        ...['exec.approval.request', 'exec.approval.resolve', 'exec.approvals.set'],
+        ...['node.pair.approve', 'node.pair.reject', 'node.pair.remove', 'node.pair.request'],
+        ...['sessions.delete', 'sessions.patch', 'sessions.reset', 'tokens.create', 'tokens.revoke'],
+      ].sort(),
+    )
+  })
+
+  it('names what a call was about, and what it made, and no secret', async () => {
+    const { ask, noted } = noting(() => ({ id: 'made', name: 'a bridge', scopes: [], token: 'kur_named_secret' }))
+    await ask('tokens.create', { name: 'a bridge', scopes: [] })
+    await ask('tokens.revoke', { id: 'given' })
+    expect(noted).toMatchObject([
+      { what: 'tokens.create', ok: true, about: { id: 'made', name: 'a bridge' } },
+      { what: 'tokens.revoke', ok: true, about: { id: 'given' } },
+    ])
+    expect(JSON.stringify(noted)).not.toContain('secret')
+  })
+
+  it('has a row of what is refused for its parameters or by the method, and none for want of a scope', async () => {
+    const { ask, noted } = noting(() => {
+      throw new GatewayError('UNKNOWN_TOKEN', 'unknown token id')
+    })
+    await ask('tokens.revoke', { id: 'given' })
+    await ask('tokens.revoke', {})
+    await ask('tokens.revoke', { id: 'given' }, caller({ scopes: new Set<Scope>(['operator.pairing']) }))
+    expect(noted.map(({ ok, code }) => [ok, code])).toEqual([
+      [false, 'UNKNOWN_TOKEN'],
+      [false, 'INVALID_PARAMS'],
+    ])
   })
 })

@@ -1,9 +1,10 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { PATIENCE_MS } from '../../src/broker/delivery.ts'
-import { createHub, holds } from '../../src/broker/hub.ts'
+import { createHub } from '../../src/broker/hub.ts'
 import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
 import { CAPS, LIMITS } from '../../src/contract/connect.ts'
 import { EVENTS, type EventName } from '../../src/contract/index.ts'
+import { holds } from '../../src/contract/scopes.ts'
 import { type Listening, listening, places } from '../support/rooms.ts'
 
 beforeEach(() => void vi.useFakeTimers())

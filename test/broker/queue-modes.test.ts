@@ -275,7 +275,7 @@ describe('a run that a former process was carrying out', () => {
 
   it('is begun again under its id when that is wanted, without what it had said', async () => {
     const rooms = await left(1)
-    expect(await rooms.turns.recover()).toEqual({ started: 0, interrupted: 0, resumed: 1 })
+    expect(await rooms.turns.recover()).toEqual({ started: 0, interrupted: 0, resumed: 1, dropped: 0 })
     const { sink, finish } = await rooms.asked('k1')
     expect(await rooms.store.run('k1')).toMatchObject({ state: 'started', attempt: 2, text: '' })
     sink.delta('all of it')
@@ -287,7 +287,7 @@ describe('a run that a former process was carrying out', () => {
 
   it('is not begun a fourth time', async () => {
     const rooms = await left(3)
-    expect(await rooms.turns.recover()).toEqual({ started: 0, interrupted: 1, resumed: 0 })
+    expect(await rooms.turns.recover()).toEqual({ started: 0, interrupted: 1, resumed: 0, dropped: 0 })
     await rooms.runs.idle()
     expect(rooms.order).toEqual([])
     expect(await rooms.store.run('k1')).toMatchObject({ state: 'interrupted' })

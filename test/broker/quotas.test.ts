@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
+import { SHARED } from '../../src/auth/principals.ts'
 import { createQuota, quotasOf } from '../../src/broker/quotas.ts'
 
 const DEVICE = 'd'.repeat(64)
-const SHARED = 'token:shared'
 
 /** How many of a hundred are had. */
 const have = (quota: ReturnType<typeof createQuota>, who: string) =>

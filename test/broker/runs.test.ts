@@ -170,7 +170,7 @@ describe('a run', () => {
     await rooms.store.accept({ ...record(), spareRunId: 'x', attachments: [] })
     await rooms.store.start('k1', 2)
     await rooms.store.progress('k1', 'partial')
-    expect(await rooms.turns.recover()).toEqual({ started: 0, interrupted: 1, resumed: 0 })
+    expect(await rooms.turns.recover()).toEqual({ started: 0, interrupted: 1, resumed: 0, dropped: 0 })
     await rooms.runs.idle()
     expect(rooms.order).toEqual([])
     expect(rooms.ends('k1')).toMatchObject([
@@ -183,7 +183,7 @@ describe('a run', () => {
   it('that a former process had only admitted begins, once', async () => {
     const rooms = openRooms()
     await rooms.store.accept({ ...record(), spareRunId: 'x', attachments: [] })
-    expect(await rooms.turns.recover()).toEqual({ started: 1, interrupted: 0, resumed: 0 })
+    expect(await rooms.turns.recover()).toEqual({ started: 1, interrupted: 0, resumed: 0, dropped: 0 })
     const { finish } = await rooms.asked('k1')
     finish()
     await rooms.runs.idle()
@@ -292,6 +292,13 @@ describe('waiting for a run', () => {
     const { finish } = await rooms.asked('k1')
     finish()
     expect(await waited).toMatchObject({ outcome: { state: 'completed' } })
+  })
+})
+
+describe('a wait that was given up before it began', () => {
+  it('is over at once, and leaves nothing behind', async () => {
+    const { runs } = openRooms()
+    expect(await runs.wait('none', 60_000, AbortSignal.abort())).toBeUndefined()
   })
 })
 

@@ -9,7 +9,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
 import { afterAll, expect, it, vi } from 'vitest'
 import { openStore } from '../../src/stores/index.ts'
-import { CONNECT, openPeer, TOKEN } from '../support/gateway.ts'
+import { CONNECT, endOf, openPeer, TOKEN } from '../support/gateway.ts'
 
 const entry = fileURLToPath(new URL('../../src/index.ts', import.meta.url))
 const folders: string[] = []
@@ -113,6 +113,50 @@ it('a client that may do so changes the configuration and has the gateway start 
   await vi.waitFor(() => expect(ports()).toHaveLength(2), { timeout: 15_000 })
   const { payload: agents } = await (await open(ports()[1]!)).request('agents.list')
   expect(agents.agents).toMatchObject([{ id: 'main', name: 'After' }])
+  child.kill('SIGTERM')
+  expect((await finished).code).toBe(0)
+})
+
+/** A gateway that clients may restart, and an operator of it. */
+async function restartable() {
+  const folder = stateFolder()
+  writeFileSync(join(folder, 'openclaw.json5'), JSON.stringify({ commands: { config: true, restart: true } }))
+  const started = start(folder)
+  const peer = await openPeer(`ws://127.0.0.1:${await started.port}/`)
+  await peer.next(({ event }) => event === 'connect.challenge')
+  await peer.request('connect', CONNECT)
+  /** Changes nothing, and asks for a restart. */
+  const restart = async (restartDelayMs: number) => {
+    const { payload } = await peer.request('config.get')
+    const answer = await peer.request('config.patch', { raw: '{}', baseHash: payload.hash, restartDelayMs })
+    return answer['payload']?.restart ?? answer['error']
+  }
+  return { ...started, peer, restart }
+}
+
+it.for([
+  { when: 'before', delayMs: 300 },
+  { when: 'after', delayMs: 1 },
+])('one signal $when a restart that was asked for lets runs end, and ends the process', async ({ when, delayMs }) => {
+  const { child, finished, peer, restart, ports } = await restartable()
+  await peer.request('chat.send', { sessionKey: 'main', message: 'word '.repeat(100), idempotencyKey: 'k' })
+  await peer.next(({ event, payload }) => event === 'chat' && payload.state === 'delta')
+  expect(await restart(delayMs)).toEqual({ scheduled: true, delayMs })
+  if (when === 'after') await peer.next(({ event }) => event === 'shutdown')
+  child.kill('SIGTERM')
+  const { payload } = await peer.next(endOf('k'))
+  expect(payload.state).toBe('final')
+  const { code, said } = await finished
+  expect(said).not.toContain('runs were cut off')
+  expect([code, ports()]).toEqual([0, [expect.any(Number)]])
+})
+
+it('who asks for a second restart is told when the first one comes, and nobody can ask for one that no timer holds', async () => {
+  const { child, finished, restart } = await restartable()
+  expect(await restart(2 ** 31)).toMatchObject({ details: { code: 'INVALID_PARAMS' } })
+  expect(await restart(100_000)).toEqual({ scheduled: true, delayMs: 100_000 })
+  const { scheduled, delayMs } = await restart(1)
+  expect([scheduled, delayMs > 1, delayMs <= 100_000]).toEqual([true, true, true])
   child.kill('SIGTERM')
   expect((await finished).code).toBe(0)
 })

@@ -218,6 +218,18 @@ describe('a weak or wrong configuration', () => {
     [lan('{}'), /^OPENCLAW_GATEWAY_TOKEN: the token is the word undefined/, { OPENCLAW_GATEWAY_TOKEN: 'undefined' }],
     [lan('{}'), /^OPENCLAW_GATEWAY_TOKEN: the token is empty/, { OPENCLAW_GATEWAY_TOKEN: '' }],
     [lan('{ mode: "password", password: "changeme" }'), /^gateway\.auth\.password: the password is a placeholder/],
+    ['{ gateway: { auth: { token: "" } } }', /^gateway\.auth\.token: the token is empty; put .* or leave it out/],
+    ['{ gateway: { auth: { token: "  " } } }', /^gateway\.auth\.token: the token is empty/],
+    ['{ gateway: { auth: { token: "null" } } }', /^gateway\.auth\.token: the token is the word null/],
+    ['{ gateway: { auth: { token: "changeme" } } }', /^gateway\.auth\.token: the token is a placeholder/],
+    ['{}', /^OPENCLAW_GATEWAY_TOKEN: the token is empty/, { OPENCLAW_GATEWAY_TOKEN: '' }],
+    ['{}', /^OPENCLAW_GATEWAY_TOKEN: the token is the word undefined/, { OPENCLAW_GATEWAY_TOKEN: ' undefined ' }],
+    ['{ gateway: { auth: { mode: "password", password: "   " } } }', /^gateway\.auth\.password: the password is empty/],
+    [
+      '{ gateway: { auth: { mode: "password" } } }',
+      /^OPENCLAW_GATEWAY_PASSWORD: the password is a placeholder/,
+      { OPENCLAW_GATEWAY_PASSWORD: 'changeme' },
+    ],
     ['{ gateway: { bind: "::" } }', /a token is required beyond loopback/],
     ['{ gateway: { bind: "0.0.0.0" } }', /a token is required beyond loopback/],
     ['{ gateway: { bind: "::ffff:10.0.0.1" } }', /a token is required beyond loopback/],
@@ -285,7 +297,6 @@ describe('a weak or wrong configuration', () => {
       '{ gateway: { auth: { token: "short" } } }',
       'gateway.auth.token: the token has 5 characters; at least 24 are needed',
     ],
-    ['{ gateway: { auth: { token: "" } } }', 'gateway.auth.token: the token is empty'],
     ['{ gateway: { auth: { mode: "none" } } }', /^gateway\.auth\.mode: none lets in everybody/],
     ['{ gateway: { auth: { mode: "password", password: "correct1" } } }', /the password has 8 characters only$/],
     ['{ gateway: { trustedProxies: ["*"] } }', /believes the forwarded headers of every peer$/],
@@ -397,7 +408,7 @@ describe('the credential', () => {
     expect(token(text, { env })).toBe(`${goodToken}F`)
     expect(token('{ gateway: { auth: { token: "" } } }', { env })).toBe(`${goodToken}E`)
     expect(token('{}', { env })).toBe(`${goodToken}E`)
-    expect(token('{ gateway: { auth: { token: "" } } }')).toBeUndefined()
+    expect(token('{}')).toBeUndefined()
   })
 
   it('is a password when the mode says so, or when there is nothing else', () => {

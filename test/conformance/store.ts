@@ -385,6 +385,18 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         expect(run.startedAt).toBeUndefined()
       })
 
+      it('keeps the user message of a run that never started out of the transcript when it is told to', async () => {
+        await store.accept(turn('a'))
+        await store.accept(turn('b'))
+        await store.start('run-b', 2000)
+        for (const id of ['run-a', 'run-b'])
+          await store.settle(id, { state: 'aborted', endedAt: 3000, stopReason: 'revoked', unsaid: true })
+        // What the model was asked already was said.
+        expect(await texts()).toEqual(['message b'])
+        expect(await store.session(key)).toMatchObject({ messageCount: 1 })
+        expect(await store.run('run-a')).toMatchObject({ state: 'aborted', message: 'message a' })
+      })
+
       it('says whether the last run was aborted', async () => {
         const seen: unknown[] = []
         for (const state of ['aborted', 'completed', 'timedOut', 'completed'] as const) {

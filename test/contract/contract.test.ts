@@ -5,7 +5,7 @@ import { negotiate } from '../../src/contract/connect.ts'
 import { ERRORS, GatewayError } from '../../src/contract/errors.ts'
 import { decode } from '../../src/contract/frames.ts'
 import { FEATURES, METHODS, methodBlock } from '../../src/contract/index.ts'
-import { type AgentNames, canonical, plain } from '../../src/contract/session-key.ts'
+import { type AgentNames, agentIn, canonical, plain } from '../../src/contract/session-key.ts'
 import { validator } from '../../src/contract/validate.ts'
 
 describe('protocol range', () => {
@@ -122,6 +122,15 @@ describe('session keys', () => {
     ['agent:kublai:a:b', 'agent:main:a:b'],
     [' spaced key ', 'agent:main:spaced key'],
   ])('%s is %s', (spelling, key) => expect(canonical(spelling, agents).key).toBe(key))
+
+  it.each([
+    ['agent:main:x', 'main'],
+    ['\t AGENT:Möngke', 'Möngke'],
+    ['agent::x', ''],
+    ['agent', undefined],
+    ['agents:main:x', undefined],
+    ['x agent:main:x', undefined],
+  ])('%j names the agent %j', (spelling, name) => expect(agentIn(spelling)).toBe(name))
 
   it('name the known agents when there is none of that name', () =>
     expect(() => canonical('agent:nobody:main', agents)).toThrow('unknown agent id "nobody" (known: main, researcher)'))

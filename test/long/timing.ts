@@ -1,6 +1,7 @@
 /** Whether the time of a refusal tells how near a guess was: samples of several classes, compared by Welch's t. */
 import { createHash, generateKeyPairSync } from 'node:crypto'
 import { openDevices, sameSecret } from '../../src/auth/devices.ts'
+import { SHARED } from '../../src/auth/principals.ts'
 import { openTokens } from '../../src/auth/tokens.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import { type Report, type Rounds, random, type Suite } from './suite.ts'
@@ -115,7 +116,7 @@ async function questions(): Promise<Classes[]> {
     const given = flat(text)
     return () => void sameSecret(SECRET, given)
   }
-  const { text } = await tokens.create({ name: 'n', scopes: ['operator.read'] })
+  const { text } = await tokens.create({ name: 'n', scopes: ['operator.read'] }, SHARED)
   const [, , id, secret] = text.reveal().split('_') as [string, string, string, string]
   const named = (ofId: string, ofSecret: string) => {
     const body = `kur_named_${ofId}_${ofSecret}`

@@ -395,12 +395,7 @@ const pairing: Invariants = {
     const given = log.filter(is('event', 'approve')).map((entry) => paramsOf<{ holds: string[] }>(entry).holds)
     for (const scope of granted) {
       expect(wanted).toContain(scope)
-      const held = given.some(
-        (holds) =>
-          holds.includes(scope) ||
-          holds.includes('operator.admin') ||
-          (scope === 'operator.read' && holds.includes('operator.write')),
-      )
+      const held = given.some((holds) => holds.includes(scope))
       expect(held, `${scope} was held by somebody who approved`).toBe(true)
     }
   },

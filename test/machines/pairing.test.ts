@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { initialTransition, type SnapshotFrom, transition } from 'xstate'
 import { pairingMachine } from '../../machines/pairing.ts'
 import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
+import { withImplied } from '../../src/contract/scopes.ts'
 import { rig } from './rig.ts'
 
 const TTL = 300_000
@@ -12,7 +13,7 @@ const start = (wanted: Scope[], waitsMs = TTL) =>
 
 async function approvedBy(holds: Scope[], wanted: Scope[]) {
   const bench = start(wanted)
-  bench.send({ type: 'approve', holds })
+  bench.send({ type: 'approve', holds: withImplied(holds) })
   if (bench.working.length === 0) return bench.state()
   await bench.resolve('keep')
   return bench.snapshot.context.granted
@@ -62,14 +63,14 @@ describe('a request', () => {
   test('hears the first word only', async () => {
     const bench = start(['operator.read'])
     bench.send({ type: 'reject' })
-    bench.send({ type: 'approve', holds: ['operator.admin'] })
+    bench.send({ type: 'approve', holds: ['operator.read'] })
     await bench.resolve('keep')
     expect([bench.state(), bench.snapshot.context.granted]).toEqual(['rejected', []])
   })
 
   test('waits on when the word could not be kept, and nothing of it is left', async () => {
     const bench = start(['operator.read'])
-    bench.send({ type: 'approve', holds: ['operator.admin'] })
+    bench.send({ type: 'approve', holds: ['operator.read'] })
     await bench.reject('keep', new Error('the disk is full'))
     expect([bench.state(), bench.snapshot.context.granted]).toEqual(['waiting', []])
     bench.send({ type: 'reject' })
@@ -131,7 +132,7 @@ describe('a gateway full of devices that pair each other', () => {
             case 2: {
               const before = powers(held.get(who) ?? [])
               const asked = requests.get(who)
-              take(who, { type: 'approve', holds: [...approver] })
+              take(who, { type: 'approve', holds: withImplied(approver) })
               if (asked?.value === 'waiting')
                 take(who, { type: 'xstate.done.actor.0.pairing.keeping', output: undefined } as never)
               for (const scope of powers(held.get(who) ?? []))
@@ -140,7 +141,7 @@ describe('a gateway full of devices that pair each other', () => {
               break
             }
             case 3:
-              take(who, { type: 'approve', holds: [...approver] })
+              take(who, { type: 'approve', holds: withImplied(approver) })
               take(who, { type: 'xstate.error.actor.0.pairing.keeping', error: new Error('full') } as never)
               break
             case 4:

@@ -121,7 +121,8 @@ export const PLANS: { [name: string]: TourPlan } = {
     ],
     abstract: ({ context }) => [context.verdict, context.granted, context.waitsMs],
     samples: {
-      approve: () => [[], ['operator.pairing'], ['operator.write'], ['operator.admin']].map((holds) => ({ holds })),
+      approve: () =>
+        [[], ['operator.pairing'], ['operator.read'], ['operator.read', 'operator.write']].map((holds) => ({ holds })),
     },
   },
   standby: {

@@ -62,7 +62,8 @@ describe('every event', () => {
         peer: await gateway.connect({ scopes: undefined, auth: { token } }),
         may: (event, sessionKey) =>
           HEARD_WITH[event as EventName] === 'everyone' ||
-          (OF_SESSIONS.has(event) && sessionKey === MINE && isWorth(scopes, 'operator.read')),
+          (OF_SESSIONS.has(event) && sessionKey === MINE && isWorth(scopes, 'operator.read')) ||
+          (event.startsWith('exec.approval.') && isWorth(scopes, 'operator.approvals')),
       })
     }
     // One that has not said who it is, and one that was told that it is not known.

@@ -133,6 +133,8 @@ export interface RoomsOptions {
   maxConcurrent?: number
   maxRounds?: number
   toolbox?: Pick<Toolbox, 'call'>
+  /** Whether a principal may still send. */
+  stands?(principal: string): boolean
   recovery?: 'interrupt' | 'resume'
   /** What the peer that listens can do. */
   caps?: string[]
@@ -255,6 +257,7 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     replay: { forget() {} },
     now,
     queueMode: 'followup',
+    stands: options.stands ?? (() => true),
     recovery: options.recovery ?? 'interrupt',
   })
   return {

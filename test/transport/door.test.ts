@@ -157,10 +157,16 @@ describe('over HTTP', () => {
     expect(text).toContain('<title>')
   })
 
-  it('an upgrade to something else, or with no key, is refused and harms nobody', async () => {
+  it('an upgrade to something else, of another version, or with no key, is refused and harms nobody', async () => {
     const socket = { Connection: 'Upgrade', Upgrade: 'h2c' }
     expect((await ask('/', 'GET', socket)).status).toBe(400)
-    expect((await ask('/', 'GET', { Connection: 'Upgrade', Upgrade: 'websocket' })).status).toBe(400)
+    const upgrade = { Connection: 'Upgrade', Upgrade: 'WebSocket', 'Sec-WebSocket-Version': '13' }
+    expect((await ask('/', 'GET', upgrade)).status).toBe(400)
+    const older = { ...upgrade, 'Sec-WebSocket-Version': '8', 'Sec-WebSocket-Key': 'dGhlIHNhbXBsZSBub25jZQ==' }
+    expect(await ask('/', 'GET', older)).toMatchObject({
+      status: 426,
+      headers: { 'sec-websocket-version': '13', upgrade: 'websocket' },
+    })
     expect((await ask('/health')).status).toBe(200)
   })
 })

@@ -202,6 +202,17 @@ describe('a request for approval', () => {
   })
 })
 
+it('the id of an approval is free again by the clock that nobody sets', async () => {
+  let ms = 0
+  await using gateway = await startGateway({ monotonic: () => performance.now() + ms })
+  const peer = await gateway.connect()
+  const again = (id: string) => ask(peer, { id: 'mine', timeoutMs: 1 }, id)
+  expect((await again('a'))['payload']).toMatchObject({ id: 'mine', decision: null })
+  expect((await again('b'))['error'].details.code).toBe('APPROVAL_ID_USED')
+  ms += 300_000
+  expect((await again('c'))['payload']).toMatchObject({ id: 'mine', decision: null })
+})
+
 describe('exec.approvals', () => {
   it('are set by somebody who has read them, and keep no secret', async () => {
     await using gateway = await startGateway()

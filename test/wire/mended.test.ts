@@ -2,8 +2,10 @@
 import { once } from 'node:events'
 import { connect as dial } from 'node:net'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import type { Caller, Reply } from '../../src/broker/dispatch.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createReplay } from '../../src/broker/replay.ts'
+import { type AgentsNeeds, agentMethods } from '../../src/methods/agents.ts'
 import { echo } from '../../src/runtimes/echo.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import { type Store, StoreError } from '../../src/stores/store.ts'
@@ -163,13 +165,21 @@ describe('a stop', () => {
     const { sink } = await rooms.asked('k1')
     sink.delta('one ')
     await settled()
-    const before = rooms.ear.heard.length
+    // One that is not left, and says the same a little later.
+    const other = openRooms()
+    await other.send('k1')
+    const stays = await other.asked('k1')
+    stays.sink.delta('one ')
+    await settled()
+    const heard = () => [rooms, other].map(({ ear }) => ear.heard.length)
+    const [before, beforeOther] = heard()
     sink.delta('two ')
     rooms.runs.dropAll()
     sink.delta('three')
-    await new Promise((resolve) => setTimeout(resolve, 80))
+    stays.sink.delta('two ')
+    await vi.waitFor(() => expect(heard()[1]).toBeGreaterThan(beforeOther!))
     await settled()
-    expect(rooms.ear.heard).toHaveLength(before)
+    expect(heard()[0]).toBe(before)
   })
 })
 
@@ -269,7 +279,9 @@ describe('answers that are not read', () => {
     for (let n = 1; n <= 300; n++)
       peer.send({ type: 'req', id: `${n}`, method: 'chat.history', params: { ...MAIN, limit: n } })
     await vi.waitFor(() => expect(begun).toBeGreaterThanOrEqual(32))
-    await new Promise((resolve) => setTimeout(resolve, 200))
+    // Others are answered meanwhile.
+    const other = await gateway.connect()
+    for (let n = 0; n < 100; n++) await other.request('health')
     // Besides those: what the kernel keeps on both sides of a loopback socket.
     expect(begun).toBeLessThan(32 + 9 + 40)
     const answered: number[] = []
@@ -314,6 +326,14 @@ describe('agent.wait', () => {
     await peer.closed
     await vi.waitFor(() => expect(timers.filter((timer) => !cleared.has(timer))).toEqual([]))
   })
+})
+
+it('agent.wait of a caller that had gone before it was looked at is over at once', async () => {
+  const rooms = openRooms()
+  const { 'agent.wait': wait } = agentMethods(rooms as unknown as AgentsNeeds)
+  const caller = { gone: () => AbortSignal.abort() } as Caller
+  const reply = (await wait({ runId: 'none' }, caller)) as Reply<unknown>
+  expect(await reply.later).toEqual({ runId: 'none', status: 'timeout' })
 })
 
 describe('requests right behind each other', () => {
@@ -561,5 +581,31 @@ describe('messageCount', () => {
     }
     await peer.request('chat.inject', { ...MAIN, message: 'a note' })
     expect(await agree()).toBe(6)
+  })
+})
+
+describe('a key that names its agent after a blank', () => {
+  const config = { agents: { list: [{ id: 'main' }, { id: 'second' }] } }
+  const key = ' Agent:second:Notes'
+
+  it('is of that agent, whatever else the request names', async () => {
+    await using gateway = await startGateway({ ...quick, config })
+    const peer = await gateway.connect()
+    await peer.request('chat.send', { sessionKey: key, agentId: 'main', message: 'hello', idempotencyKey: 'k' })
+    await peer.next(endOf('k'))
+    await peer.request('agent', { sessionKey: key, agentId: 'second', message: 'hello', idempotencyKey: 'a' })
+    const { payload } = await peer.request('sessions.list')
+    expect(payload.sessions.map((session: Frame) => session['key'])).toEqual(['agent:second:notes'])
+  })
+
+  it('does not go with another agent, where both must be the same', async () => {
+    await using gateway = await startGateway({ ...quick, config })
+    const peer = await gateway.connect()
+    const params = { sessionKey: key, agentId: 'main', message: 'hello', idempotencyKey: 'a' }
+    expect((await peer.request('agent', params))['error']).toMatchObject({
+      message: 'invalid agent params: agent "main" does not match session key agent "second"',
+    })
+    const approval = { command: 'ls', sessionKey: key, agentId: 'main' }
+    expect((await peer.request('exec.approval.request', approval))['error'].message).toContain('does not match')
   })
 })
