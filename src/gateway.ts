@@ -18,6 +18,7 @@ import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub, holds } from './broker/hub.ts'
+import { createNodes, type Nodes } from './broker/nodes.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
@@ -26,6 +27,7 @@ import { createReplay, type Replay } from './broker/replay.ts'
 import { createRuns, type Runs } from './broker/runs.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
+import { createToolbox } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
 import { parseRange, type Range } from './config/address.ts'
 import type { Config } from './config/config.ts'
@@ -35,6 +37,7 @@ import { FileSchema } from './config/schema.ts'
 import { identity, systemPrompt } from './config/workspace.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
+import { connector, connectorModel } from './runtimes/connector.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
@@ -107,6 +110,7 @@ interface Rooms {
   tokens: Tokens
   attempts: Attempts
   pairings: Pairings
+  nodes: Nodes
   connections: Connections
   dispatch: Dispatch
   hub: Hub
@@ -216,6 +220,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         closeStorage: work(async () => {
           rooms?.supervisor.stop()
           rooms?.pairings.stop()
+          rooms?.nodes.stop()
           await rooms?.replay.flush()
           await rooms?.attempts.sweep()
           await rooms?.audit.flush()
@@ -261,10 +266,11 @@ export function createGateway(options: GatewayOptions): Gateway {
       maxConcurrent: config.agents.maxConcurrent,
       async prepare(record, joined) {
         const { candidates, call } = await prompt.for(record, joined)
+        const { agentId } = record
         return (sink, signal, asking) =>
           answerWithFallbacks({
-            runtimes,
-            candidates,
+            runtimes: everyRuntime,
+            candidates: agents.get(agentId)?.connector ? [connectorModel(agentId)] : candidates,
             call,
             sink,
             signal,
@@ -283,6 +289,12 @@ export function createGateway(options: GatewayOptions): Gateway {
         else log.debug(details, 'run ended')
       },
     })
+    const toolbox = createToolbox({ sources: [], tools: config.tools, log })
+    const nodes = createNodes({
+      ...{ agents, devices, hub, runs, toolbox, log, now, monotonic },
+      expel: (connId) => connections.close(connId, 'notYourRun'),
+    })
+    const everyRuntime: Runtimes = new Map([...runtimes, ['connector', connector(nodes.ask)]])
     const sessions = createSessions({ runs, log, onCrash: (key) => supervisor.crashed(key) })
     const supervisor = createSupervisor({
       store,
@@ -328,6 +340,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       audit,
       handlers: methodHandlers({
         pairings,
+        nodes,
         tokens,
         agents,
         approvals,
@@ -350,7 +363,8 @@ export function createGateway(options: GatewayOptions): Gateway {
         modelOf: prompt.modelOf,
         knowsModel,
         queueMode: config.messages.queueMode,
-        takesImages: (agentId, model) => prompt.modelOf(agentId, model)?.input.includes('image') ?? false,
+        takesImages: (agentId, model) =>
+          !agents.get(agentId)?.connector && (prompt.modelOf(agentId, model)?.input.includes('image') ?? false),
         identity,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configSchema: FileSchema,
@@ -403,6 +417,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       dispatch,
       hub,
       presence,
+      nodes,
       log,
       audit,
       now,
@@ -455,7 +470,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, devices, tokens, attempts, pairings },
+      ...{ store, runs, sessions, supervisor, turns, devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
     }
   }

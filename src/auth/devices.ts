@@ -157,6 +157,8 @@ export interface Devices {
   rotate(deviceId: string, role: string, scopes: readonly Scope[] | undefined): Promise<DeviceRecord>
   /** Ends the token, and closes the sockets of the device in that role. @throws GatewayError UNKNOWN_DEVICE */
   revoke(deviceId: string, role: string): Promise<DeviceRecord>
+  /** Gives a device in that role another name. Durable when it resolves. @throws GatewayError UNKNOWN_DEVICE */
+  rename(deviceId: string, role: string, displayName: string): Promise<DeviceRecord>
   /** Forgets a device in every role, and closes its sockets. @throws GatewayError UNKNOWN_DEVICE */
   remove(deviceId: string): Promise<void>
   /** Closes the sockets of old tokens whose time is up. To be called each second. */
@@ -298,6 +300,7 @@ export async function openDevices(
         onRevoked({ principal: deviceId, role })
         return revoked
       }),
+    rename: (deviceId, role, displayName) => inTurn(deviceId, () => keep({ ...paired(deviceId, role), displayName })),
     remove: (deviceId) =>
       inTurn(deviceId, async () => {
         const roles = rolesOf(deviceId)

@@ -135,8 +135,11 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
 
   function find(name: string, caller: Caller): MethodBlock {
     if (name === 'connect') throw new GatewayError('CONNECT_TWICE', 'connect is only valid as the first request')
-    if (caller.role === 'node') throw new GatewayError('UNAUTHORIZED_ROLE', 'unauthorized role: node')
     const block = methodBlock(name)
+    // To a node what there is for operators and what there is not looks the same.
+    if ((block?.role ?? 'operator') !== caller.role)
+      throw new GatewayError('UNAUTHORIZED_ROLE', `unauthorized role: ${caller.role}`)
+    if (block?.role === 'node') return block
     // What there is and what there is not looks the same to those who may not know.
     const scope = block?.scope ?? 'operator.admin'
     if (!holds(caller.scopes, scope))
@@ -204,7 +207,7 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
     }
     try {
       const block = find(method, caller)
-      isAudited = block.unknown === 'refused' && AUDITED.has(block.scope)
+      isAudited = block.unknown === 'refused' && block.scope !== undefined && AUDITED.has(block.scope)
       const params = checked(method, block, request.params)
       // The table of handlers has the type of each; which one this is, only the name knows.
       const handler = handlers[method as keyof typeof METHODS] as unknown as Handler<MethodBlock>

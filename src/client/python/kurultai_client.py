@@ -52,11 +52,11 @@ _log = logging.getLogger("kurultai_client")
 READING = frozenset({
     "health", "status", "system-presence", "last-heartbeat", "logs.tail", "config.get", "config.schema",
     "agent.wait", "agent.identity.get", "exec.approval.list", "exec.approvals.get",
-    "device.pair.list", "node.pair.list", "tokens.list", "audit.list",
+    "device.pair.list", "node.pair.list", "node.list", "node.describe", "skills.bins", "tokens.list", "audit.list",
     "agents.list", "models.list", "sessions.list", "sessions.preview", "sessions.resolve", "chat.history", "chat.resume",
 })
 # Methods that are done once for each idempotency key, however often they are sent.
-KEYED = frozenset({"chat.send", "agent"})
+KEYED = frozenset({"chat.send", "agent", "node.invoke"})
 
 # What to do about a refused `connect`, by `details.code`.
 ADVICE = {
