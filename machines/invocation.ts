@@ -32,6 +32,8 @@ export const invocationMachine = setup({
     /** Tells who waits how it ended. */
     settle: effect<{ id: string; ending: InvocationEnding; error: string | null }>('settle'),
     unexpected: effect<{ id: string; event: string }>('unexpected'),
+    noteThere: assign({ isThere: true }),
+    noteAway: assign({ isThere: false }),
     noteError: assign({
       error: ({ context, event }) => (event.type === 'refuse' || event.type === 'break' ? event.error : context.error),
     }),
@@ -64,12 +66,8 @@ export const invocationMachine = setup({
           {},
         ],
       },
-      initial: 'looking',
+      initial: 'away',
       states: {
-        looking: {
-          description: 'Is there a node to be asked?',
-          always: [{ guard: 'isThere', target: 'present' }, { target: 'away' }],
-        },
         present: {
           description: 'The node is connected.',
           on: {
@@ -82,7 +80,7 @@ export const invocationMachine = setup({
                 { type: 'callOff', params: ({ context, event }) => ({ id: context.id, reason: event.error }) },
               ],
             },
-            lost: [{ guard: 'isPatient', target: 'away' }, { target: '#invocation.lost' }],
+            lost: [{ guard: 'isPatient', target: 'away', actions: 'noteAway' }, { target: '#invocation.lost' }],
             cancel: {
               target: '#invocation.cancelled',
               actions: { type: 'callOff', params: ({ context, event }) => ({ id: context.id, reason: event.reason }) },
@@ -102,8 +100,9 @@ export const invocationMachine = setup({
         },
         away: {
           description: 'The node is not here. It may come back, or another one take over, until its grace is over.',
+          always: { guard: 'isThere', target: 'present' },
           after: { grace: '#invocation.lost' },
-          on: { back: 'present', cancel: '#invocation.cancelled' },
+          on: { back: { actions: 'noteThere' }, cancel: '#invocation.cancelled' },
         },
       },
     },

@@ -289,7 +289,8 @@ export function createNodes(needs: NodesNeeds): Nodes {
     if (node) {
       node.strikes += 1
       log.warn({ connId, nodeId: principal, strikes: node.strikes }, 'a node spoke for a run that is not its own')
-      if (node.strikes >= MOST_STRIKES) needs.expel(connId)
+      // It is told why before it is shown out.
+      if (node.strikes === MOST_STRIKES) setImmediate(() => needs.expel(connId))
     }
     throw new GatewayError('NOT_YOUR_RUN', 'this node was not asked for that')
   }

@@ -47,6 +47,7 @@ function open(authenticate?: Authenticator['authenticate'], limits: { socketsPer
     dispatch: { dispatch() {}, answered: () => Promise.resolve() },
     hub,
     presence,
+    nodes: { join() {}, leave() {}, isOfLive: () => false },
     log: quiet,
     now: () => Date.now(),
     monotonic: () => performance.now(),
