@@ -497,7 +497,7 @@ export const DEVIATIONS: Deviation[] = [
     reason: 'What the system prompt is made of is not for clients.',
     guarantee: 'T28',
   },
-  ...['send 8', 'node.invoke 9', 'cron.add 10'].map(
+  ...['send 8', 'cron.add 10'].map(
     (request): Deviation => ({
       file: 'errors',
       where: `A ${request} › error.message`,
