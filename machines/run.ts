@@ -3,7 +3,7 @@ import { assign, setup } from 'xstate'
 import type { EndState } from '../src/stores/store.ts'
 import { effect, MAX_ITERATIONS, work } from './effects.ts'
 
-export type AbortReason = 'rpc' | 'stop' | 'timeout' | 'reset' | 'shutdown' | 'interrupt'
+export type AbortReason = 'rpc' | 'stop' | 'timeout' | 'reset' | 'shutdown' | 'interrupt' | 'expired'
 
 /** What is known of an ending before it is on disk; the text and the usage stay with the host. */
 export interface RunOutcome {
@@ -17,6 +17,8 @@ export interface RunOutcome {
 /** What the model's work comes back with when it ends by itself. */
 export interface Answered {
   stopReason: string
+  /** Tools that it wants called before it goes on. */
+  calls: number
 }
 
 const words = (error: unknown): string => (error instanceof Error ? error.message : String(error))
@@ -67,10 +69,15 @@ export const runMachine = setup({
     /** Ends other turns as absorbed by this one. Resolves to their ids, once all are on disk. */
     takeIn: work<string[], { runId: string; turns: string[] }>('takeIn'),
     model: work<Answered, { runId: string }>('model'),
+    /** Calls the tools that the model asked for. Resolves when there is a result for each; rejects when the run cannot go on. */
+    callTools: work<void, { runId: string }>('callTools'),
+    /** Resolves when there is room for the run to go on. */
+    room: work<void, { runId: string }>('room'),
     journalEnd: work<void, { runId: string; outcome: RunOutcome }>('journalEnd'),
   },
   guards: {
     isJoined: ({ context }) => context.joining.length > 0,
+    wantsTools: ({ event }) => 'output' in event && (event.output as Answered).calls > 0,
     hasDeadline: ({ context }) => context.timeoutMs > 0,
     isDecided: ({ context }) => context.outcome !== null,
     isCompleted: ({ context }) => context.outcome?.state === 'completed',
@@ -154,12 +161,15 @@ export const runMachine = setup({
           invoke: {
             src: 'model',
             input: ({ context }) => ({ runId: context.runId }),
-            onDone: {
-              target: '#run.settling',
-              actions: assign({
-                outcome: ({ event }) => ({ state: 'completed', stopReason: event.output.stopReason }),
-              }),
-            },
+            onDone: [
+              { guard: 'wantsTools', target: 'callingTools' },
+              {
+                target: '#run.settling',
+                actions: assign({
+                  outcome: ({ event }) => ({ state: 'completed', stopReason: event.output.stopReason }),
+                }),
+              },
+            ],
             onError: {
               target: '#run.settling',
               actions: assign({
@@ -173,6 +183,38 @@ export const runMachine = setup({
             waiting: { description: 'The request is out, no text has come yet.', on: { firstToken: 'writing' } },
             writing: { description: 'Text is coming.' },
           },
+        },
+        callingTools: {
+          description:
+            'The model waits for the tools it asked for. The run gives up its place meanwhile: what it waits for may need one.',
+          invoke: {
+            src: 'callTools',
+            input: ({ context }) => ({ runId: context.runId }),
+            onDone: { target: 'returning' },
+            onError: {
+              target: '#run.settling',
+              actions: assign({
+                outcome: ({ event }) => ({ state: 'failed', stopReason: 'error', error: words(event.error) }),
+              }),
+            },
+          },
+          // The last text before the calls may still be on its way.
+          on: { firstToken: {} },
+        },
+        returning: {
+          description: 'There is a result for each call; the run waits for a place to go on.',
+          invoke: {
+            src: 'room',
+            input: ({ context }) => ({ runId: context.runId }),
+            onDone: { target: 'joined' },
+            onError: {
+              target: '#run.settling',
+              actions: assign({
+                outcome: ({ event }) => ({ state: 'failed', stopReason: 'error', error: words(event.error) }),
+              }),
+            },
+          },
+          on: { firstToken: {} },
         },
         steering: {
           description: 'The model was called off: turns that join the run are being written, then it is asked again.',
@@ -190,7 +232,7 @@ export const runMachine = setup({
           on: { firstToken: {} },
         },
         joined: {
-          description: 'They are written; have others come meanwhile?',
+          description: 'What was to be taken in is there; have turns come meanwhile that join?',
           always: [{ guard: 'isJoined', target: 'steering' }, { target: 'asking' }],
         },
       },

@@ -9,15 +9,18 @@ import { type Attempts, createAttempts, type KeptAttempts } from './auth/attempt
 import { createAuthenticator } from './auth/authenticate.ts'
 import { type Devices, openDevices, type Revocation } from './auth/devices.ts'
 import { openTokens, type Tokens } from './auth/tokens.ts'
+import { createActivity } from './broker/activity.ts'
 import { type Agents, createAgents } from './broker/agents.ts'
 import { createApprovals } from './broker/approvals.ts'
 import { openApprovalsDocument } from './broker/approvals-document.ts'
 import { type Audit, openAudit } from './broker/audit.ts'
+import { createChains } from './broker/chains.ts'
 import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub, holds } from './broker/hub.ts'
+import { createMailbox, type Mailbox } from './broker/mailbox.ts'
 import { createNodes, type Nodes } from './broker/nodes.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
@@ -41,6 +44,7 @@ import { connector, connectorModel } from './runtimes/connector.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
+import { councilTools } from './tools/council.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -106,6 +110,7 @@ interface Rooms {
   sessions: Sessions
   supervisor: Supervisor
   turns: Turns
+  mailbox: Mailbox
   devices: Devices
   tokens: Tokens
   attempts: Attempts
@@ -193,11 +198,13 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, health, replay } = rooms!
+          const { turns, health, replay, mailbox } = rooms!
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
           const { started, interrupted, resumed } = await turns.recover()
+          const answers = await mailbox.recover()
+          if (answers > 0) log.info({ answers }, 'brought answers that the last process left')
           if (started + interrupted + resumed > 0)
             log.info({ started, interrupted, resumed }, 'settled what the last process left')
           await health.refresh()
@@ -221,6 +228,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           rooms?.supervisor.stop()
           rooms?.pairings.stop()
           rooms?.nodes.stop()
+          rooms?.mailbox.stop()
           await rooms?.replay.flush()
           await rooms?.attempts.sweep()
           await rooms?.audit.flush()
@@ -256,7 +264,15 @@ export function createGateway(options: GatewayOptions): Gateway {
       tell: (event, payload, may) => hub.tellAll(event, payload, { only: may }),
     })
     const presence = createPresence({ now, version })
-    const prompt = createPrompt({ agents, models: config.models, store, instructions: instructionsOf(agents) })
+    const chains = createChains({ store, rules: config.tools.agentToAgent })
+    const toolbox = createToolbox({ sources: [{ tools: () => council }], tools: config.tools, log })
+    const prompt = createPrompt({
+      agents,
+      models: config.models,
+      store,
+      instructions: instructionsOf(agents),
+      tools: toolbox.specs,
+    })
     const runs = createRuns({
       store,
       hub,
@@ -264,8 +280,10 @@ export function createGateway(options: GatewayOptions): Gateway {
       now,
       deadlineMs: config.agents.timeoutMs,
       maxConcurrent: config.agents.maxConcurrent,
-      async prepare(record, joined) {
-        const { candidates, call } = await prompt.for(record, joined)
+      toolbox,
+      maxRounds: config.tools.maxRounds,
+      async prepare(record, steps) {
+        const { candidates, call } = await prompt.for(record, steps)
         const { agentId } = record
         return (sink, signal, asking) =>
           answerWithFallbacks({
@@ -280,16 +298,18 @@ export function createGateway(options: GatewayOptions): Gateway {
             },
           })
       },
-      onEnded: (record, { outcome, endedAt, startedAt }) => {
+      onEnded: (record, { outcome, endedAt, startedAt, heard, spent }) => {
         supervisor.ended(record, outcome)
         sessions.ended(record.sessionKey, record.runId)
+        chains.spend(record, spent)
+        activity.ended(record, outcome.state === 'failed' ? outcome.error : undefined)
+        mailbox.ended(record, heard)
         const { runId, sessionKey } = record
         const details = { runId, sessionKey, state: outcome.state, ms: endedAt - (startedAt ?? endedAt) }
         if (outcome.error) log.warn({ ...details, error: outcome.error }, 'run ended')
         else log.debug(details, 'run ended')
       },
     })
-    const toolbox = createToolbox({ sources: [], tools: config.tools, log })
     const nodes = createNodes({
       ...{ agents, devices, hub, runs, toolbox, log, now, monotonic },
       expel: (connId) => connections.close(connId, 'notYourRun'),
@@ -316,6 +336,17 @@ export function createGateway(options: GatewayOptions): Gateway {
       queueMode: config.messages.queueMode,
       recovery: config.agents.recovery,
     })
+    const mailbox = createMailbox({
+      store,
+      turns,
+      runs,
+      chains,
+      nameOf: (agentId) => agents.get(agentId)?.name ?? agentId,
+      log,
+      now,
+    })
+    const activity = createActivity({ runs, isReachable: () => true })
+    const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf: activity.of, now })
     const health = createHealth({
       agents,
       store,
@@ -470,7 +501,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, devices, tokens, attempts, pairings, nodes },
+      ...{ store, runs, sessions, supervisor, turns, mailbox, devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
     }
   }

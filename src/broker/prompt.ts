@@ -1,27 +1,44 @@
 /** What a model is asked for a turn: who it is, what was said before, what is said now. */
 import type { Config } from '../config/config.ts'
-import type { ContextMessage, Model, ModelCall, ThinkingLevel } from '../runtimes/runtime.ts'
-import type { RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import type {
+  Answer,
+  Carried,
+  ContextMessage,
+  Model,
+  ModelCall,
+  ThinkingLevel,
+  ToolCall,
+  ToolSpec,
+} from '../runtimes/runtime.ts'
+import type { Json, RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Agents } from './agents.ts'
 
 export interface Prompt {
   /**
    * The models to try, in order, and the call.
-   * @param joined the turns that joined the run since it began
+   * @param steps what the run has done since it began
    */
-  for(record: RunRecord, joined?: Joined[]): Promise<{ candidates: Model[]; call: ModelCall }>
+  for(record: RunRecord, steps?: readonly Step[]): Promise<{ candidates: Model[]; call: ModelCall }>
   /** The model that would answer first. */
   modelOf(agentId: string, sessionModel: string | undefined): Model | undefined
 }
 
-/** A turn that joined a run while it was under way. */
-export interface Joined {
-  /** What the run had said since the one that joined before it. */
-  said: string
-  message: string
-  /** When its entry was put in the transcript. */
-  at: number
-}
+/** What a run did before its model was asked again. */
+export type Step =
+  /** The model was called off after these words. */
+  | { kind: 'said'; text: string }
+  /** The model asked for tools after these words, and there is a result for each call. */
+  | {
+      kind: 'called'
+      text: string
+      calls: ToolCall[]
+      carried?: Carried
+      results: { callId: string; name: string; text: string; isError: boolean }[]
+      answer: Answer
+      at: number
+    }
+  /** Another turn joined the run; its entry was put in the transcript at that time. */
+  | { kind: 'joined'; message: string; at: number }
 
 export interface PromptNeeds {
   agents: Agents
@@ -29,6 +46,8 @@ export interface PromptNeeds {
   store: Pick<Store, 'history' | 'session' | 'attachment'>
   /** The instructions of an agent, from its workspace. */
   instructions(agentId: string): string
+  /** What an agent may call. */
+  tools(agentId: string): ToolSpec[]
 }
 
 /** Bytes of text that surely fit in a token of the context: English has about four, code about three. */
@@ -38,7 +57,7 @@ const MOST_ENTRIES = 1000
 const MOST_BYTES = 4 * 1024 * 1024
 const LEVELS: readonly string[] = ['off', 'minimal', 'low', 'medium', 'high'] satisfies ThinkingLevel[]
 
-export function createPrompt({ agents, models, store, instructions }: PromptNeeds): Prompt {
+export function createPrompt({ agents, models, store, instructions, tools }: PromptNeeds): Prompt {
   function refsOf(agentId: string, sessionModel: string | undefined): string[] {
     const configured = agents.get(agentId)?.models ?? []
     return sessionModel ? [sessionModel, ...configured.filter((ref) => ref !== sessionModel)] : configured
@@ -51,7 +70,7 @@ export function createPrompt({ agents, models, store, instructions }: PromptNeed
   }
 
   return {
-    async for(record, joined = []) {
+    async for(record, steps = []) {
       const { runId, sessionKey, agentId, meta } = record
       // Asked for together, so that both come with one answer of the store.
       const [session, { messages }] = await Promise.all([
@@ -72,8 +91,9 @@ export function createPrompt({ agents, models, store, instructions }: PromptNeed
           sessionKey,
           agentId,
           system: [instructions(agentId), typeof extra === 'string' ? extra : ''].filter(Boolean).join('\n\n'),
-          messages: await contextOf(newest(withJoined(messages, joined), smallest * BYTES_PER_TOKEN), store),
+          messages: await contextOf(newest(withSteps(messages, steps), smallest * BYTES_PER_TOKEN), store),
           thinking: thinking ?? 'off',
+          tools: tools(agentId),
         },
       }
     },
@@ -97,49 +117,69 @@ const unconfigured = (ref: string, provider: string, id: string): Model => ({
   cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
 })
 
-/** The newest entries that have at most so many characters of text together, oldest first; the newest one always. */
-function newest(messages: TranscriptMessage[], most: number): TranscriptMessage[] {
+/** An entry of the transcript, or what a run did that is no part of it yet. */
+type Piece = TranscriptMessage | ContextMessage[]
+
+/** The newest pieces that have at most so many characters of text together, oldest first; the newest one always. */
+function newest(pieces: Piece[], most: number): Piece[] {
   let left = most
-  let first = messages.length
+  let first = pieces.length
   while (first > 0) {
-    for (const part of messages[first - 1]!.content) if (typeof part['text'] === 'string') left -= part['text'].length
-    if (left < 0 && first < messages.length) break
+    left -= sizeOf(pieces[first - 1]!)
+    if (left < 0 && first < pieces.length) break
     first -= 1
   }
-  return messages.slice(first)
+  return pieces.slice(first)
 }
 
-/** Puts what a run had said before each turn that joined it in front of that turn: the transcript has it only when the run is over. */
-function withJoined(messages: TranscriptMessage[], joined: Joined[]): TranscriptMessage[] {
-  const whole = [...messages]
-  for (const { said, message, at } of joined) {
-    const isTurn = ({ role, timestamp, content }: TranscriptMessage) =>
-      role === 'user' && timestamp === at && (message === '' || content.some(({ text }) => text === message))
-    const place = whole.findLastIndex(isTurn)
-    const text = said.trim()
-    if (place !== -1 && text !== '')
-      whole.splice(place, 0, { role: 'assistant', content: [{ type: 'text', text }], timestamp: at })
-  }
-  return whole
+function sizeOf(piece: Piece): number {
+  const texts = Array.isArray(piece)
+    ? piece.flatMap((message) => [message.text, ...callsOf(message).map((call) => call.arguments)])
+    : piece.content.map((part) => ('arguments' in part ? JSON.stringify(part['arguments']) : part['text']))
+  return texts.reduce<number>((size, text) => size + (typeof text === 'string' ? text.length : 0), 0)
 }
 
-/** A transcript as a model takes it: text and pictures, from the first thing the user said. */
-async function contextOf(messages: TranscriptMessage[], store: Pick<Store, 'attachment'>): Promise<ContextMessage[]> {
-  const context: ContextMessage[] = []
-  for (const { role, content } of messages) {
-    if (role === 'toolResult') continue
-    let text = ''
-    const images: NonNullable<ContextMessage['images']> = []
-    for (const part of content) {
-      if (part.type === 'text' && typeof part['text'] === 'string') text += part['text']
-      if (part.type === 'image' && typeof part['sha256'] === 'string') {
-        const bytes = await store.attachment(part['sha256'])
-        if (bytes) images.push({ mimeType: String(part['mimeType']), bytes })
-      }
+const callsOf = (message: ContextMessage): ToolCall[] => (message.role === 'assistant' ? (message.calls ?? []) : [])
+
+/** Puts what a run did into its place: the transcript has it only when the run is over. */
+function withSteps(messages: TranscriptMessage[], steps: readonly Step[]): Piece[] {
+  const whole: Piece[] = [...messages]
+  let done: ContextMessage[] = []
+  for (const step of steps) {
+    if (step.kind !== 'joined') {
+      done.push(...saidIn(step))
+      continue
     }
-    // An answer that failed before its first word says nothing to a model.
-    if (text === '' && images.length === 0) continue
-    context.push({ role, text, ...(images.length > 0 && { images }) })
+    const place = whole.findLastIndex((piece) => !Array.isArray(piece) && isTurn(piece, step))
+    if (place === -1) continue
+    whole.splice(place, 0, done)
+    done = []
+  }
+  return [...whole, done]
+}
+
+const isTurn = ({ role, timestamp, content }: TranscriptMessage, { message, at }: Step & { kind: 'joined' }): boolean =>
+  role === 'user' && timestamp === at && (message === '' || content.some(({ text }) => text === message))
+
+function saidIn(step: Exclude<Step, { kind: 'joined' }>): ContextMessage[] {
+  const text = step.text.trim()
+  if (step.kind === 'said') return text === '' ? [] : [{ role: 'assistant', text }]
+  const { calls, carried, results } = step
+  return [
+    { role: 'assistant', text, calls, ...(carried && { carried }) },
+    ...results.map((result) => ({ role: 'tool' as const, ...result })),
+  ]
+}
+
+/** A transcript as a model takes it: text, pictures, calls and their results, from the first thing the user said. */
+async function contextOf(pieces: Piece[], store: Pick<Store, 'attachment'>): Promise<ContextMessage[]> {
+  const context: ContextMessage[] = []
+  for (const piece of pieces) {
+    if (Array.isArray(piece)) context.push(...piece)
+    else {
+      const message = await messageOf(piece, store)
+      if (message) context.push(message)
+    }
   }
   return context.slice(
     Math.max(
@@ -148,3 +188,46 @@ async function contextOf(messages: TranscriptMessage[], store: Pick<Store, 'atta
     ),
   )
 }
+
+/** Undefined: nothing that a model could be told, such as an answer that failed before its first word. */
+async function messageOf(
+  entry: TranscriptMessage,
+  store: Pick<Store, 'attachment'>,
+): Promise<ContextMessage | undefined> {
+  const { role, content } = entry
+  const text = content
+    .map((part) => (part.type === 'text' && typeof part['text'] === 'string' ? part['text'] : ''))
+    .join('')
+  switch (role) {
+    case 'toolResult':
+      return {
+        role: 'tool',
+        callId: String(entry['toolCallId']),
+        name: String(entry['toolName']),
+        text,
+        isError: entry['isError'] === true,
+      }
+    case 'assistant': {
+      const calls = content.flatMap((part) =>
+        part.type === 'toolCall'
+          ? [{ id: String(part['id']), name: String(part['name']), arguments: textOfArguments(part['arguments']) }]
+          : [],
+      )
+      if (calls.length > 0) return { role, text, calls }
+      return text === '' ? undefined : { role, text }
+    }
+    case 'user': {
+      const images: { mimeType: string; bytes: Uint8Array }[] = []
+      for (const part of content) {
+        if (part.type !== 'image' || typeof part['sha256'] !== 'string') continue
+        const bytes = await store.attachment(part['sha256'])
+        if (bytes) images.push({ mimeType: String(part['mimeType']), bytes })
+      }
+      return text === '' && images.length === 0 ? undefined : { role, text, ...(images.length > 0 && { images }) }
+    }
+  }
+}
+
+/** As the model wrote them; what was no JSON was kept as the text that it is. */
+const textOfArguments = (args: Json | undefined): string =>
+  typeof args === 'string' ? args : JSON.stringify(args ?? {})

@@ -2,39 +2,35 @@
 import type { SnapshotFrom } from 'xstate'
 import { type AbortReason, type RunOutcome, runMachine } from '../../machines/run.ts'
 import type { QueueMode } from '../contract/queue-mode.ts'
-import type { Answer, Model, ModelFailure, Sink, Usage } from '../runtimes/runtime.ts'
-import {
-  type Ending,
-  type Json,
-  type RunRecord,
-  type Store,
-  StoreError,
-  type TranscriptMessage,
-} from '../stores/store.ts'
+import type { Answer, Model, Sink } from '../runtimes/runtime.ts'
+import { type RunRecord, type Spent, type Store, StoreError, type TranscriptMessage } from '../stores/store.ts'
+import { endingOf, failureOf, type RunSoFar, spentOf, toldAtEnd } from './endings.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
 import { createLane } from './lane.ts'
 import type { Log } from './log.ts'
-import type { Joined } from './prompt.ts'
+import type { Step } from './prompt.ts'
 import { createStream, type FailureDetail, type Stream } from './stream.ts'
+import type { Toolbox } from './toolbox.ts'
+
+/** How much of its tools is heard, as the session's setting `verboseLevel` says. */
+export type VerboseLevel = 'off' | 'on' | 'full'
 
 /** How a run ended, for those who waited for it. */
 export interface Ended {
-  runId: string
   outcome: RunOutcome
   startedAt: number | undefined
   endedAt: number
-  text: string
-  answer: Answer | undefined
-  /** The transcript the turn is in. */
-  sessionId: string
+  /** Messages whose answers it took in. */
+  heard: readonly string[]
+  spent: readonly Spent[]
 }
 
 export interface Runs {
   /**
    * Takes a turn that is on disk. It waits for `begin`, or is ended at once in a way that is decided already.
    */
-  admit(record: RunRecord, how?: { mode?: QueueMode; outcome?: RunOutcome }): void
+  admit(record: RunRecord, how?: { mode?: QueueMode; verbose?: VerboseLevel; outcome?: RunOutcome }): void
   /** It is the run's turn: it begins as soon as there is room for it. It answers `absorbs` with itself. */
   begin(runId: string, absorbs: string[]): void
   /** Lets a waiting turn join a run that is under way; without effect if that one is over, or answers a call of an agent. */
@@ -70,9 +66,12 @@ export interface RunsNeeds {
   /**
    * Prepares what a model is asked, behind the start in the store's queue, so that the user's message is in the transcript by then.
    * Resolves to what asks, which is called once the start is on disk.
-   * @param joined the turns that joined this one
+   * @param steps what the run has done so far
    */
-  prepare(record: RunRecord, joined: Joined[]): Promise<Ask>
+  prepare(record: RunRecord, steps: readonly Step[]): Promise<Ask>
+  toolbox: Pick<Toolbox, 'call'>
+  /** How often in one run a model may ask for tools. */
+  maxRounds: number
   /** A run has ended, in whatever way; it is on disk and announced. */
   onEnded(record: RunRecord, ended: Ended): void
   /** The deadline of a turn that names none, in ms; 0 = none. */
@@ -94,16 +93,22 @@ interface Live {
   mode: QueueMode
   /** Whether its session has told it to begin. */
   hasBegun: boolean
-  /** The turns that joined this one. */
-  joined: Joined[]
+  /** What it has done so far, besides what it is saying. */
+  steps: Step[]
   stream: Stream
   prepared: Promise<Ask> | undefined
-  answer: Answer | undefined
+  /** Of its models, the last one last. */
+  answers: Answer[]
+  /** Rounds of calls, one behind the other, in which a call was wrong. */
+  malformed: number
+  /** Messages whose answers it took in. */
+  heard: string[]
   /** The model that was asked last. */
   model: Model | undefined
   failure: FailureDetail | undefined
   endedAt: number
-  message: TranscriptMessage | undefined
+  /** What is told at the end. */
+  told: TranscriptMessage | undefined
   /** How it ended, once that is on disk. */
   kept: RunOutcome | undefined
   /** Calls the model off: when its state is left, or when the actor threw and can call nothing off any more. */
@@ -111,6 +116,8 @@ interface Live {
   ended: PromiseWithResolvers<Ended>
 }
 
+/** Rounds of calls, one behind the other, in which a call was wrong, until the run ends. */
+const MOST_MALFORMED = 3
 /** Callers of `agent.wait` at once, over all connections. */
 const MOST_WAITS = 20_000
 /** What a timer can hold, in ms, about 25 days: a longer one would fire at once. */
@@ -145,13 +152,11 @@ export function createRuns(needs: RunsNeeds): Runs {
     live.delete(record.runId)
     lane.leave(record.runId)
     const ended: Ended = {
-      runId: record.runId,
       outcome,
       startedAt: record.startedAt,
       endedAt: run.endedAt,
-      text: run.stream.text,
-      answer: run.answer,
-      sessionId: record.sessionId,
+      heard: run.heard,
+      spent: spentOf(run.answers),
     }
     run.ended.resolve(ended)
     for (const wake of waiting.get(record.runId) ?? []) wake(ended)
@@ -169,7 +174,7 @@ export function createRuns(needs: RunsNeeds): Runs {
         closeStream: (_, { runId }) => get(runId).stream.close(),
         announceEnd: (_, { runId, outcome }) => {
           const run = get(runId)
-          run.stream.end(outcome, run.endedAt, run.message, run.failure)
+          run.stream.end(outcome, run.endedAt, run.told, run.failure)
         },
         storageFailed: (_, { runId, error }) =>
           log.error({ runId, error }, 'the ending of a run could not be kept; trying again'),
@@ -189,9 +194,10 @@ export function createRuns(needs: RunsNeeds): Runs {
         }),
         takeIn: work(async ({ runId, turns }) => {
           const run = get(runId)
-          const said = run.stream.text.slice(run.joined.reduce((length, one) => length + one.said.length, 0))
+          const text = unsettledText(run)
           const taken = await takeIn(runId, turns)
-          run.joined.push(...taken.map((turn, place) => ({ ...turn, said: place === 0 ? said : '' })))
+          if (text !== '') run.steps.push({ kind: 'said', text })
+          run.steps.push(...taken)
           prepare(run)
           return turns
         }),
@@ -208,17 +214,19 @@ export function createRuns(needs: RunsNeeds): Runs {
             })
             // An ending that cannot be written would be tried for ever.
             if (!answer?.usage || !answer.model) throw new Error('the runtime answered without its usage or its model')
-            run.answer = answer
+            run.answers.push(answer)
+            return { stopReason: answer.stopReason, calls: answer.calls?.length ?? 0 }
           } catch (error) {
             run.failure = failureOf(run.model, error)
             throw error
           }
-          return { stopReason: run.answer.stopReason }
         }),
+        callTools: work(({ runId }, signal) => callTools(get(runId), signal)),
+        room: work(
+          ({ runId }) => new Promise<void>((resolve) => lane.enter(runId, get(runId).record.agentId, resolve)),
+        ),
         journalEnd: work(async ({ runId, outcome }) => {
           const run = get(runId)
-          run.endedAt ||= now()
-          run.message = entry(run, outcome)
           await keepEnding(run, outcome)
         }),
       },
@@ -232,13 +240,58 @@ export function createRuns(needs: RunsNeeds): Runs {
   })
 
   function prepare(run: Live): void {
-    run.prepared = needs.prepare(run.record, run.joined)
+    run.prepared = needs.prepare(run.record, run.steps)
     // Who waits for it comes later, or, after an abort, never.
     run.prepared.catch(() => {})
   }
 
+  /** What a run has said since its last step. */
+  const unsettledText = ({ stream, steps }: Live): string =>
+    stream.text.slice(steps.reduce((length, step) => length + (step.kind === 'joined' ? 0 : step.text.length), 0))
+
+  /** Calls what the model asked for, all at once. Resolves when its model can be asked again. */
+  async function callTools(run: Live, signal: AbortSignal): Promise<void> {
+    const { record, stream, answers, steps } = run
+    lane.leave(record.runId)
+    const rounds = steps.filter(({ kind }) => kind === 'called').length
+    if (rounds >= needs.maxRounds)
+      throw new Error(
+        `the model asked for tools more than ${needs.maxRounds} times; tools.maxRounds sets how often it may`,
+      )
+    const answer = answers.at(-1)!
+    const { calls = [], carried } = answer
+    const text = unsettledText(run)
+    const outcomes = await Promise.all(
+      calls.map(async (call) => {
+        const { id: toolCallId, name } = call
+        stream.tool({ phase: 'start', name, toolCallId, args: call.arguments })
+        const outcome = await needs.toolbox.call(call, record, signal)
+        stream.tool({ phase: 'result', name, toolCallId, isError: outcome.isError, result: outcome.text })
+        return outcome
+      }),
+    )
+    const wrong = outcomes.find(({ isMalformed }) => isMalformed)
+    run.malformed = wrong ? run.malformed + 1 : 0
+    if (wrong && run.malformed >= MOST_MALFORMED)
+      throw new Error(`the model called tools wrongly ${MOST_MALFORMED} times, one after the other: ${wrong.text}`)
+    run.heard.push(...outcomes.flatMap(({ heard = [] }) => heard))
+    steps.push({
+      kind: 'called',
+      text,
+      calls,
+      ...(carried && { carried }),
+      results: outcomes.map(({ text: said, isError }, place) => {
+        const { id: callId, name } = calls[place]!
+        return { callId, name, text: said, isError }
+      }),
+      answer,
+      at: now(),
+    })
+    prepare(run)
+  }
+
   /** Ends waiting turns as absorbed by a run. Resolves to them once they are over: their words are in the transcript then. */
-  async function takeIn(runId: string, turns: string[]): Promise<Omit<Joined, 'said'>[]> {
+  async function takeIn(runId: string, turns: string[]): Promise<(Step & { kind: 'joined' })[]> {
     const endings = turns.map(async (id) => {
       const turn = live.get(id)
       return turn && { message: turn.record.message, ended: await turn.ended.promise }
@@ -246,21 +299,23 @@ export function createRuns(needs: RunsNeeds): Runs {
     for (const id of turns) host.tell(id, { type: 'absorb', by: runId })
     const all = await Promise.all(endings)
     return all.flatMap((turn) =>
-      turn?.ended.outcome.absorbedBy === runId ? [{ message: turn.message, at: turn.ended.endedAt }] : [],
+      turn?.ended.outcome.absorbedBy === runId
+        ? [{ kind: 'joined' as const, message: turn.message, at: turn.ended.endedAt }]
+        : [],
     )
   }
 
-  /** Where a model's words go: nowhere once it is called off, and into a paragraph of their own when the run was joined. */
+  /** Where a model's words go: nowhere once it is called off, and into a paragraph of their own when it was asked before. */
   function sinkOf(run: Live, calledOff: AbortSignal): Sink {
-    const { stream, record, joined } = run
-    let isNewParagraph = joined.length > 0
+    const { stream, record, steps } = run
+    let isNewParagraph = steps.length > 0
     return {
       delta(piece) {
         if (calledOff.aborted || piece === '') return
         if (isNewParagraph) {
           isNewParagraph = false
           if (stream.text !== '') {
-            // The stream tells of the first text of all; this is the first since the run was joined.
+            // The stream tells of the first text of all; this is the first since the model was asked again.
             host.tell(record.runId, { type: 'firstToken' })
             stream.delta('\n\n')
           }
@@ -276,7 +331,11 @@ export function createRuns(needs: RunsNeeds): Runs {
   /** Writes an ending. A record that does not fit it will not fit it later: that is said in the log, and not tried for ever. */
   async function keepEnding(run: Live, outcome: RunOutcome): Promise<void> {
     const { runId } = run.record
-    await store.settle(runId, ending(run, outcome)).catch((error: unknown) => {
+    run.endedAt ||= now()
+    const soFar = summary(run)
+    const ending = endingOf(soFar, outcome)
+    run.told = toldAtEnd(soFar, ending.message)
+    await store.settle(runId, ending).catch((error: unknown) => {
       if (!(error instanceof StoreError) || error.code !== 'CONFLICT') throw error
       log.error({ runId, err: error }, 'the ending of a run does not fit what is kept of it')
     })
@@ -297,10 +356,6 @@ export function createRuns(needs: RunsNeeds): Runs {
     } catch (error) {
       log.error({ runId, err: error }, 'the last words of a crashed run could not be said')
     }
-    if (!run.kept) {
-      run.endedAt ||= now()
-      run.message = entry(run, outcome)
-    }
     // As the chart does it: an ending that is only spoken would be lost by a restart.
     while (!run.kept) {
       try {
@@ -312,7 +367,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       }
     }
     try {
-      run.stream.end(outcome, run.endedAt, run.message, run.failure)
+      run.stream.end(outcome, run.endedAt, run.told, run.failure)
     } catch (error) {
       log.error({ runId, err: error }, 'the ending of a crashed run could not be announced')
     }
@@ -320,20 +375,22 @@ export function createRuns(needs: RunsNeeds): Runs {
   }
 
   return {
-    admit(record, { mode = 'followup', outcome } = {}) {
+    admit(record, { mode = 'followup', verbose = 'off', outcome } = {}) {
       if (isOver) return
       const { runId, sessionKey, agentId } = record
       const run: Live = {
         record,
         mode,
         hasBegun: false,
-        joined: [],
+        steps: [],
         prepared: undefined,
-        answer: undefined,
+        answers: [],
+        malformed: 0,
+        heard: [],
         model: undefined,
         failure: undefined,
         endedAt: 0,
-        message: undefined,
+        told: undefined,
         kept: undefined,
         calledOff: new AbortController(),
         ended: Promise.withResolvers<Ended>(),
@@ -343,6 +400,7 @@ export function createRuns(needs: RunsNeeds): Runs {
           agentId,
           hub,
           now,
+          verbose,
           onFirst: () => host.tell(runId, { type: 'firstToken' }),
           onFailure: (error) => {
             log.error({ runId, err: error }, 'the text of a run could not be said; the run is ended')
@@ -421,84 +479,13 @@ export function createRuns(needs: RunsNeeds): Runs {
   }
 }
 
-const NO_USAGE: Usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
-
-/** The text of a run, also of one that a former process was streaming. */
-const textOf = ({ stream, record }: Live): string => stream.text || record.text
-
-/** Which model failed, and how it answered; undefined when it was not a model that failed. */
-function failureOf(model: Model | undefined, error: unknown): FailureDetail | undefined {
-  if (!model || !(error instanceof Error) || error.name !== ('ModelFailure' satisfies ModelFailure['name']))
-    return undefined
-  const { status } = error as ModelFailure
-  return { provider: model.provider, model: model.id, ...(status !== undefined && { httpStatus: status }) }
-}
-
-/** The assistant's entry for the transcript; undefined when there is neither text nor a failure to keep. */
-function entry(run: Live, { state, stopReason, error }: RunOutcome): TranscriptMessage | undefined {
-  const text = textOf(run)
-  const failed = state === 'failed' || state === 'interrupted'
-  if (text === '' && !failed) return undefined
-  const model = run.answer?.model ?? run.model
-  const usage = run.answer?.usage ?? NO_USAGE
-  return {
-    role: 'assistant',
-    content: text === '' ? [] : [{ type: 'text', text }],
-    // What a provider counts for an answer that was cut off, it tells nobody: zeros, not a guess.
-    ...(model && {
-      api: model.api,
-      provider: model.provider,
-      model: model.id,
-      usage: { ...usage, cost: costOf(usage, model) },
-    }),
-    ...(failed
-      ? { stopReason: 'error', errorMessage: error ?? 'unknown error' }
-      : { stopReason: stopReason ?? 'stop' }),
-    timestamp: run.endedAt,
-  }
-}
-
-function ending(run: Live, outcome: RunOutcome): Ending {
-  const { answer, message, endedAt } = run
-  return {
-    ...outcome,
-    endedAt,
-    ...(message && { message }),
-    ...(answer && {
-      usage: { input: answer.usage.input, output: answer.usage.output, totalTokens: answer.usage.totalTokens },
-      modelProvider: answer.model.provider,
-      model: answer.model.id,
-    }),
-    result: resultOf(run, outcome) as Json,
-  }
-}
-
-/** What `agent` answers when the run is over, kept for repeats of its key. */
-function resultOf(run: Live, { state }: RunOutcome) {
-  const { answer, record, endedAt } = run
-  const usage = answer?.usage ?? NO_USAGE
-  const { totalTokens: total, ...tokens } = usage
-  const text = textOf(run)
-  return {
-    payloads: text === '' ? [] : [{ text, mediaUrl: null }],
-    meta: {
-      durationMs: endedAt - (record.startedAt ?? endedAt),
-      agentMeta: {
-        sessionId: record.sessionId,
-        ...(answer && { provider: answer.model.provider, model: answer.model.id }),
-        usage: { ...tokens, total },
-      },
-      aborted: state === 'aborted' || state === 'timedOut',
-    },
-  }
-}
-
-/** The price of an answer, by the prices in the configuration. */
-function costOf(usage: Usage, model: Model) {
-  const price = (tokens: number, perMillion: number) => (tokens * perMillion) / 1_000_000
-  const input = price(usage.input, model.cost.input)
-  const output = price(usage.output, model.cost.output)
-  const cacheRead = price(usage.cacheRead, model.cost.cacheRead)
-  const cacheWrite = price(usage.cacheWrite, model.cost.cacheWrite)
-  return { input, output, cacheRead, cacheWrite, total: input + output + cacheRead + cacheWrite }
-}
+/** What its ending is made of; also that of one that a former process was streaming. */
+const summary = ({ record, stream, steps, answers, model, heard, endedAt }: Live): RunSoFar => ({
+  record,
+  text: stream.text || record.text,
+  steps,
+  answers,
+  model,
+  heard,
+  endedAt,
+})

@@ -7,8 +7,9 @@ import { CAPS } from '../contract/connect.ts'
 import type { Sink } from '../runtimes/runtime.ts'
 import type { TranscriptMessage } from '../stores/store.ts'
 import type { Variant } from './announcement.ts'
-import type { Piece } from './backlog.ts'
+import { parsedOr } from './endings.ts'
 import type { Audience, Hub } from './hub.ts'
+import type { VerboseLevel } from './runs.ts'
 
 /** A waiting delta leaves at the latest after this many milliseconds. */
 export const LONGEST_WAIT_MS = 50
@@ -36,6 +37,8 @@ export interface Stream extends Sink {
   close(): void
   /** The text that has been said: `text` without what still waits. */
   readonly said: string
+  /** Says that a tool is called, or what it answered. */
+  tool(said: ToolSaid): void
   /** Says nothing any more, not even what waits. */
   abandon(): void
   /** The one terminal pair of events. */
@@ -43,18 +46,34 @@ export interface Stream extends Sink {
   readonly text: string
 }
 
+/** What is told of a tool: a part of protocols 3 and 4. */
+export type ToolSaid = { name: string; toolCallId: string } & (
+  | { phase: 'start'; args: string }
+  | { phase: 'result'; isError: boolean; result: string }
+)
+
 export interface StreamNeeds {
   runId: string
   sessionKey: string
   agentId: string
   hub: Pick<Hub, 'publish'>
   now(): number
+  /** How much of its tools those hear who do not count offsets: nothing, that they are called, or also what they answer. */
+  verbose: VerboseLevel
   /** Told of the first piece of text. */
   onFirst(): void
   /** Keeps what has been streamed. */
   keep(text: string): void
   /** Something could not be said; nobody else is there to hear of it, since it was said by the clock. */
   onFailure(error: unknown): void
+}
+
+/** What an event says of a tool. Where only the calls are to be heard, it does not say what came of them. */
+function toolData(said: ToolSaid, verbose: VerboseLevel): object {
+  const { name, toolCallId, phase } = said
+  if (phase === 'start') return { phase, name, toolCallId, args: parsedOr(said.args) }
+  const result = { content: [{ type: 'text', text: said.result }] }
+  return { phase, name, toolCallId, isError: said.isError, ...(verbose !== 'on' && { result }) }
 }
 
 /** Protocol 3 has no use for a last delta right before the final text. */
@@ -106,14 +125,18 @@ export function createStream(needs: StreamNeeds): Stream {
   const head = (variant: Variant): string =>
     `{"runId":${id},"sessionKey":${JSON.stringify(variant.sessionKey)}${variant.protocol >= 4 ? `,"agentId":${agent}` : ''}`
 
-  function agentEvent(stream: string, data: string | ((variant: Variant) => string), piece?: Piece): void {
+  function agentEvent(
+    stream: string,
+    data: string | ((variant: Variant) => string),
+    audience: Pick<Audience, 'only' | 'piece'> = {},
+  ): void {
     const number = ++seq
     const ts = now()
     hub.publish(
       'agent',
       (variant) =>
         `${head(variant)},"stream":"${stream}","data":${typeof data === 'string' ? data : data(variant)},"seq":${number},"ts":${ts}}`,
-      piece ? { sessionKey, piece } : { sessionKey },
+      { sessionKey, ...audience },
     )
   }
 
@@ -175,7 +198,7 @@ export function createStream(needs: StreamNeeds): Stream {
         const more = start === undefined ? delta : whole.slice(start)
         return deltaOnly ? `{"delta":"${more}"}` : `{"text":"${whole}","delta":"${more}"}`
       },
-      added,
+      { piece: added },
     )
     const at = performance.now()
     sentAt = at
@@ -229,7 +252,16 @@ export function createStream(needs: StreamNeeds): Stream {
       const added = { of: thoughts, start: escapedThoughts.length }
       escapedThoughts += delta
       const whole = escapedThoughts
-      agentEvent('reasoning', ({ start }) => `{"delta":"${start === undefined ? delta : whole.slice(start)}"}`, added)
+      agentEvent('reasoning', ({ start }) => `{"delta":"${start === undefined ? delta : whole.slice(start)}"}`, {
+        piece: added,
+      })
+    },
+    tool(said) {
+      if (!isOpen) return
+      flush()
+      agentEvent('tool', JSON.stringify(toolData(said, needs.verbose)), {
+        only: ({ caps }) => needs.verbose !== 'off' && caps.has(CAPS.toolEvents),
+      })
     },
     close() {
       if (!isOpen) return

@@ -13,10 +13,16 @@ export type Admission =
   | { kind: 'running'; runId: string; acceptedAt: number }
   | { kind: 'ended'; runId: string; state: RunState; error?: string }
 
+/** The answer that a turn was to bring to a sender has reached it already. */
+export class AlreadyHeard extends Error {
+  override readonly name = 'AlreadyHeard'
+}
+
 export interface Supervisor {
   /**
    * Asks for a turn to be admitted: once per (principal, method, session, key). Resolves when it is on disk, or was.
    * @throws GatewayError IDEMPOTENCY_KEY_REUSED, SEND_DENIED, SESSION_BUSY, SESSION_QUARANTINED, DRAINING
+   * @throws AlreadyHeard for a turn with `answers`
    * @throws StoreError when it could not be kept
    */
   admit(turn: NewTurn): Promise<Admission>
@@ -144,6 +150,7 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     try {
       const acceptance = await store.accept(turn)
       if (acceptance.kind === 'reused') throw new GatewayError('IDEMPOTENCY_KEY_REUSED', REUSED)
+      if (acceptance.kind === 'heard') throw new AlreadyHeard()
       if (acceptance.kind === 'denied') throw new GatewayError('SEND_DENIED', 'send blocked by session policy')
       if (acceptance.kind === 'known') {
         const { run } = acceptance

@@ -5,11 +5,11 @@ import type { RunOutcome } from '../../machines/run.ts'
 import { type QueueMode, readQueueMode } from '../contract/queue-mode.ts'
 import type { Json, NewTurn, RunRecord, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Replay } from './replay.ts'
-import type { Runs } from './runs.ts'
+import type { Runs, VerboseLevel } from './runs.ts'
 import type { Sessions } from './sessions.ts'
 import type { Admission, Supervisor } from './supervisor.ts'
 
-export interface TurnRequest {
+export interface TurnRequest extends Pick<NewTurn, 'chain' | 'sent' | 'answers'> {
   principal: string
   method: string
   sessionKey: string
@@ -96,15 +96,17 @@ export function createTurns(needs: TurnsNeeds): Turns {
   }
 
   function modeOf({ method, meta }: RunRecord, settings: SessionRecord['settings']): QueueMode {
+    // Answers that came while a run was under way are heard together.
+    if (method === 'answer') return 'collect'
     // Who calls an agent waits for its answer, and nobody else's.
     if (method !== 'chat.send' || meta['reset'] === true) return 'followup'
     return readQueueMode(meta['queueMode']) ?? readQueueMode(settings['queueMode']) ?? needs.queueMode
   }
 
   /** Makes a turn live, and gives it its turn once the session is free to take it. */
-  function begin(record: RunRecord, mode: QueueMode): void {
+  function begin(record: RunRecord, mode: QueueMode, settings: SessionRecord['settings']): void {
     const { sessionKey, runId } = record
-    runs.admit(record, { mode })
+    runs.admit(record, { mode, verbose: verboseOf(settings) })
     const held = places.has(record) ? places.get(record)?.after : holds.get(sessionKey)
     if (!held) return sessions.turn(sessionKey, runId)
     void held.then(() => {
@@ -161,7 +163,7 @@ export function createTurns(needs: TurnsNeeds): Turns {
         if (!isPlaced) void place.hold?.then((release) => release())
       }
     },
-    start: (record, settings = {}) => begin(record, modeOf(record, settings)),
+    start: (record, settings = {}) => begin(record, modeOf(record, settings), settings),
     async startAnew(record) {
       const { sessionKey, agentId, runId } = record
       const release = await (places.get(record)?.hold ?? hold(sessionKey))
@@ -232,9 +234,9 @@ export function createTurns(needs: TurnsNeeds): Turns {
         // again is harmless, since nothing of the turn is in the transcript yet.
         if (meta['reset'] === true && !isResumed) (await turns.startAnew(record))()
         else {
-          const { settings } = (await store.session(record.sessionKey)) ?? {}
-          const mode = modeOf(record, settings ?? {})
-          begin(record, mode === 'interrupt' ? 'followup' : mode)
+          const { settings = {} } = (await store.session(record.sessionKey)) ?? {}
+          const mode = modeOf(record, settings)
+          begin(record, mode === 'interrupt' ? 'followup' : mode, settings)
         }
       }
       return counts
@@ -242,6 +244,9 @@ export function createTurns(needs: TurnsNeeds): Turns {
   }
   return turns
 }
+
+const verboseOf = ({ verboseLevel }: SessionRecord['settings']): VerboseLevel =>
+  verboseLevel === 'on' || verboseLevel === 'full' ? verboseLevel : 'off'
 
 const INTERRUPTED: RunOutcome = {
   state: 'interrupted',

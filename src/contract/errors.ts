@@ -44,6 +44,19 @@ export const ERRORS = {
     code: 'INVALID_REQUEST',
     meaning: 'No agent has that id or name; the message lists the known ones.',
   },
+  AGENT_NOT_ALLOWED: {
+    code: 'INVALID_REQUEST',
+    meaning: 'One agent may not send to the other; the message names the rule of the configuration.',
+  },
+  CHAIN_LIMIT: {
+    code: 'INVALID_REQUEST',
+    meaning:
+      'Too much has come of one request already: the message says what, on which way, and which key of the configuration sets the limit.',
+  },
+  WOULD_WAIT_FOR_ITSELF: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The session is waiting for the very run that would wait for it; send without waiting, or answer.',
+  },
   SESSION_NOT_FOUND: { code: 'INVALID_REQUEST', meaning: 'No session has that key, id or label.' },
   RUN_NOT_IN_SESSION: { code: 'INVALID_REQUEST', meaning: 'The run belongs to another session; send its sessionKey.' },
   SEND_DENIED: {
@@ -271,6 +284,11 @@ export class GatewayError extends Error {
     this.kind = kind
     this.details = more.details
     this.retryAfterMs = more.retryAfterMs
+  }
+
+  /** Whether the same request may be taken later. */
+  get isRetryable(): boolean {
+    return (ERRORS[this.kind] as Kind).retryable === true
   }
 
   /** The error member of a response on a connection of this protocol. */

@@ -1,5 +1,6 @@
 /** `chat.*`: what a turn means, from typed text to a run under way. */
 import { after, type Caller, Failure, type Handlers, type Reply } from '../broker/dispatch.ts'
+import { textOfEnded } from '../broker/endings.ts'
 import { type Hub, holds } from '../broker/hub.ts'
 import type { Replay } from '../broker/replay.ts'
 import type { Runs } from '../broker/runs.ts'
@@ -300,17 +301,11 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
 const snapshotOf = (run: RunRecord) => ({
   runId: run.runId,
   state: run.state,
-  text: textOfRun(run),
+  text: textOfEnded(run),
   ...(run.error && { error: run.error }),
   ...(run.stopReason && { stopReason: run.stopReason }),
   ...(run.absorbedBy && { absorbedBy: run.absorbedBy }),
 })
-
-/** The whole text of a run that has ended, from what its method answers; what it had streamed, if it has not. */
-function textOfRun({ result, text }: RunRecord): string {
-  const payloads = (result as { payloads?: { text: string }[] } | undefined)?.payloads
-  return payloads ? payloads.map((payload) => payload.text).join('') : text
-}
 
 /** The answer to a repeat of a key whose run has ended: `ok`, or the error it ended in. */
 function endedAnswer({ runId, state, error }: { runId: string; state: RunState; error?: string }) {

@@ -14,7 +14,7 @@ const explanation =
 /** A long text comes in this many pieces at the most, so that at the default pace it takes about five seconds. */
 const mostPieces = 250
 
-/** The runtime for the api `echo`. It calls nobody, needs no key, and counts no tokens. */
+/** The runtime for the api `echo`. It calls nobody, not even a tool, needs no key, and counts no tokens. */
 export function echo({ wordMs = 20 }: EchoOptions = {}): Runtime {
   return {
     api: 'echo',
@@ -31,7 +31,8 @@ export function echo({ wordMs = 20 }: EchoOptions = {}): Runtime {
 }
 
 function replyTo(messages: ContextMessage[]): string {
-  const { text = '', images = [] } = messages.at(-1) ?? {}
+  // Not simply the last one: after another model's calls of tools the last ones are results.
+  const { text = '', images = [] } = messages.findLast((message) => message.role === 'user') ?? {}
   const pictures = images.length === 0 ? '' : ` (and ${images.length === 1 ? 'an image' : `${images.length} images`})`
   const reply = `You said${pictures}: ${text}`
   return messages.some(({ role }) => role === 'assistant') ? reply : `${explanation}\n\n${reply}`

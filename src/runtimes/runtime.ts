@@ -42,7 +42,7 @@ export interface ToolSpec {
 
 /** A model's wish to have a tool called. */
 export interface ToolCall {
-  /** Given by the model; the result names it. */
+  /** Given by the model, or made up where it gave none or one that an earlier call in the context has; the result names it. */
   id: string
   name: string
   /** JSON text of an object, as the model wrote it: it may be broken. */
@@ -59,7 +59,10 @@ export interface Carried {
   value: unknown
 }
 
-/** What was said before, in the order it was said: each call of the assistant is followed by its result before anybody else speaks. */
+/**
+ * What was said before, in the order it was said: each call of the assistant is followed by its result before anybody else speaks.
+ * Where that is not so, a runtime mends what it sends, and tells the model that the result of a call is not known.
+ */
 export type ContextMessage =
   | { role: 'user'; text: string; images?: { mimeType: string; bytes: Uint8Array }[] }
   | { role: 'assistant'; text: string; calls?: ToolCall[]; carried?: Carried }
@@ -98,7 +101,7 @@ export interface Usage {
 export interface Answer {
   /** Why the model stopped: `stop`, `length`, `toolUse`, or the provider's own word. */
   stopReason: string
-  /** What is to be called before it goes on, in its order; only when `stopReason` is `toolUse`. */
+  /** What is to be called before it goes on, in its order and at least one; when `stopReason` is `toolUse`, and only then. */
   calls?: ToolCall[]
   carried?: Carried
   usage: Usage

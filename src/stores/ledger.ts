@@ -17,8 +17,10 @@ import type {
   RunRecord,
   SessionFilter,
   SessionRecord,
+  Spent,
   Store,
   TranscriptMessage,
+  UsageDay,
 } from './store.ts'
 import { StoreError } from './store.ts'
 
@@ -74,7 +76,16 @@ export interface Tables {
   addRun(run: RunRecord, era: number): void
   /** Replaces a run; its id and the four that make its key never change. */
   putRun(run: RunRecord): void
-  /** Removes ended runs of eras before this one, their keys and their hold on pictures; how many there were. */
+  /** As in {@link Store.unheard}. */
+  unheardRuns(): Iterable<RunRecord>
+  /** Those whose `chain` has this id, in the order they were added. */
+  chainRuns(chainId: string): Iterable<RunRecord>
+  /** Those that were `sent`, to one agent or to any, the newest first; read one at a time. */
+  sentRuns(agentId: string | undefined): Iterable<RunRecord>
+  /**
+   * Removes ended runs of eras before this one, except for the unheard, with their keys and their hold on pictures; how many
+   * there were.
+   */
   deleteRuns(beforeEra: number): number
 
   /** Notes that a run's end is told, even before it has ended. Nothing for an unknown run. */
@@ -96,6 +107,14 @@ export interface Tables {
   deleteChunks(sessionKey: string): void
   /** Removes those of eras before this one and those that end `keep` or more before their stream does; how many. */
   deleteOldChunks(beforeEra: number, keep: number): number
+
+  usageOf(of: Pick<UsageDay, 'day' | 'sessionKey' | 'provider' | 'model'>): UsageDay | undefined
+  putUsage(usage: UsageDay): void
+  /** Between two days, both included, of one session or of all: by day, then by session, provider and model. */
+  usage(from: string, to: string, sessionKey: string | undefined): Iterable<UsageDay>
+  newestUsage(): UsageDay | undefined
+  /** Removes what is of earlier days. */
+  deleteUsage(before: string): void
 
   /** The streamed text of a started run. */
   text(runId: string): string | undefined
@@ -148,6 +167,10 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   progress: (runId, text) => ask('progress', [runId, text]),
   settle: (runId, ending) => ask('settle', [runId, ending]),
   run: (runId) => ask('run', [runId]),
+  chain: (chainId) => ask('chain', [chainId]),
+  mail: (filter) => ask('mail', [filter]),
+  unheard: () => ask('unheard', []),
+  usage: (filter) => ask('usage', [filter]),
   unsettled: () => ask('unsettled', []),
   age: (elapsedMs, bounds) => ask('age', [elapsedMs, bounds]),
   session: (key) => ask('session', [key]),
@@ -172,6 +195,11 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   list: (kind) => ask('list', [kind]),
   remove: (kind, id) => ask('remove', [kind, id]),
 })
+
+/** How many days before the newest one usage is kept for. */
+const USAGE_DAYS = 400
+const DAY_MS = 24 * 3_600_000
+const dayOf = (at: number): string => new Date(at).toISOString().slice(0, 10)
 
 const NO_QUOTAS: Quotas = { sessions: 0, keys: 0 }
 
@@ -237,11 +265,48 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 
   const withText = (run: RunRecord): RunRecord => ({ ...run, text: tables.text(run.runId) ?? '' })
 
+  /** A message, unless it is heard or unknown. */
+  const notYetHeard = (runId: string): RunRecord | undefined => {
+    const run = tables.run(runId)
+    return run?.heard === undefined ? run : undefined
+  }
+
+  const hear = (run: RunRecord | undefined): void => {
+    if (run !== undefined) tables.putRun({ ...run, heard: true })
+  }
+
+  const addUsage = ({ sessionKey, agentId }: RunRecord, endedAt: number, spent: Spent[]): void => {
+    const day = dayOf(endedAt)
+    const seen = new Set<string>()
+    for (const one of spent) {
+      const name = JSON.stringify([one.provider, one.model])
+      const runs = seen.has(name) ? 0 : 1
+      seen.add(name)
+      const known = tables.usageOf({ day, sessionKey, provider: one.provider, model: one.model })
+      tables.putUsage(
+        known === undefined
+          ? { ...one, day, sessionKey, agentId, runs }
+          : { ...known, ...sumOf(known, one), runs: known.runs + runs },
+      )
+    }
+  }
+
+  /** The newest day at the last look for usage that is too old. */
+  let newestDay: string | undefined
+  const forgetOldUsage = (): void => {
+    const newest = tables.newestUsage()?.day
+    if (newest === undefined || newest === newestDay) return
+    tables.deleteUsage(dayOf(Date.parse(newest) - USAGE_DAYS * DAY_MS))
+    newestDay = newest
+  }
+
   return {
     accept(turn): Acceptance {
       const run = tables.runOf(turn)
       if (run?.fingerprint === turn.fingerprint) return { kind: 'known', run: withText(run) }
       if (run !== undefined) return { kind: 'reused', runId: run.runId }
+      const answered = turn.answers === undefined ? undefined : notYetHeard(turn.answers)
+      if (turn.answers !== undefined && answered === undefined) return { kind: 'heard' }
       const known = tables.session(turn.sessionKey)
       if (known?.settings['sendPolicy'] === 'deny') return { kind: 'denied' }
       const runId = tables.run(turn.runId) === undefined ? turn.runId : turn.spareRunId
@@ -251,6 +316,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const session = sessionOrNew({ ...turn, key: turn.sessionKey }, turn.acceptedAt)
       tables.putSession(touched(session, turn.acceptedAt))
       tables.addRun(newRun(turn, runId, session.sessionId), era())
+      hear(answered)
       const keys = keyCounts.get(turn.principal)
       if (keys !== undefined) keyCounts.set(turn.principal, keys + 1)
       for (const { sha256, bytes } of turn.attachments) {
@@ -294,14 +360,16 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       let added = 0
       if (tables.owner(sessionId) === run.sessionKey) {
         if (run.state === 'admitted') added += addUserMessage(sessionId, run, ending.endedAt)
-        if (ending.message !== undefined) {
-          tables.addMessage(sessionId, ending.message)
+        for (const message of entriesOf(ending)) {
+          tables.addMessage(sessionId, message)
           added += 1
         }
       }
       if (session?.sessionId === sessionId) tables.putSession(afterRun(session, ending, added))
       tables.putRun(ended({ ...run, sessionId }, ending))
       tables.deleteText(runId)
+      if (ending.spent !== undefined) addUsage(run, ending.endedAt, ending.spent)
+      if (ending.state !== 'interrupted') for (const message of ending.heard ?? []) hear(notYetHeard(message))
       return true
     },
 
@@ -309,6 +377,27 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const run = tables.run(runId)
       return run && withText(run)
     },
+
+    chain(chainId) {
+      const runs = [...tables.chainRuns(chainId)].filter(({ runId }) => runId !== chainId)
+      const first = tables.run(chainId)
+      return (first === undefined ? runs : [first, ...runs]).map(withText)
+    },
+
+    mail({ agentId, limit }) {
+      const found: RunRecord[] = []
+      if (limit <= 0) return found
+      for (const run of tables.sentRuns(agentId)) {
+        found.push(withText(run))
+        if (found.length >= limit) break
+      }
+      return found
+    },
+
+    unheard: () => [...tables.unheardRuns()],
+
+    // Without an end of its own, up to what is after every day.
+    usage: ({ from = '', to = '~', sessionKey }) => [...tables.usage(from, to, sessionKey)],
 
     unsettled: () => Array.from(tables.openRuns(), withText),
 
@@ -327,6 +416,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
         tables.dropPictures()
         keyCounts.clear()
       }
+      forgetOldUsage()
       return { runs, chunks: tables.deleteOldChunks(old, eventsPerSession) }
     },
 
@@ -481,6 +571,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 
     undone() {
       sessionCount = undefined
+      newestDay = undefined
       keyCounts.clear()
     },
   }
@@ -519,7 +610,14 @@ const newRun = (turn: NewTurn, runId: string, sessionId: string): RunRecord => (
   state: 'admitted',
   acceptedAt: turn.acceptedAt,
   text: '',
+  ...(turn.chain && { chain: turn.chain }),
+  ...(turn.sent && { sent: turn.sent }),
+  ...(turn.answers === undefined ? {} : { answers: turn.answers }),
 })
+
+/** Whether the answer to a run is still to be told to whoever sent it. */
+export const isUnheard = ({ sent, endedAt, heard }: RunRecord): boolean =>
+  sent?.reply === 'once' && endedAt !== undefined && heard === undefined
 
 const userMessage = (run: RunRecord, timestamp: number): TranscriptMessage => ({
   role: 'user',
@@ -546,11 +644,14 @@ const afterRun = (session: SessionRecord, ending: Ending, added: number): Sessio
   inputTokens: session.inputTokens + (ending.usage?.input ?? 0),
   outputTokens: session.outputTokens + (ending.usage?.output ?? 0),
   totalTokens: session.totalTokens + (ending.usage?.totalTokens ?? 0),
-  ...(ending.usage && { contextTokens: ending.usage.totalTokens }),
+  ...(ending.usage && { contextTokens: ending.contextTokens ?? ending.usage.totalTokens }),
   messageCount: session.messageCount + added,
   ...(ending.modelProvider === undefined ? {} : { modelProvider: ending.modelProvider }),
   ...(ending.model === undefined ? {} : { model: ending.model }),
 })
+
+const entriesOf = ({ before = [], message }: Ending): TranscriptMessage[] =>
+  message === undefined ? before : [...before, message]
 
 const ended = (run: RunRecord, ending: Ending): RunRecord => ({
   ...run,
@@ -559,7 +660,26 @@ const ended = (run: RunRecord, ending: Ending): RunRecord => ({
   ...(ending.stopReason === undefined ? {} : { stopReason: ending.stopReason }),
   ...(ending.error === undefined ? {} : { error: ending.error }),
   ...(ending.absorbedBy === undefined ? {} : { absorbedBy: ending.absorbedBy }),
+  ...(ending.spent === undefined ? {} : { spent: ending.spent }),
   ...(ending.result === undefined ? {} : { result: ending.result }),
+})
+
+/** Two uses of one model together. */
+const sumOf = (a: Spent, b: Spent): Spent => ({
+  provider: a.provider,
+  model: a.model,
+  input: a.input + b.input,
+  output: a.output + b.output,
+  cacheRead: a.cacheRead + b.cacheRead,
+  cacheWrite: a.cacheWrite + b.cacheWrite,
+  totalTokens: a.totalTokens + b.totalTokens,
+  cost: {
+    input: a.cost.input + b.cost.input,
+    output: a.cost.output + b.cost.output,
+    cacheRead: a.cost.cacheRead + b.cost.cacheRead,
+    cacheWrite: a.cost.cacheWrite + b.cost.cacheWrite,
+    total: a.cost.total + b.cost.total,
+  },
 })
 
 const matches = (session: SessionRecord, { agentId, search }: SessionFilter): boolean => {

@@ -1,7 +1,7 @@
 /** A store that forgets everything with the process, for tests: the same rules over plain maps. */
 import type { Ask, StreamRecord, Tables } from './ledger.ts'
-import { asking, ledger } from './ledger.ts'
-import type { EventChunk, Json, Quotas, RunRecord, SessionRecord, Store } from './store.ts'
+import { asking, isUnheard, ledger } from './ledger.ts'
+import type { EventChunk, Json, Quotas, RunRecord, SessionRecord, Store, UsageDay } from './store.ts'
 import { StoreError } from './store.ts'
 
 /** Opens an empty store. Its `verify` finds nothing, and nothing in it outlives `close`. */
@@ -35,6 +35,10 @@ interface RunRow {
   ended: boolean
   era: number
   fourKey: string
+  chainId: string | undefined
+  /** Whom it was sent to, if an agent sent it. */
+  sentTo: string | undefined
+  isUnheard: boolean
 }
 
 /** Records are kept as JSON, so what a caller holds and what the store holds never share an object. */
@@ -44,6 +48,7 @@ const mapTables = (): Tables => {
   const runs = new Map<string, RunRow & { pictures: Set<string>; announced: boolean }>()
   const runIds = new Map<string, string>()
   const streams = new Map<string, StreamRecord & { chunks: (EventChunk & { era: number })[] }>()
+  const usage = new Map<string, string>()
   const texts = new Map<string, string>()
   const pictures = new Map<string, Uint8Array>()
   const documents = new Map<string, Map<string, string>>()
@@ -52,13 +57,27 @@ const mapTables = (): Tables => {
     json === undefined ? undefined : (JSON.parse(json) as T)
   const fourKey = (run: { principal: string; method: string; sessionKey: string; key: string }): string =>
     JSON.stringify([run.principal, run.method, run.sessionKey, run.key])
+  const usageKey = ({ day, sessionKey, provider, model }: Parameters<Tables['usageOf']>[0]): string =>
+    JSON.stringify([day, sessionKey, provider, model])
+  const usageBetween = (from: string, to: string): UsageDay[] =>
+    [...usage]
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([, json]) => JSON.parse(json) as UsageDay)
+      .filter(({ day }) => day >= from && day <= to)
   const rowOf = (run: RunRecord, era: number): RunRow => ({
     json: JSON.stringify(run),
     sessionKey: run.sessionKey,
     ended: run.endedAt !== undefined,
     era,
     fourKey: fourKey(run),
+    chainId: run.chain?.id,
+    sentTo: run.sent && run.agentId,
+    isUnheard: isUnheard(run),
   })
+  const runsWhere = (isSought: (row: RunRow) => boolean): RunRecord[] =>
+    Array.from(runs.values())
+      .filter(isSought)
+      .map(({ json }) => JSON.parse(json) as RunRecord)
 
   return {
     session: (key) => parse<SessionRecord>(sessions.get(key)),
@@ -82,10 +101,7 @@ const mapTables = (): Tables => {
     run: (runId) => parse<RunRecord>(runs.get(runId)?.json),
     runOf: (turn) => parse<RunRecord>(runs.get(runIds.get(fourKey(turn)) ?? '')?.json),
     countKeys: (principal) => [...runIds.keys()].filter((key) => JSON.parse(key)[0] === principal).length,
-    openRuns: () =>
-      Array.from(runs.values())
-        .filter(({ ended }) => !ended)
-        .map(({ json }) => JSON.parse(json) as RunRecord),
+    openRuns: () => runsWhere(({ ended }) => !ended),
     addRun(run, era) {
       runs.set(run.runId, { ...rowOf(run, era), pictures: new Set(), announced: false })
       runIds.set(fourKey(run), run.runId)
@@ -94,8 +110,11 @@ const mapTables = (): Tables => {
       const row = runs.get(run.runId)
       if (row !== undefined) runs.set(run.runId, { ...row, ...rowOf(run, row.era) })
     },
+    unheardRuns: () => runsWhere((row) => row.isUnheard),
+    chainRuns: (chainId) => runsWhere((row) => row.chainId === chainId),
+    sentRuns: (agentId) => runsWhere(({ sentTo }) => sentTo !== undefined && sentTo === (agentId ?? sentTo)).reverse(),
     deleteRuns(beforeEra) {
-      const old = [...runs].filter(([, { ended, era }]) => ended && era < beforeEra)
+      const old = [...runs].filter(([, row]) => row.ended && row.era < beforeEra && !row.isUnheard)
       for (const [runId, row] of old) {
         runs.delete(runId)
         runIds.delete(row.fourKey)
@@ -132,6 +151,15 @@ const mapTables = (): Tables => {
         stream.chunks = kept
       }
       return count
+    },
+
+    usageOf: (of) => parse<UsageDay>(usage.get(usageKey(of))),
+    putUsage: (used) => void usage.set(usageKey(used), JSON.stringify(used)),
+    usage: (from, to, sessionKey) =>
+      usageBetween(from, to).filter((used) => used.sessionKey === (sessionKey ?? used.sessionKey)),
+    newestUsage: () => usageBetween('', '~').at(-1),
+    deleteUsage(before) {
+      for (const [key, json] of usage) if ((JSON.parse(json) as UsageDay).day < before) usage.delete(key)
     },
 
     text: (runId) => texts.get(runId),

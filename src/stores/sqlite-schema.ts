@@ -121,6 +121,30 @@ const steps: string[] = [
   CREATE TABLE commits (record TEXT NOT NULL);
   INSERT INTO commits VALUES ('00000000');
   `,
+  `
+  -- Runs that follow from another; what an outsider asks for has no row. run is runs.seq; agent is whom it was sent to, if an
+  -- agent sent it; unheard is 1 when it has ended and its answer is to be told, else null.
+  CREATE TABLE mail (
+    run INTEGER PRIMARY KEY,
+    chain TEXT,
+    agent TEXT,
+    unheard INTEGER
+  );
+  CREATE INDEX mail_by_chain ON mail (chain) WHERE chain IS NOT NULL;
+  CREATE INDEX mail_by_agent ON mail (agent) WHERE agent IS NOT NULL;
+  CREATE INDEX mail_unheard ON mail (unheard) WHERE unheard IS NOT NULL;
+
+  -- record is a UsageDay.
+  CREATE TABLE usage (
+    day TEXT NOT NULL,
+    session_key TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (day, session_key, provider, model)
+  ) WITHOUT ROWID;
+  CREATE INDEX usage_by_session ON usage (session_key, day, provider, model);
+  `,
 ]
 
 /** The schema this gateway writes. */

@@ -7,8 +7,8 @@
  */
 import type { DatabaseSync, SQLInputValue } from 'node:sqlite'
 import { crc32 } from 'node:zlib'
-import type { StreamRecord, Tables } from './ledger.ts'
-import type { Json, RunRecord, SessionRecord } from './store.ts'
+import { isUnheard, type StreamRecord, type Tables } from './ledger.ts'
+import type { Json, RunRecord, SessionRecord, UsageDay } from './store.ts'
 
 export const sqliteTables = (db: DatabaseSync): Tables => {
   /** A statement that answers rows; its first column is what counts. */
@@ -74,9 +74,19 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     'INSERT INTO keys (principal, method, session_key, key, run) SELECT ?, ?, ?, ?, seq FROM runs WHERE run_id = ?',
   )
   const putRun = change('UPDATE runs SET ended_at = ?, record = ? WHERE run_id = ?')
-  const old = 'ended_at IS NOT NULL AND era < ?'
+  const addMail = change('INSERT INTO mail (run, chain, agent) SELECT seq, ?, ? FROM runs WHERE run_id = ?')
+  const putMail = change('UPDATE mail SET unheard = ? WHERE run = (SELECT seq FROM runs WHERE run_id = ?)')
+  // CROSS keeps the order: there are many runs, and few of them are messages.
+  const mailed = 'SELECT record FROM mail CROSS JOIN runs ON runs.seq = mail.run'
+  const unheardRuns = query(`${mailed} WHERE unheard = 1 ORDER BY mail.run`)
+  const chainRuns = query(`${mailed} WHERE chain = ? ORDER BY mail.run`)
+  const sentRuns = query(`${mailed} WHERE agent IS NOT NULL ORDER BY mail.run DESC`)
+  const sentRunsTo = query(`${mailed} WHERE agent = ? ORDER BY mail.run DESC`)
+  const old = `ended_at IS NOT NULL AND era < ?
+    AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.run = runs.seq AND unheard IS NOT NULL)`
   const deleteKeysOfOld = change(`DELETE FROM keys WHERE run IN (SELECT seq FROM runs WHERE ${old})`)
   const deleteHoldsOfOld = change(`DELETE FROM holds WHERE holder IN (SELECT 'run:' || run_id FROM runs WHERE ${old})`)
+  const deleteMailOfOld = change(`DELETE FROM mail WHERE run IN (SELECT seq FROM runs WHERE ${old})`)
   const deleteOld = change(`DELETE FROM runs WHERE ${old}`)
 
   const announce = change('UPDATE runs SET unannounced = NULL WHERE run_id = ?')
@@ -106,6 +116,18 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
        SELECT chunks.seq FROM streams JOIN chunks ON chunks.stream = streams.seq AND chunks.last <= streams.last - ?2
      )`,
   )
+
+  const usageOf = query('SELECT record FROM usage WHERE day = ? AND session_key = ? AND provider = ? AND model = ?')
+  const putUsage = change(
+    `INSERT INTO usage (day, session_key, provider, model, record) VALUES (?, ?, ?, ?, ?)
+     ON CONFLICT (day, session_key, provider, model) DO UPDATE SET record = excluded.record`,
+  )
+  const usage = query('SELECT record FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, session_key, provider, model')
+  const usageOfSession = query(
+    'SELECT record FROM usage WHERE session_key = ?3 AND day BETWEEN ?1 AND ?2 ORDER BY day, provider, model',
+  )
+  const newestUsage = query('SELECT record FROM usage ORDER BY day DESC LIMIT 1')
+  const deleteUsage = change('DELETE FROM usage WHERE day < ?')
 
   const text = query('SELECT text FROM texts WHERE run_id = ?')
   const addText = change(`INSERT INTO texts (run_id, text) VALUES (?, '""')`)
@@ -156,11 +178,27 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     addRun(record, era) {
       addRun(record.runId, era, JSON.stringify(record.sessionKey), sealed(JSON.stringify(record)))
       addKey(record.principal, record.method, record.sessionKey, record.key, record.runId)
+      if (record.chain !== undefined || record.sent !== undefined)
+        addMail(record.chain?.id ?? null, record.sent ? record.agentId : null, record.runId)
     },
-    putRun: (record) => void putRun(record.endedAt ?? null, sealed(JSON.stringify(record)), record.runId),
+    putRun(record) {
+      putRun(record.endedAt ?? null, sealed(JSON.stringify(record)), record.runId)
+      if (record.sent?.reply === 'once') putMail(isUnheard(record) ? 1 : null, record.runId)
+    },
+    *unheardRuns() {
+      for (const json of unheardRuns.texts()) yield JSON.parse(json) as RunRecord
+    },
+    *chainRuns(chainId) {
+      for (const json of chainRuns.texts(chainId)) yield JSON.parse(json) as RunRecord
+    },
+    *sentRuns(agentId) {
+      const texts = agentId === undefined ? sentRuns.texts() : sentRunsTo.texts(agentId)
+      for (const json of texts) yield JSON.parse(json) as RunRecord
+    },
     deleteRuns(beforeEra) {
       deleteKeysOfOld(beforeEra)
       deleteHoldsOfOld(beforeEra)
+      deleteMailOfOld(beforeEra)
       return deleteOld(beforeEra)
     },
 
@@ -188,6 +226,16 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     },
     deleteChunks: (sessionKey) => void deleteChunks(sessionKey),
     deleteOldChunks: (beforeEra, keep) => deleteOldChunks(beforeEra, keep),
+
+    usageOf: ({ day, sessionKey, provider, model }) => parsed<UsageDay>(usageOf.text(day, sessionKey, provider, model)),
+    putUsage: (record) =>
+      void putUsage(record.day, record.sessionKey, record.provider, record.model, sealed(JSON.stringify(record))),
+    *usage(from, to, sessionKey) {
+      const texts = sessionKey === undefined ? usage.texts(from, to) : usageOfSession.texts(from, to, sessionKey)
+      for (const json of texts) yield JSON.parse(json) as UsageDay
+    },
+    newestUsage: () => parsed<UsageDay>(newestUsage.text()),
+    deleteUsage: (before) => void deleteUsage(before),
 
     text: (runId) => parsed<string>(text.text(runId)),
     addText: (runId) => void addText(runId),
@@ -224,6 +272,7 @@ const sealedColumns = {
   texts: 'text',
   streams: 'record',
   chunks: 'events, first, last',
+  usage: 'record',
   documents: 'record, kind, id',
   commits: 'record',
 }

@@ -110,7 +110,10 @@ export interface RunRecord extends Omit<NewTurn, 'spareRunId' | 'attachments'> {
   error?: string
   /** The run that answered this turn with its own. */
   absorbedBy?: string
-  /** The sender of this message has heard the answer, or is going to: it is kept with a turn of its own, or with the run that took it in. */
+  /**
+   * The sender of this message has heard the answer, or is going to: it is kept with a turn of its own, or with the run that
+   * took it in.
+   */
   heard?: true
   /** What its models used, once it has ended. */
   spent?: Spent[]
@@ -127,7 +130,7 @@ export type Acceptance =
   | { kind: 'reused'; runId: string }
   /** The session's setting `sendPolicy` is `deny`: nothing was written. */
   | { kind: 'denied' }
-  /** The answer that the turn brings has been heard already: nothing was written. */
+  /** The answer that the turn brings has been heard already, or nobody knows the message: nothing was written. */
   | { kind: 'heard' }
 
 /** How a run ended. */
@@ -142,10 +145,16 @@ export interface Ending {
   /** The assistant's last entry for the transcript; absent when there is nothing to keep. */
   message?: TranscriptMessage
   result?: Json
+  /** What all the run's answers came to. */
   usage?: { input: number; output: number; totalTokens: number }
-  /** The same by model, with what it cost; added to the day's. */
+  /** What the last answer and what it was asked with came to. */
+  contextTokens?: number
+  /** The usage by model, with what it cost; added to the day's. */
   spent?: Spent[]
-  /** Messages whose answers the run took in. */
+  /**
+   * Messages whose answers the run took in; those that are unknown, or heard already, are passed over. With `interrupted` none
+   * becomes heard: the run has lost what it took in, and the answers are to be told again.
+   */
   heard?: string[]
   /** `provider` and `model` that answered, kept with the session. */
   modelProvider?: string
@@ -259,25 +268,29 @@ export interface Store {
   /** Keeps the text streamed so far of a started run; later calls replace earlier ones. Ignored once the run has ended. */
   progress(runId: string, text: string): Promise<void>
   /**
-   * Ends a run: state, transcript entries, session totals, what was used, and what it has heard. The first ending stays: a second call changes nothing and
-   * resolves to false. A run that never started gets its user message in the transcript first.
+   * Ends a run: state, transcript entries, session totals, what was used, and what it has heard. The first ending stays: a
+   * second call changes nothing and resolves to false. A run that never started gets its user message in the transcript first.
    */
   settle(runId: string, ending: Ending): Promise<boolean>
   run(runId: string): Promise<RunRecord | undefined>
-  /** The runs of a chain that are still known, the request at its beginning too, in the order they were accepted. */
+  /** The runs of a chain that are still known: the request at its beginning, then the others in the order they were accepted. */
   chain(chainId: string): Promise<RunRecord[]>
   /** The newest messages that agents sent to an agent (by default to any), newest first. */
   mail(filter: { agentId?: string; limit: number }): Promise<RunRecord[]>
   /** Messages with `reply: 'once'` that have ended and whose answer nobody has heard, in the order they were accepted. */
   unheard(): Promise<RunRecord[]>
-  /** What was used from one day to another, both included, the oldest day first; days more than 400 before the newest are forgotten. */
+  /**
+   * What was used from one day to another, both included, the oldest day first. It outlives its runs and its session;
+   * {@link age} forgets days more than 400 before the newest.
+   */
   usage(filter: { from?: string; to?: string; sessionKey?: string }): Promise<UsageDay[]>
   /** Runs without an ending, in the order they were accepted. */
   unsettled(): Promise<RunRecord[]>
   /**
-   * Lets time go by, and forgets what was added at least `keepMs` ago: keys and ended runs (transcripts stay), and events; also
-   * the events with at least `eventsPerSession` after them. The store has no clock but these calls, so that nobody who sets the
-   * clock of the machine makes anything older, or keeps it young; the time between two processes counts for nothing.
+   * Lets time go by, and forgets what was added at least `keepMs` ago: keys and ended runs (transcripts stay, and what
+   * is {@link unheard}), and events; also the events with at least `eventsPerSession` after them. The store has no clock but
+   * these calls, so that nobody who sets the clock of the machine makes anything older, or keeps it young; the time between two
+   * processes counts for nothing.
    * @param elapsedMs since the last call, by a clock that is never set
    * @returns how many runs were forgotten, and how many chunks of events
    */

@@ -35,6 +35,7 @@ function open(...peers: Listening[]) {
       runId,
       sessionKey: SESSION,
       agentId: 'main',
+      verbose: 'off',
       hub,
       now: () => Date.now(),
       onFirst() {},

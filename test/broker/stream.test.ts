@@ -21,6 +21,7 @@ function open() {
     runId: 'k1',
     sessionKey: 'agent:main:main',
     agentId: 'main',
+    verbose: 'off',
     hub,
     now: () => Date.now(),
     onFirst,

@@ -3,7 +3,17 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Secret } from '../../src/config/secret.ts'
-import { type Model, type ModelCall, ModelFailure, type Runtime, type Sink } from '../../src/runtimes/runtime.ts'
+import {
+  type Answer,
+  type ContextMessage,
+  type Model,
+  type ModelCall,
+  ModelFailure,
+  type Runtime,
+  type Sink,
+  type ToolCall,
+  type ToolSpec,
+} from '../../src/runtimes/runtime.ts'
 import { type ModelServer, startModelServer } from '../support/model-server.ts'
 
 export interface RuntimeUnderTest {
@@ -11,6 +21,11 @@ export interface RuntimeUnderTest {
   newRuntime(options: { stallMs?: number }): Runtime
   /** A model at the given server. */
   newModel(serverUrl: string): Model
+}
+
+export interface ProviderUnderTest extends RuntimeUnderTest {
+  /** The format's word for an answer that has reached its limit. */
+  tooLong: string
 }
 
 export const key = 'sk-secret-of-the-tests'
@@ -35,7 +50,7 @@ export function newModel(more: Partial<Model> = {}): Model {
 
 export function newCall(text: string, more: Partial<ModelCall> = {}): ModelCall {
   const messages = [{ role: 'user' as const, text }]
-  return { runId: 'r1', sessionKey: 'main', agentId: 'main', system: '', messages, thinking: 'off', ...more }
+  return { runId: 'r1', sessionKey: 'main', agentId: 'main', system: '', messages, thinking: 'off', tools: [], ...more }
 }
 
 /** A sink that keeps what it hears, and may act on each piece. */
@@ -53,6 +68,24 @@ export function listen(onPiece: () => void = () => {}) {
     },
   }
   return { sink, texts, thoughts, text: () => texts.join('') }
+}
+
+export const weather: ToolSpec = {
+  name: 'weather',
+  description: 'Tells the weather of a place.',
+  parameters: { type: 'object', properties: { place: { type: 'string' } }, required: ['place'] },
+}
+
+/** An answer and the results of its calls, as the next call has them in its context. */
+function answered({ calls = [], carried }: Answer, said: string, results: string[]): ContextMessage[] {
+  return [
+    { role: 'assistant', text: said, calls, ...(carried && { carried }) },
+    ...calls.map((call, index) => resultOf(call, results[index] ?? '')),
+  ]
+}
+
+const resultOf = ({ id, name }: ToolCall, text: string, isError = false): ContextMessage => {
+  return { role: 'tool', callId: id, name, text, isError }
 }
 
 /** What a promise rejected with. */
@@ -79,13 +112,18 @@ export async function serveModel(): Promise<ModelServer> {
 
 const never = new AbortController().signal
 
+interface AskOptions extends Partial<ModelCall> {
+  signal?: AbortSignal
+  callee?: Model
+}
+
 /** A server, and a call of the runtime under test that goes there. */
 async function start({ newRuntime, newModel }: RuntimeUnderTest, text: string, options: { stallMs?: number } = {}) {
   const server = await serveModel()
   const runtime = newRuntime(options)
   const model = newModel(server.url)
-  const ask = (sink: Sink, { signal = never, callee = model }: { signal?: AbortSignal; callee?: Model } = {}) =>
-    runtime.answer(callee, newCall(text), sink, signal)
+  const ask = (sink: Sink, { signal = never, callee = model, ...more }: AskOptions = {}) =>
+    runtime.answer(callee, newCall(text, more), sink, signal)
   return { server, runtime, model, ask }
 }
 
@@ -337,8 +375,190 @@ export function providerConformance(subject: RuntimeUnderTest): void {
   })
 }
 
+/** Every runtime that calls a provider with tools. */
+export function toolConformance(subject: ProviderUnderTest): void {
+  const tools = [weather]
+  /** Asks, gives the results back, and so on, until the model no longer calls. */
+  async function converse(text: string, results: string[], more: Partial<ModelCall> = {}) {
+    const { ask, server, model } = await start(subject, text)
+    const messages: ContextMessage[] = [{ role: 'user', text }]
+    const answers: Answer[] = []
+    for (;;) {
+      const heard = listen()
+      const answer = await ask(heard.sink, { tools, ...more, messages })
+      answers.push(answer)
+      if (answer.calls === undefined) return { answers, heard, messages, requests: server.requests, ask, model }
+      messages.push(...answered(answer, heard.text(), results))
+    }
+  }
+  /** What the model says to a context: the request was refused if it does not speak at all. */
+  async function replyTo(...messages: ContextMessage[]) {
+    const { ask, server } = await start(subject, '')
+    const heard = listen()
+    await ask(heard.sink, { tools, messages })
+    return { text: heard.text(), body: server.requests[0]?.body }
+  }
+  const call = (id: string, more: Partial<ToolCall> = {}): ToolCall => {
+    return { id, name: 'weather', arguments: '{"place":"Karakorum"}', ...more }
+  }
+  const user = (text: string): ContextMessage => ({ role: 'user', text })
+  const assistant = (...calls: ToolCall[]): ContextMessage => ({ role: 'assistant', text: '', calls })
+
+  describe(`${subject.name} with tools`, () => {
+    test('offers the tools of the call', async () => {
+      const { ask, server } = await start(subject, 'a')
+      await ask(listen().sink, { tools })
+      expect(server.requests[0]?.tools).toEqual(tools)
+    })
+
+    test('says nothing of tools where there are none', async () => {
+      const { ask, server } = await start(subject, 'a')
+      await ask(listen().sink)
+      expect(server.requests[0]?.body).not.toHaveProperty('tools')
+      expect(server.requests[0]?.body).not.toHaveProperty('tool_choice')
+    })
+
+    test('ends an answer with the calls that the model wants, in their order and its words', async () => {
+      const one = '{"place": "Karakorum",  "days": [[1, 2]]}'
+      const { ask } = await start(subject, `[[tool=weather args=${one}]] [[tool=weather args={"place":"성 🐎"}]]`)
+      const answer = await ask(listen().sink, { tools })
+      expect(answer.stopReason).toBe('toolUse')
+      expect(answer.calls).toEqual([
+        { id: expect.any(String), name: 'weather', arguments: one },
+        { id: expect.any(String), name: 'weather', arguments: '{"place":"성 🐎"}' },
+      ])
+      expect(answer.calls?.[0]?.id).not.toBe(answer.calls?.[1]?.id)
+      expect(answer.carried).toBeUndefined()
+    })
+
+    test('passes on what is said before the calls', async () => {
+      const { ask } = await start(subject, '[[tool=weather]] [[before=2]]')
+      const heard = listen()
+      const answer = await ask(heard.sink, { tools })
+      expect(heard.text()).toBe('word word ')
+      expect(answer.calls).toMatchObject([{ name: 'weather', arguments: '{}' }])
+    })
+
+    test('gives each result back to its call', async () => {
+      const text = '[[tool=weather args={"place":"a"}]] [[tool=weather args={"place":"b"}]] [[before=1 chunks=1]]'
+      const { answers, heard, requests } = await converse(text, ['sun', 'snow'])
+      expect(answers.map(({ stopReason }) => stopReason)).toEqual(['toolUse', 'stop'])
+      expect(heard.text()).toBe('result: sun\nresult: snow\nword ')
+      expect(requests).toHaveLength(2)
+    })
+
+    test('goes on for several rounds, also after arguments that are no JSON', async () => {
+      const { answers, heard } = await converse('[[tool=weather args={"place":"a"}]] [[badargs=2 unknowntool=1]]', [
+        'x',
+      ])
+      expect(answers.map(({ calls }) => calls?.map(({ name, arguments: args }) => [name, args]))).toEqual([
+        [['no_such_tool', '{"place":"a"']],
+        [['weather', '{"place":"a"']],
+        [['weather', '{"place":"a"}']],
+        undefined,
+      ])
+      expect(heard.text()).toBe('result: x')
+    })
+
+    test('shows the model what it wrote, when that could not be read', async () => {
+      const broken = [' ', 'null', '[1]', '{"place":', 'Karakorum']
+      const calls = broken.map((text, index) => call(`c${index}`, { arguments: text }))
+      const { text, body } = await replyTo(user('a'), assistant(...calls), ...calls.map((each) => resultOf(each, 'x')))
+      expect(text).toBe(broken.map(() => 'result: x').join('\n'))
+      expect(JSON.stringify(body)).toMatch(/{\\+"place\\+":.*Karakorum/)
+    })
+
+    test('gives back calls by names that no tool can have', async () => {
+      const calls = ['a.b:c', '', 'x'.repeat(100), 'weather'].map((name, index) => call(`c${index}`, { name }))
+      const { text } = await replyTo(user('a'), assistant(...calls), ...calls.map((each) => resultOf(each, 'x')))
+      expect(text).toBe('result: x\nresult: x\nresult: x\nresult: x')
+    })
+
+    test('gives back calls by ids of another provider, and by ids that came twice', async () => {
+      const calls = ['functions.weather:0', '성', 'same', 'same'].map((id) => call(id))
+      const round = [assistant(...calls), ...calls.map((each, index) => resultOf(each, String(index)))]
+      const { text } = await replyTo(user('a'), ...round, ...round)
+      expect(text).toBe('result: 0\nresult: 1\nresult: 2\nresult: 3')
+    })
+
+    test('gives a call without a result one that says so', async () => {
+      const { text } = await replyTo(user('a'), assistant(call('c1'), call('c2')), resultOf(call('c2'), 'snow'))
+      expect(text).toMatch(/^result: snow\nresult: The result of this call is not known\./)
+      const cut = await replyTo(user('a'), assistant(call('c1')), assistant(call('c2')), resultOf(call('c2'), 'snow'))
+      expect(cut.text).toBe('result: snow')
+      expect((await replyTo(user('a'), assistant(call('c1')), user('b'))).text).not.toBe('')
+    })
+
+    test('leaves out a result without a call, and a second one', async () => {
+      const lone = await replyTo(resultOf(call('c0'), 'from before'), user('a [[chunks=1]]'))
+      expect(lone.text).toBe('word ')
+      const results = ['snow', 'rain'].map((text) => resultOf(call('c1'), text))
+      const { text, body } = await replyTo(user('a'), assistant(call('c1')), ...results, resultOf(call('c9'), 'hail'))
+      expect(text).toBe('result: snow')
+      expect(JSON.stringify(body)).not.toMatch(/rain|hail/)
+    })
+
+    test('puts results in front of what the user has said meanwhile', async () => {
+      const results = [resultOf(call('c1'), 'sun'), user('wait'), resultOf(call('c2'), 'snow')]
+      const { text, body } = await replyTo(
+        user('a'),
+        assistant(call('c1'), call('c2')),
+        ...results,
+        user('go on [[chunks=1]]'),
+      )
+      expect(text).toBe('word ')
+      expect(JSON.stringify(body)).toMatch(/sun.*snow.*wait.*go on/)
+    })
+
+    test('tells of calls of old, also when no tool may be called any more', async () => {
+      const { ask } = await start(subject, '')
+      const heard = listen()
+      await ask(heard.sink, { messages: [user('a'), assistant(call('c1')), resultOf(call('c1'), 'sun')] })
+      expect(heard.text()).toBe('result: sun')
+    })
+
+    test.each(['', ' \n'])('gives back a result that says %j, as an error, too', async (blank) => {
+      const results = [resultOf(call('c1'), blank), resultOf(call('c2'), blank, true)]
+      const { text } = await replyTo(user('a'), assistant(call('c1'), call('c2')), ...results)
+      expect(text).toMatch(/^result:/)
+    })
+
+    test('calls nothing when the answer was too long to be whole', async () => {
+      const { ask } = await start(subject, `[[tool=weather]] [[finish=${subject.tooLong}]]`)
+      const answer = await ask(listen().sink, { tools })
+      expect(answer.stopReason).toBe('length')
+      expect(answer.calls).toBeUndefined()
+    })
+
+    test.each(['cut', 'end', 'error', 'stall'])(
+      'calls nothing when the answer breaks off by %s in a call',
+      async (way) => {
+        const { ask } = await start(subject, `[[tool=weather args={"place":"a"}]] [[${way}=1]]`, { stallMs: 40 })
+        const heard = listen()
+        await failureOf(ask(heard.sink, { tools }))
+        expect(heard.texts).toEqual([])
+      },
+    )
+
+    test('gives the thoughts before a call back to the model that had them', async () => {
+      const callee = { reasoning: true, maxTokens: 32_000 }
+      const { answers, requests, ask, messages, model } = await converse('[[tool=weather]] [[think=2 badargs=1]]', [
+        'x',
+      ])
+      expect(answers[0]?.carried).toMatchObject({ api: model.api, model: model.ref })
+      expect(answers[2]?.carried).toBeUndefined()
+      // As JSON, for that is how it may be kept.
+      const kept = JSON.parse(JSON.stringify(messages)) as ContextMessage[]
+      await ask(listen().sink, { tools, messages: kept, thinking: 'low', callee: { ...model, ...callee } })
+      await ask(listen().sink, { tools, messages: kept, callee: { ...model, ref: 'fake/other', id: 'other' } })
+      const shown = requests.map(({ body }) => JSON.stringify(body).match(/thought thought /g)?.length ?? 0)
+      expect(shown).toEqual([0, 1, 2, 2, 0])
+    })
+  })
+}
+
 /** The address of a server that gives everybody the same answer, until the test ends. */
-async function answerAlways(
+export async function answerAlways(
   status: number,
   type: string,
   body: string,

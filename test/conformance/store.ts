@@ -1,8 +1,17 @@
 /** What every store does, whatever it is made of. */
 import { createHash } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import type { Acceptance, Ending, Json, NewEvents, NewTurn, Store, TranscriptMessage } from '../../src/stores/store.ts'
-import { turn } from '../support/turn.ts'
+import type {
+  Acceptance,
+  Ending,
+  Json,
+  NewEvents,
+  NewTurn,
+  Spent,
+  Store,
+  TranscriptMessage,
+} from '../../src/stores/store.ts'
+import { message, turn } from '../support/turn.ts'
 
 const key = 'agent:main:main'
 const main = { key, agentId: 'main', sessionId: 'transcript-1' }
@@ -26,8 +35,20 @@ const picture = (text: string): NewTurn['attachments'][number] => {
   return { sha256, mimeType: 'image/png', fileName: `${text}.png`, bytes }
 }
 
+/** As many tokens of each kind, at a price of a half for each. */
+const spent = (model: string, tokens: number, provider = 'one'): Spent => ({
+  provider,
+  model,
+  input: tokens,
+  output: tokens,
+  cacheRead: tokens,
+  cacheWrite: tokens,
+  totalTokens: 4 * tokens,
+  cost: { input: tokens / 2, output: tokens / 2, cacheRead: tokens / 2, cacheWrite: tokens / 2, total: 2 * tokens },
+})
+
 const runIdOf = (answer: Acceptance): string | undefined =>
-  answer.kind === 'denied' ? undefined : answer.kind === 'known' ? answer.run.runId : answer.runId
+  answer.kind === 'known' ? answer.run.runId : 'runId' in answer ? answer.runId : undefined
 
 /** Runs the suite against fresh stores of one kind. */
 export const storeConformance = (name: string, open: () => Promise<Store>): void => {
@@ -300,6 +321,33 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         })
       })
 
+      it('keeps what was said and called on the way before the answer, and counts it', async () => {
+        const call = { type: 'toolCall', id: 'c1', name: 'look', arguments: '{"at":"\\u0000"}' }
+        const before: TranscriptMessage[] = [
+          { role: 'assistant', content: [{ type: 'text', text: 'one moment' }, call], timestamp: 2500 },
+          { role: 'toolResult', content: [{ type: 'text', text: 'seen' }], timestamp: 2600, toolCallId: 'c1' },
+        ]
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await store.settle('run-a', completed({ before, message: reply('done') }))
+        expect((await store.history(key, wide)).messages.slice(1)).toEqual([...before, reply('done')])
+        expect(await store.session(key)).toMatchObject({ messageCount: 4 })
+        await store.accept(turn('b'))
+        await store.settle('run-b', { state: 'failed', endedAt: 3500, before: before.slice(0, 1) })
+        expect((await texts()).slice(4)).toEqual(['message b', 'one moment'])
+        expect(await store.session(key)).toMatchObject({ messageCount: 6 })
+      })
+
+      it('keeps nothing of the way in a transcript that is gone', async () => {
+        await store.accept(turn('a'))
+        await store.start('run-a', 2000)
+        await store.deleteSession(key)
+        await store.patchSession({ ...main, sessionId: 'transcript-2' }, {}, 2500)
+        await store.settle('run-a', completed({ before: [reply('lost')], message: reply('late') }))
+        expect(await texts()).toEqual([])
+        expect(await store.session(key)).toMatchObject({ messageCount: 0 })
+      })
+
       it('adds the tokens of each run to the session', async () => {
         for (const name of ['a', 'b']) {
           await store.accept(turn(name))
@@ -421,6 +469,291 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
             if (age - at > 1000 + 42 + 5000) expect(isThere, `${runId} after ${age - at} ms`).toBe(false)
           }
         }
+      })
+    })
+
+    describe('messages', () => {
+      const idsOf = (runs: { runId: string }[]) => runs.map(({ runId }) => runId)
+      const unheard = async () => idsOf(await store.unheard())
+      const heard = async (name: string) => (await store.run(`run-${name}`))?.heard
+      /** Messages that have ended. */
+      const told = async (...names: string[]) => {
+        for (const name of names) {
+          await store.accept(message(name))
+          await store.settle(`run-${name}`, completed())
+        }
+      }
+      /** A turn that brings the answer to a message. */
+      const back = (name: string, answers: string, changes: Partial<NewTurn> = {}) =>
+        turn(name, { answers, chain: { id: 'run-first', hop: 0, path: ['main'] }, ...changes })
+
+      it('keep their chain, their sender and what they answer', async () => {
+        const sent = { ...message('a').sent!, expiresAt: 9000 }
+        await store.accept(message('a', { sent }))
+        await store.accept(back('b', 'run-a'))
+        expect(await store.run('run-a')).toMatchObject({ chain: message('a').chain, sent })
+        expect(await store.run('run-b')).toMatchObject({ chain: { hop: 0 }, answers: 'run-a' })
+      })
+
+      it('are unheard once they have ended, in the order they were accepted', async () => {
+        for (const name of ['c', 'a', 'b', 'open']) await store.accept(message(name))
+        await store.accept(message('silent', { sent: { ...message('').sent!, reply: 'none' } }))
+        await store.accept(turn('plain'))
+        expect(await unheard()).toEqual([])
+        for (const name of ['b', 'silent', 'plain', 'c']) {
+          await store.start(`run-${name}`, 2000)
+          await store.settle(`run-${name}`, { state: 'interrupted', endedAt: 3000 })
+        }
+        await store.settle('run-a', completed({ result: { text: 'yes' } }))
+        expect(await store.unheard()).toMatchObject([
+          { runId: 'run-c', state: 'interrupted' },
+          { runId: 'run-a', result: { text: 'yes' } },
+          { runId: 'run-b', sent: { reply: 'once' } },
+        ])
+      })
+
+      it('are heard with the turn that brings the answer, once', async () => {
+        await told('a', 'b')
+        expect(await store.accept(back('c', 'run-a'))).toMatchObject({ kind: 'accepted', runId: 'run-c' })
+        expect(await unheard()).toEqual(['run-b'])
+        expect([await heard('a'), await heard('b')]).toEqual([true, undefined])
+        expect(await store.accept(back('d', 'run-a', { sessionKey: 'agent:main:new' }))).toEqual({ kind: 'heard' })
+        expect(await store.run('run-d')).toBeUndefined()
+        expect(await store.session('agent:main:new')).toBeUndefined()
+        expect(await store.accept(back('c', 'run-a'))).toMatchObject({ kind: 'known', run: { runId: 'run-c' } })
+        expect(await store.accept(back('c', 'run-a', { fingerprint: 'f2' }))).toMatchObject({ kind: 'reused' })
+      })
+
+      it('count as heard when nobody knows them', async () => {
+        expect(await store.accept(back('a', 'run-nobody'))).toEqual({ kind: 'heard' })
+        expect(await store.accept(back('a', 'run-a'))).toEqual({ kind: 'heard' })
+        expect(await store.unsettled()).toEqual([])
+      })
+
+      it('stay unheard when the turn that brings the answer is refused', async () => {
+        await told('a')
+        await store.patchSession(main, { sendPolicy: 'deny' }, 1)
+        expect(await store.accept(back('b', 'run-a'))).toEqual({ kind: 'denied' })
+        const taken = back('c', 'run-a', { runId: 'run-a', spareRunId: 'run-a', sessionKey: 'agent:main:new' })
+        await expect(store.accept(taken)).rejects.toMatchObject({ code: 'CONFLICT' })
+        const foreign = back('d', 'run-a', { sessionKey: 'agent:main:new', sessionId: 'transcript-other' })
+        await expect(store.accept(foreign)).rejects.toMatchObject({ code: 'CONFLICT' })
+        expect(await unheard()).toEqual(['run-a'])
+      })
+
+      it('are told to one of many turns that bring the answer at once', async () => {
+        await told('a')
+        const answers = await Promise.all(Array.from({ length: 5 }, (_, n) => store.accept(back(`b${n}`, 'run-a'))))
+        expect(answers.map(({ kind }) => kind)).toEqual(['accepted', 'heard', 'heard', 'heard', 'heard'])
+      })
+
+      it('are heard with the run that took their answers in, which may name what it cannot hear', async () => {
+        await told('a', 'b', 'c')
+        await store.accept(back('d', 'run-a'))
+        await store.accept(turn('e'))
+        await store.settle('run-e', completed({ heard: ['run-a', 'run-nobody', 'run-b', 'run-b', 'run-e'] }))
+        expect(await unheard()).toEqual(['run-c'])
+        expect([await heard('a'), await heard('b'), await heard('c')]).toEqual([true, true, undefined])
+        expect(await store.run('run-e')).toMatchObject({ state: 'completed', endedAt: 3000 })
+        await store.settle('run-e', completed({ heard: ['run-c'] }))
+        expect(await unheard()).toEqual(['run-c'])
+      })
+
+      it('are still to be heard when the run that took their answers in was interrupted', async () => {
+        await told('a')
+        await store.accept(turn('b'))
+        await store.settle('run-b', { state: 'interrupted', endedAt: 3000, heard: ['run-a'] })
+        expect(await unheard()).toEqual(['run-a'])
+        expect(await store.accept(back('c', 'run-a'))).toMatchObject({ kind: 'accepted' })
+      })
+
+      it('that were heard before they ended are not told again', async () => {
+        for (const name of ['a', 'b']) await store.accept(message(name))
+        await store.accept(back('c', 'run-a'))
+        await store.accept(turn('d'))
+        await store.settle('run-d', completed({ heard: ['run-b'] }))
+        for (const name of ['a', 'b']) {
+          await store.start(`run-${name}`, 2000)
+          await store.settle(`run-${name}`, completed())
+        }
+        expect(await unheard()).toEqual([])
+        expect([await heard('a'), await heard('b')]).toEqual([true, true])
+      })
+
+      it('are not forgotten before their answer is heard', async () => {
+        await told('a', 'b')
+        await store.accept(back('c', 'run-a'))
+        await store.accept(message('open'))
+        expect(await store.age(1, none)).toMatchObject({ runs: 1 })
+        expect(idsOf(await store.chain('run-first'))).toEqual(['run-b', 'run-c', 'run-open'])
+        expect(idsOf(await store.mail({ limit: 9 }))).toEqual(['run-open', 'run-b'])
+        expect(await unheard()).toEqual(['run-b'])
+        expect(await store.accept(message('b'))).toMatchObject({ kind: 'known' })
+        await store.settle('run-c', completed({ heard: ['run-b'] }))
+        expect(await store.age(1, none)).toMatchObject({ runs: 2 })
+        expect(idsOf(await store.chain('run-first'))).toEqual(['run-open'])
+        expect(await store.accept(back('d', 'run-b'))).toEqual({ kind: 'heard' })
+        expect(await store.accept(message('b'))).toMatchObject({ kind: 'accepted' })
+      })
+
+      it('stay unheard when the session they were sent to is deleted', async () => {
+        await told('a')
+        await store.deleteSession('agent:other:main')
+        expect(await unheard()).toEqual(['run-a'])
+      })
+
+      it('are found by their chain, after the request at its beginning', async () => {
+        await store.accept(turn('elsewhere'))
+        await store.accept(message('early'))
+        await store.accept(turn('first'))
+        await store.accept(message('b'))
+        await store.accept(message('x', { chain: { id: 'run-elsewhere', hop: 1, path: ['main', 'other'] } }))
+        await store.accept(message('a', { chain: { id: 'run-first', hop: 2, path: ['main', 'other', 'other'] } }))
+        await store.accept(back('c', 'run-b'))
+        await store.start('run-a', 2000)
+        await store.progress('run-a', 'so far')
+        const chain = await store.chain('run-first')
+        expect(idsOf(chain)).toEqual(['run-first', 'run-early', 'run-b', 'run-a', 'run-c'])
+        expect(chain[3]).toMatchObject({ state: 'started', text: 'so far' })
+        expect(idsOf(await store.chain('run-b'))).toEqual(['run-b'])
+        expect(await store.chain('run-nobody')).toEqual([])
+      })
+
+      it('are found by their chain once, and whatever its id', async () => {
+        for (const id of ['run-odd', 'odd \0 a', 'odd \0 b', "' OR 1"])
+          await store.accept(message(id, { runId: id, chain: { id, hop: 0, path: ['other'] } }))
+        for (const id of ['run-odd', 'odd \0 a', 'odd \0 b', "' OR 1"])
+          expect(idsOf(await store.chain(id))).toEqual([id])
+      })
+
+      it('are found by whom they were sent to, the newest first', async () => {
+        const third = { agentId: 'third', sessionKey: 'agent:third:main', sessionId: 'transcript-third' }
+        await store.accept(turn('first', { agentId: 'other', sessionKey: 'agent:other:x', sessionId: 'x' }))
+        await store.accept(message('b'))
+        await store.accept(message('c', third))
+        await store.accept(message('a', { sent: { ...message('').sent!, reply: 'none' } }))
+        await store.accept(back('d', 'run-b'))
+        await store.settle('run-b', completed())
+        const mail = async (filter: Parameters<Store['mail']>[0]) => idsOf(await store.mail(filter))
+        expect(await mail({ limit: 9 })).toEqual(['run-a', 'run-c', 'run-b'])
+        expect(await mail({ agentId: 'other', limit: 9 })).toEqual(['run-a', 'run-b'])
+        expect(await mail({ agentId: 'third', limit: 9 })).toEqual(['run-c'])
+        expect(await mail({ agentId: 'main', limit: 9 })).toEqual([])
+        expect(await mail({ limit: 2 })).toEqual(['run-a', 'run-c'])
+        expect(await mail({ limit: 0 })).toEqual([])
+      })
+    })
+
+    describe('usage', () => {
+      const noon = (date: string) => Date.parse(`${date}T12:00:00Z`)
+      let runs = 0
+      /** Ends one more run of a session. */
+      const used = async (endedAt: number, models: Spent[], changes: Partial<NewTurn> = {}) => {
+        runs += 1
+        const name = `u${runs}`
+        await store.accept(turn(name, changes))
+        await store.settle(`run-${name}`, completed({ endedAt, spent: models }))
+        return `run-${name}`
+      }
+      const days = async (filter: Parameters<Store['usage']>[0] = {}) =>
+        (await store.usage(filter)).map(({ day, sessionKey, provider, model, totalTokens }) =>
+          [day, sessionKey.split(':')[2], provider, model, totalTokens / 4].join(' '),
+        )
+      const other = { sessionKey: 'agent:other:x', agentId: 'other', sessionId: 'transcript-x' }
+
+      it('is kept with the run, and added up by day, session and model', async () => {
+        const runId = await used(noon('2026-03-01'), [spent('m', 1), spent('n', 2)])
+        await used(noon('2026-03-01'), [spent('m', 4)])
+        await used(noon('2026-03-01'), [spent('m', 8)], other)
+        expect(await store.run(runId)).toMatchObject({ spent: [spent('m', 1), spent('n', 2)] })
+        expect(await store.usage({})).toEqual([
+          { ...spent('m', 5), day: '2026-03-01', sessionKey: key, agentId: 'main', runs: 2 },
+          { ...spent('n', 2), day: '2026-03-01', sessionKey: key, agentId: 'main', runs: 1 },
+          { ...spent('m', 8), day: '2026-03-01', sessionKey: other.sessionKey, agentId: 'other', runs: 1 },
+        ])
+      })
+
+      it('tells models of one name apart by their provider, and counts a run once that names one twice', async () => {
+        await used(noon('2026-03-01'), [spent('m', 1), spent('m', 2, 'two'), spent('m', 4)])
+        expect(await store.usage({})).toMatchObject([
+          { provider: 'one', totalTokens: 20, runs: 1 },
+          { provider: 'two', totalTokens: 8, runs: 1 },
+        ])
+      })
+
+      it('is of the UTC day that a run ended in', async () => {
+        await used(Date.parse('2026-02-28T23:59:59.999Z'), [spent('m', 1)])
+        await used(Date.parse('2026-03-01T00:00:00.000Z'), [spent('m', 2)])
+        expect(await days()).toEqual(['2026-02-28 main one m 1', '2026-03-01 main one m 2'])
+      })
+
+      it('is of the first ending alone, whatever it is', async () => {
+        await store.accept(turn('a'))
+        await store.settle('run-a', { state: 'failed', endedAt: noon('2026-03-01'), spent: [spent('m', 1)] })
+        await store.settle('run-a', completed({ endedAt: noon('2026-03-02'), spent: [spent('m', 2)] }))
+        expect(await days()).toEqual(['2026-03-01 main one m 1'])
+      })
+
+      it('is answered from one day to another and for one session, the oldest day first', async () => {
+        for (const date of ['2026-03-03', '2026-03-01', '2026-03-02', '2026-03-04']) {
+          await used(noon(date), [spent('m', 1)])
+          await used(noon(date), [spent('m', 2)], other)
+        }
+        expect(await days({ from: '2026-03-02', to: '2026-03-03' })).toEqual([
+          '2026-03-02 main one m 1',
+          '2026-03-02 x one m 2',
+          '2026-03-03 main one m 1',
+          '2026-03-03 x one m 2',
+        ])
+        expect(await days({ from: '2026-03-04' })).toEqual(['2026-03-04 main one m 1', '2026-03-04 x one m 2'])
+        expect(await days({ to: '2026-03-01', sessionKey: key })).toEqual(['2026-03-01 main one m 1'])
+        expect(await days({ from: '2026-03-03', sessionKey: other.sessionKey })).toEqual([
+          '2026-03-03 x one m 2',
+          '2026-03-04 x one m 2',
+        ])
+        expect(await days({ from: '2026-03-03', to: '2026-03-02' })).toEqual([])
+        expect(await days({ sessionKey: 'agent:main:nobody' })).toEqual([])
+      })
+
+      it('keeps sessions and models apart whose names are alike up to a NUL', async () => {
+        for (const name of ['a\0', 'a\0b'])
+          await used(noon('2026-03-01'), [spent(`m${name}`, 1)], { sessionKey: `agent:main:${name}`, sessionId: name })
+        expect(await days({ sessionKey: 'agent:main:a\0b' })).toEqual(['2026-03-01 a\0b one ma\0b 1'])
+        expect(await days()).toHaveLength(2)
+      })
+
+      it('outlives its session and its runs', async () => {
+        const runId = await used(noon('2026-03-01'), [spent('m', 1)])
+        await store.deleteSession(key)
+        await store.age(1, none)
+        expect(await store.run(runId)).toBeUndefined()
+        expect(await days()).toEqual(['2026-03-01 main one m 1'])
+      })
+
+      it('is forgotten more than 400 days before the newest day', async () => {
+        await used(noon('2025-01-24'), [spent('m', 1)])
+        await used(noon('2025-01-25'), [spent('m', 2)])
+        await used(noon('2025-01-26'), [spent('m', 3)])
+        await used(noon('2026-02-28'), [spent('m', 4)])
+        await store.age(0, day)
+        expect(await days()).toEqual([
+          '2025-01-24 main one m 1',
+          '2025-01-25 main one m 2',
+          '2025-01-26 main one m 3',
+          '2026-02-28 main one m 4',
+        ])
+        await used(noon('2026-03-01'), [spent('m', 5)])
+        await store.age(0, day)
+        expect((await days())[0]).toBe('2025-01-25 main one m 2')
+        await used(noon('2026-03-02'), [spent('m', 6)])
+        await store.age(0, day)
+        await store.age(0, day)
+        expect(await days()).toEqual([
+          '2025-01-26 main one m 3',
+          '2026-02-28 main one m 4',
+          '2026-03-01 main one m 5',
+          '2026-03-02 main one m 6',
+        ])
       })
     })
 

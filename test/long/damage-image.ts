@@ -47,6 +47,11 @@ export async function see(store: SqliteStore): Promise<{ whole: string; kept: st
       store.sessions({}),
       store.unsettled(),
       store.list('note'),
+      store.unheard(),
+      store.mail({ limit: 1000 }),
+      store.chain('run-0'),
+      store.usage({}),
+      store.usage({ sessionKey: SESSIONS[1]! }),
       store.attachment(SHA).then((bytes) => bytes && Buffer.from(bytes).toString('base64')),
       ...SESSIONS.flatMap((key) => [store.session(key), store.history(key, wide)]),
       ...Array.from({ length: TURNS }, (_, n) => store.run(`run-${n}`)),
@@ -74,9 +79,26 @@ const turnOf = (n: number) =>
     sessionKey: sessionOf(n),
     sessionId: `transcript-${n % SESSIONS.length}`,
     message: `message ${n} `.repeat(1 + ((n * 37) % 60)),
+    ...(n % 3 !== 0 && { chain: { id: `run-${n % 2}`, hop: 1, path: ['main', 'main'] } }),
+    ...(n % 4 === 2 && {
+      sent: {
+        from: { agentId: 'main', sessionKey: SESSIONS[0]!, runId: 'run-0' },
+        reply: n % 8 === 2 ? 'once' : 'none',
+      },
+    }),
     attachments: n % 9 === 4 ? [{ sha256: SHA, mimeType: 'image/png', bytes: PICTURE }] : [],
   })
 
+const spentBy = (n: number) => ({
+  provider: 'one',
+  model: `m${n % 2}`,
+  input: n,
+  output: n,
+  cacheRead: 0,
+  cacheWrite: 0,
+  totalTokens: 2 * n,
+  cost: { input: n, output: n, cacheRead: 0, cacheWrite: 0, total: 2 * n },
+})
 const read = (path: string): Image => ({
   '': readFileSync(path),
   ...(existsSync(`${path}-wal`) && { '-wal': readFileSync(`${path}-wal`) }),
@@ -113,7 +135,16 @@ export async function live(folder: string, roll: ReturnType<typeof random>): Pro
     await after(store.progress(runId, 'so far '.repeat(n)))
     const text = `answer ${n} `.repeat(1 + Math.floor(roll() * 300))
     const message = { role: 'assistant' as const, content: [{ type: 'text' as const, text }], timestamp: 3000 }
-    if (n % 7 !== 5) await after(store.settle(runId, { state: 'completed', endedAt: 3000, message }))
+    if (n % 7 !== 5)
+      await after(
+        store.settle(runId, {
+          state: 'completed',
+          endedAt: 3000 + n * 40_000_000,
+          message,
+          spent: [spentBy(n)],
+          ...(n % 5 === 4 && { heard: [`run-${n - 2}`] }),
+        }),
+      )
     const from = (offsets.get(sessionKey) ?? 0) + 1
     const to = from + (n % 3)
     offsets.set(sessionKey, to)

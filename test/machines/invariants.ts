@@ -258,11 +258,13 @@ const run: Invariants = {
     expect(count(log, 'effect', 'announceEnd')).toBe(snapshot.status === 'done' ? 1 : 0)
     inOrder(log, ['done', 'journalEnd'], ['effect', 'announceEnd'])
   },
-  'asks the model only when the start is on disk, once, and once more after turns have joined': ({ log }) => {
+  'asks the model only when the start is on disk, once, and once more after turns have joined or tools were called': ({
+    log,
+  }) => {
     inOrder(log, ['done', 'journalStart'], ['begun', 'model'])
     let asked = 0
     for (const entry of log) {
-      if (is('begun', 'takeIn')(entry)) asked = 0
+      if (is('begun', 'takeIn')(entry) || is('done', 'room')(entry)) asked = 0
       if (is('begun', 'model')(entry)) asked += 1
       expect(asked).toBeLessThanOrEqual(1)
     }
@@ -274,6 +276,17 @@ const run: Invariants = {
     const joined = log.filter(is('done', 'takeIn')).flatMap((entry) => paramsOf<string[]>(entry) ?? [])
     expect(new Set(snapshot.context.joining).size).toBe(snapshot.context.joining.length)
     expect(joined.length).toBeLessThanOrEqual(count(log, 'event', 'steer'))
+  },
+  'calls tools only for a model that asked for some, and asks it again only with room and a result': ({
+    log,
+    snapshot,
+  }) => {
+    const wanted = log.filter((entry) => is('done', 'model')(entry) && paramsOf<{ calls: number }>(entry).calls > 0)
+    expect(count(log, 'begun', 'callTools')).toBe(wanted.length)
+    expect(count(log, 'begun', 'room')).toBe(count(log, 'done', 'callTools'))
+    if (count(log, 'begun', 'callTools') > 0 && count(log, 'done', 'room') === 0)
+      inOrder(log, ['begun', 'model'], ['begun', 'callTools'])
+    if (snapshot.matches({ streaming: 'callingTools' })) expect(snapshot.context.outcome).toBeNull()
   },
   'answers with another run only what it had not begun': ({ log, snapshot }) => {
     if (snapshot.context.outcome?.absorbedBy === undefined) return

@@ -91,7 +91,10 @@ export const PLANS: { [name: string]: TourPlan } = {
       steer: () => [{ runId: 'newer' }, { runId: 'newest' }],
       absorb: () => [{ by: 'other' }],
       abort: () => [{ reason: 'rpc' }],
-      'done model': () => [{ stopReason: 'stop' }],
+      'done model': () => [
+        { stopReason: 'stop', calls: 0 },
+        { stopReason: 'toolUse', calls: 2 },
+      ],
       'done takeIn': ({ context }) => [context.joining.slice(0, 1), context.joining],
     },
   },

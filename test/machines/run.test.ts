@@ -17,7 +17,7 @@ describe('a run', () => {
   test('is told, kept, answered, kept and announced, in that order', async () => {
     const run = await streaming()
     run.send({ type: 'firstToken' })
-    await run.resolve('model', { stopReason: 'stop' })
+    await run.resolve('model', { stopReason: 'stop', calls: 0 })
     await run.resolve('journalEnd')
     expect(run.log.filter(({ kind }) => kind !== 'event').map(({ kind, name }) => `${kind} ${name}`)).toEqual([
       'begun journalStart',
@@ -45,7 +45,7 @@ describe('a run', () => {
 
   test('keeps what was decided when it is stopped while the end is being written', async () => {
     const run = await streaming()
-    await run.resolve('model', { stopReason: 'stop' })
+    await run.resolve('model', { stopReason: 'stop', calls: 0 })
     run.send({ type: 'abort', reason: 'rpc' })
     await run.resolve('journalEnd')
     expect(run.state()).toBe('completed')
@@ -147,7 +147,7 @@ describe('a turn that joins a run', () => {
     await run.resolve('takeIn', ['x'])
     expect(run.state()).toBe('streaming.asking.waiting')
     expect(run.effects()).toEqual(['openStream'])
-    await run.resolve('model', { stopReason: 'stop' })
+    await run.resolve('model', { stopReason: 'stop', calls: 0 })
     await run.resolve('journalEnd')
     expect(run.state()).toBe('completed')
   })
@@ -174,7 +174,7 @@ describe('a turn that joins a run', () => {
 
   test('is without effect on a run that is deciding how it ended', async () => {
     const run = await streaming()
-    await run.resolve('model', { stopReason: 'stop' })
+    await run.resolve('model', { stopReason: 'stop', calls: 0 })
     run.send({ type: 'steer', runId: 'x' })
     await run.resolve('journalEnd')
     expect(run.state()).toBe('completed')

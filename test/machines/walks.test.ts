@@ -88,7 +88,7 @@ async function step({ runs, ...rest }: World, [kind, n]: readonly [number, numbe
     case 2:
       return at.deliver(1)
     case 3:
-      return run && work ? run.resolve(work, { stopReason: 'stop' }) : at.deliver()
+      return run && work ? run.resolve(work, { stopReason: 'stop', calls: 0 }) : at.deliver()
     case 4:
       return run && work ? run.reject(work, new Error('it failed')) : at.deliver()
     default:
@@ -112,7 +112,7 @@ describe('a session and its runs', () => {
           for (let n = 0; n < 500 && !over(at); n += 1) {
             at.deliver()
             for (const run of at.runs.values()) {
-              for (const work of run.working) await run.resolve(work, { stopReason: 'stop' })
+              for (const work of run.working) await run.resolve(work, { stopReason: 'stop', calls: 0 })
               run.wait(1_000)
             }
           }

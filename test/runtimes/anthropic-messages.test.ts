@@ -2,25 +2,30 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { anthropicMessages } from '../../src/runtimes/anthropic-messages.ts'
 import type { Model, ModelCall } from '../../src/runtimes/runtime.ts'
 import {
+  answerAlways,
   key,
   listen,
   newCall,
   newModel,
+  type ProviderUnderTest,
   providerConformance,
-  type RuntimeUnderTest,
   runtimeConformance,
   serveModel,
+  toolConformance,
+  weather,
 } from '../conformance/runtime.ts'
 
 const api = 'anthropic-messages'
 
-const subject: RuntimeUnderTest = {
+const subject: ProviderUnderTest = {
   name: 'Messages',
   newRuntime: anthropicMessages,
   newModel: (url) => newModel({ api, baseUrl: `${url}/coding/` }),
+  tooLong: 'max_tokens',
 }
 runtimeConformance(subject)
 providerConformance(subject)
+toolConformance(subject)
 
 async function ask(text: string, model: Partial<Model> = {}, call: Partial<ModelCall> = {}) {
   const server = await serveModel()
@@ -108,7 +113,7 @@ describe('Messages', () => {
     ['end_turn', 'stop'],
     ['stop_sequence', 'stop'],
     ['max_tokens', 'length'],
-    ['tool_use', 'toolUse'],
+    ['tool_use', 'stop'],
     ['refusal', 'refusal'],
   ])('calls the end %s %s', async (word, stopReason) => {
     expect((await ask(`[[finish=${word}]]`)).answer.stopReason).toBe(stopReason)
@@ -119,5 +124,142 @@ describe('Messages', () => {
     onTestFinished(() => warn.mockRestore())
     await ask('hello', { id: 'claude-sonnet-4-5' })
     expect(warn).not.toHaveBeenCalled()
+  })
+})
+
+/** What a provider's stream of such events comes to. */
+async function answerTo(events: { type: string; [field: string]: unknown }[]) {
+  const frames = events.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
+  const baseUrl = await answerAlways(200, 'text/event-stream', frames.join(''))
+  const heard = listen()
+  const model = newModel({ api, baseUrl })
+  const answer = await anthropicMessages().answer(model, newCall('a'), heard.sink, new AbortController().signal)
+  return { answer, heard }
+}
+
+const begin = (index: number, content_block: object) => ({ type: 'content_block_start', index, content_block })
+const add = (index: number, delta: object) => ({ type: 'content_block_delta', index, delta })
+const finish = (stop_reason: string) => [{ type: 'message_delta', delta: { stop_reason } }, { type: 'message_stop' }]
+
+describe('Messages with tools', () => {
+  const calls = ['c1', 'c2'].map((id) => ({ id, name: 'weather', arguments: '{"place": "Karakorum"}' }))
+  const use = (id: string) => ({ type: 'tool_use', id, name: 'weather', input: { place: 'Karakorum' } })
+  const thought = { type: 'redacted_thinking', data: 'sealed' }
+  const carried = { api, model: 'fake/model-1', value: [thought] }
+  const results: ModelCall['messages'] = [
+    { role: 'tool', callId: 'c1', name: 'weather', text: 'sun', isError: false },
+    { role: 'tool', callId: 'c2', name: 'weather', text: 'gone', isError: true },
+  ]
+  const bodyFor = async (messages: ModelCall['messages'], call: Partial<ModelCall> = {}) => {
+    const { body } = await ask('', { reasoning: true, maxTokens: 32_000 }, { messages, tools: [weather], ...call })
+    return body as { messages: unknown[]; thinking?: object; tools?: unknown; tool_choice?: unknown }
+  }
+
+  test('writes calls and results as blocks, the results in one turn of the user with what is said next', async () => {
+    const said: ModelCall['messages'] = [
+      { role: 'user', text: 'a' },
+      { role: 'assistant', text: 'wait', calls, carried },
+      ...results,
+      { role: 'user', text: 'b' },
+    ]
+    const { messages, tools, tool_choice } = await bodyFor(said)
+    expect(messages).toEqual([
+      user(text('a')),
+      assistant(thought, text('wait'), use('c1'), use('c2')),
+      user(
+        { type: 'tool_result', tool_use_id: 'c1', content: 'sun' },
+        { type: 'tool_result', tool_use_id: 'c2', content: 'gone', is_error: true },
+        text('b'),
+      ),
+    ])
+    const { name, description, parameters } = weather
+    expect(tools).toEqual([{ name, description, input_schema: parameters }])
+    expect(tool_choice).toBeUndefined()
+  })
+
+  test('defines tools that were called once, and forbids them', async () => {
+    const said: ModelCall['messages'] = [
+      { role: 'user', text: 'a' },
+      { role: 'assistant', text: '', calls },
+      ...results,
+    ]
+    const { tools, tool_choice } = await bodyFor(said, { tools: [] })
+    expect(tools).toEqual([{ name: 'weather', input_schema: { type: 'object' } }])
+    expect(tool_choice).toEqual({ type: 'none' })
+  })
+
+  const round: ModelCall['messages'] = [{ role: 'assistant', text: '', calls }, ...results]
+  const thoughtful: ModelCall['messages'] = [{ role: 'assistant', text: '', calls, carried }, ...results]
+  test.each([
+    { what: 'a word of the user', said: [], thinks: true },
+    { what: 'a round that began with thoughts', said: thoughtful, thinks: true },
+    { what: 'rounds of which the first has thoughts', said: [...thoughtful, ...round], thinks: true },
+    { what: 'a round without thoughts', said: round, thinks: false },
+    { what: 'rounds of which only the second has thoughts', said: [...round, ...thoughtful], thinks: false },
+    {
+      what: 'such a round and a word of the user with it',
+      said: [...round, { role: 'user', text: 'b' }],
+      thinks: false,
+    },
+    {
+      what: 'such a round that is over',
+      said: [...round, { role: 'assistant', text: 'x' }, { role: 'user', text: 'b' }],
+      thinks: true,
+    },
+  ] as { what: string; said: ModelCall['messages']; thinks: boolean }[])(
+    'thinks: $thinks, after $what',
+    async ({ said, thinks }) => {
+      const { thinking } = await bodyFor([{ role: 'user', text: 'a' }, ...said], { thinking: 'low' })
+      expect(thinking !== undefined).toBe(thinks)
+    },
+  )
+
+  test.each([
+    { ...carried, api: 'openai-completions' },
+    { ...carried, model: 'fake/model-2' },
+    { ...carried, value: 'no list' },
+  ])('gives no thoughts back that are not its own: %j', async (foreign) => {
+    const { messages } = await bodyFor([
+      { role: 'user', text: 'a' },
+      { role: 'assistant', text: '', calls, carried: foreign },
+    ])
+    expect(messages[1]).toEqual(assistant(use('c1'), use('c2')))
+  })
+
+  test('keeps thoughts as they were signed, and sealed ones, for the calls they led to', async () => {
+    const { answer, heard } = await answerTo([
+      begin(0, { type: 'thinking', thinking: 'Hm', signature: '' }),
+      add(0, { type: 'thinking_delta', thinking: ', hm.' }),
+      add(0, { type: 'signature_delta', signature: 'mine' }),
+      begin(1, thought),
+      begin(2, { type: 'tool_use', id: 't1', name: 'weather', input: {} }),
+      ...finish('tool_use'),
+    ])
+    expect(heard.thoughts).toEqual(['Hm', ', hm.'])
+    expect(answer.carried).toEqual({
+      api,
+      model: 'fake/model-1',
+      value: [{ type: 'thinking', thinking: 'Hm, hm.', signature: 'mine' }, thought],
+    })
+  })
+
+  test('keeps no thoughts that led to a text', async () => {
+    const { answer } = await answerTo([begin(0, thought), ...finish('end_turn')])
+    expect(answer).not.toHaveProperty('carried')
+  })
+
+  test('takes an input that comes whole, calls without an id, and another word for the end', async () => {
+    const { answer } = await answerTo([
+      begin(0, { type: 'tool_use', name: 'weather', input: { place: 'a' } }),
+      begin(1, { type: 'tool_use', id: '', name: 'weather', input: {} }),
+      ...finish('end_turn'),
+    ])
+    expect(answer).toMatchObject({
+      stopReason: 'toolUse',
+      calls: [
+        { id: 'call_0', name: 'weather', arguments: '{"place":"a"}' },
+        { id: 'call_1', name: 'weather', arguments: '{}' },
+      ],
+    })
   })
 })

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { echo } from '../../src/runtimes/echo.ts'
 import type { ContextMessage } from '../../src/runtimes/runtime.ts'
-import { listen, newCall, newModel, runtimeConformance } from '../conformance/runtime.ts'
+import { listen, newCall, newModel, runtimeConformance, weather } from '../conformance/runtime.ts'
 
 const model = newModel({ api: 'echo', ref: 'echo/echo' })
 
@@ -37,6 +37,19 @@ describe('echo', () => {
     const images = [{ mimeType: 'image/png', bytes: Uint8Array.of(1) }]
     const heard = await say({ role: 'assistant', text: 'b' }, { role: 'user', text: 'look', images })
     expect(heard.text()).toBe('You said (and an image): look')
+  })
+
+  test('calls no tool, and answers the user behind the results of tools that others have called', async () => {
+    const heard = await say(
+      { role: 'user', text: 'a [[tool=weather]]' },
+      { role: 'assistant', text: '', calls: [{ id: 'c1', name: 'weather', arguments: '{}' }] },
+      { role: 'tool', callId: 'c1', name: 'weather', text: 'sun', isError: false },
+    )
+    expect(heard.text()).toBe('You said: a [[tool=weather]]')
+    const call = newCall('[[tool=weather]]', { tools: [weather] })
+    const answer = await echo({ wordMs: 0 }).answer(model, call, listen().sink, new AbortController().signal)
+    expect(answer.stopReason).toBe('stop')
+    expect(answer).not.toHaveProperty('calls')
   })
 
   test('takes brackets for words', async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { answerWithFallbacks, createRuntimes } from '../../src/runtimes/index.ts'
 import { type Model, ModelFailure, type Runtime } from '../../src/runtimes/runtime.ts'
-import { failureOf, listen, newCall, newModel, rejectionOf, serveModel } from '../conformance/runtime.ts'
+import { failureOf, listen, newCall, newModel, rejectionOf, serveModel, weather } from '../conformance/runtime.ts'
 
 type Kind = ModelFailure['kind']
 type Step = ModelFailure | Error | 'ok' | 'speak, then fail' | 'think, then fail'
@@ -189,5 +189,41 @@ describe('answering with fallbacks', () => {
     expect(answer.stopReason).toBe('stop')
     expect(heard.text()).toBe('word word word ')
     expect(server.requests).toHaveLength(3)
+  })
+
+  const askWire = async (text: string, refs: string[]) => {
+    const server = await serveModel()
+    const heard = listen()
+    const answer = answerWithFallbacks({
+      runtimes: createRuntimes(),
+      candidates: refs.map((ref) => newModel({ baseUrl: server.url, ref })),
+      call: newCall(text, { tools: [weather] }),
+      sink: heard.sink,
+      signal: new AbortController().signal,
+      sleep: async () => {},
+    })
+    return { answer, heard, requests: server.requests }
+  }
+
+  test('hands on what a model wants called, and whose wish it is', async () => {
+    const { answer } = await askWire('[[tool=weather]] [[think=1]]', ['fake/a'])
+    expect(await answer).toMatchObject({
+      stopReason: 'toolUse',
+      calls: [{ name: 'weather', arguments: '{}' }],
+      carried: { api: 'openai-completions', model: 'fake/a' },
+    })
+  })
+
+  test('tries again when an answer breaks off in a call before which nothing was said', async () => {
+    const { answer, requests } = await askWire('[[tool=weather]] [[cut=1]]', ['fake/a', 'fake/b'])
+    expect(await failureOf(answer)).toMatchObject({ kind: 'cut' })
+    expect(requests).toHaveLength(6)
+  })
+
+  test('tries nothing again when something was said before the call', async () => {
+    const { answer, heard, requests } = await askWire('[[tool=weather]] [[before=1 cut=2]]', ['fake/a', 'fake/b'])
+    expect(await failureOf(answer)).toMatchObject({ kind: 'cut' })
+    expect(heard.texts).toEqual(['word '])
+    expect(requests).toHaveLength(1)
   })
 })

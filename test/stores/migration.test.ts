@@ -6,7 +6,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openSqliteStore } from '../../src/stores/sqlite.ts'
 import { knownSchema, migrate, schemaOf } from '../../src/stores/sqlite-schema.ts'
-import { turn } from '../support/turn.ts'
+import { message, turn } from '../support/turn.ts'
 
 let folder: string
 beforeEach(() => {
@@ -21,7 +21,7 @@ function openOld(path: string, schema: number): DatabaseSync {
   const db = new DatabaseSync(path)
   // With a cache this small, changes reach the log before their COMMIT.
   db.exec('PRAGMA journal_mode = WAL; PRAGMA cache_size = 1')
-  migrate(db, schema)
+  migrate(db, Math.min(schema, 2))
   if (schema === 0) return db
   const { spareRunId: _, ...run } = { ...turn('a'), state: 'completed', endedAt: 2000, text: '' }
   db.prepare('INSERT INTO runs (run_id, accepted_at, ended_at, record) VALUES (?, 1000, 2000, ?)').run(
@@ -34,6 +34,7 @@ function openOld(path: string, schema: number): DatabaseSync {
   db.prepare('INSERT INTO streams (session_key, last, record) VALUES (?, 1, ?)').run('agent:main:main', stream)
   // As sealed by schema 2: the CRC-32 of the text before it.
   db.exec(`INSERT INTO chunks (stream, first, last, at, events) SELECT seq, 1, 1, 1, '0d4cbb29[]' FROM streams`)
+  migrate(db, schema)
   return db
 }
 
@@ -95,6 +96,11 @@ describe('a step that is cut off', () => {
             kind: 'events',
             chunks: [{ from: 1, to: 1, events: '[]' }],
           })
+        // What the last step made is there to be used, whatever the file was before.
+        await store.accept(message('b', { chain: { id: 'run-a', hop: 1, path: ['main', 'other'] } }))
+        await store.settle('run-b', { state: 'completed', endedAt: 3000 })
+        expect((await store.chain('run-a')).map(({ runId }) => runId)).toEqual(['run-a', 'run-b'])
+        expect(await store.unheard()).toHaveLength(1)
         await store.close()
         const again = new DatabaseSync(copy)
         expect(schemaOf(again)).toBe(knownSchema)

@@ -22,8 +22,9 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { OpenRefused, openSqliteStore, type SqliteStore } from '../../src/stores/sqlite.ts'
 import { writeNote } from '../../src/stores/sqlite-note.ts'
 import { migrate } from '../../src/stores/sqlite-schema.ts'
+import type { Spent } from '../../src/stores/store.ts'
 import { storeConformance } from '../conformance/store.ts'
-import { turn } from '../support/turn.ts'
+import { message, turn } from '../support/turn.ts'
 
 const threads = vi.hoisted((): Worker[] => [])
 vi.mock('node:worker_threads', async (original) => {
@@ -40,6 +41,17 @@ vi.mock('node:worker_threads', async (original) => {
 const writer = fileURLToPath(new URL('../support/store-writer.ts', import.meta.url))
 
 const noStore = 'not a database, but long enough to be looked at'.repeat(200)
+
+const spent: Spent = {
+  provider: 'one',
+  model: 'm',
+  input: 7,
+  output: 5,
+  cacheRead: 0,
+  cacheWrite: 0,
+  totalTokens: 12,
+  cost: { input: 0.7, output: 0.5, cacheRead: 0, cacheWrite: 0, total: 1.2 },
+}
 
 let folder: string
 let path: string
@@ -78,6 +90,34 @@ describe('sqlite', () => {
     const second = await openSqliteStore({ path })
     expect(await all(second)).toEqual(before)
     expect(await second.accept(turn('a'))).toMatchObject({ kind: 'known', run: { text: 'so far' } })
+    await second.close()
+  })
+
+  it('keeps across a reopening which messages are heard and what was used, and finds both as before', async () => {
+    const first = await openSqliteStore({ path })
+    for (const name of ['a', 'b']) {
+      await first.accept(message(name))
+      await first.settle(`run-${name}`, { state: 'completed', endedAt: 3000, spent: [spent] })
+    }
+    await first.accept(turn('c', { answers: 'run-a' }))
+    const all = async (store: typeof first) => [
+      await store.unheard(),
+      await store.chain('run-first'),
+      await store.mail({ agentId: 'other', limit: 9 }),
+    ]
+    const usage = await first.usage({})
+    expect(usage).toMatchObject([{ day: '1970-01-01', totalTokens: 24, runs: 2 }])
+    const before = await all(first)
+    expect(before.map((runs) => runs.map(({ runId }) => runId))).toEqual([
+      ['run-b'],
+      ['run-a', 'run-b'],
+      ['run-b', 'run-a'],
+    ])
+    await first.close()
+    const second = await openSqliteStore({ path })
+    expect(await all(second)).toEqual(before)
+    expect(await second.usage({})).toEqual(usage)
+    expect(await second.accept(turn('d', { answers: 'run-a' }))).toEqual({ kind: 'heard' })
     await second.close()
   })
 
@@ -589,6 +629,7 @@ describe('sqlite on a damaged file', () => {
     ['a document of another kind', "UPDATE documents SET kind = 'other' WHERE kind = 'note'"],
     ['events under another offset', 'UPDATE chunks SET first = 0'],
     ['another picture', "UPDATE blobs SET bytes = CAST('q' AS BLOB)"],
+    ['other usage', `UPDATE usage SET record = replace(record, '"input":7', '"input":8')`],
     ['no count of the commits', 'DELETE FROM commits'],
   ])('never answers %s', async (_, change) => {
     const first = await openSqliteStore({ path })
@@ -597,6 +638,7 @@ describe('sqlite on a damaged file', () => {
     await first.start('run-a', 2000)
     await first.put('note', 'a', 1)
     await first.appendEvents(event('one', 1))
+    await first.settle('run-a', { state: 'completed', endedAt: 3000, spent: [spent] })
     await first.close()
     const db = new DatabaseSync(path)
     db.exec(change)

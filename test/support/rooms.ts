@@ -4,13 +4,15 @@ import type { Attempts } from '../../src/auth/attempts.ts'
 import { createHub, type Hub } from '../../src/broker/hub.ts'
 import type { Log } from '../../src/broker/log.ts'
 import type { Peer } from '../../src/broker/peer.ts'
+import type { Step } from '../../src/broker/prompt.ts'
 import { createRuns, type Runs } from '../../src/broker/runs.ts'
 import { createSessions, type Sessions } from '../../src/broker/sessions.ts'
 import type { Supervisor } from '../../src/broker/supervisor.ts'
 import { type Admission, createSupervisor, type SupervisorNeeds } from '../../src/broker/supervisor.ts'
+import type { Toolbox } from '../../src/broker/toolbox.ts'
 import { createTurns, type TurnRequest, type Turns } from '../../src/broker/turns.ts'
 import type { Scope } from '../../src/contract/block.ts'
-import type { Model, Sink } from '../../src/runtimes/runtime.ts'
+import type { Model, Sink, ToolCall } from '../../src/runtimes/runtime.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import type { Store } from '../../src/stores/store.ts'
 import type { Frame } from './gateway.ts'
@@ -95,10 +97,13 @@ export function listening(changes: Partial<Omit<Peer, 'wire'>> = {}): Listening 
 export interface Asked {
   sink: Sink
   signal: AbortSignal
-  finish(): void
+  /** @param calls tools it wants called before it goes on */
+  finish(calls?: ToolCall[]): void
   fail(error: Error): void
   /** What had been said before each turn that had joined the run by then. */
   joined: string[]
+  /** What the run had done by then. */
+  steps: readonly Step[]
 }
 
 export interface Rooms {
@@ -126,6 +131,8 @@ export interface RoomsOptions {
   store?: Store
   queueLimit?: number
   maxConcurrent?: number
+  maxRounds?: number
+  toolbox?: Pick<Toolbox, 'call'>
   recovery?: 'interrupt' | 'resume'
   /** What the peer that listens can do. */
   caps?: string[]
@@ -138,6 +145,19 @@ export interface RoomsOptions {
   /** Called before a session begins a run; what it throws, the session's effect throws. */
   onBegin?(runId: string): void
   log?: Log
+}
+
+function saidBeforeEach(steps: readonly Step[]): string[] {
+  let said = ''
+  return steps.flatMap((step) => {
+    if (step.kind !== 'joined') {
+      said += step.text
+      return []
+    }
+    const before = said
+    said = ''
+    return [before]
+  })
 }
 
 /** Gives events their places, and keeps nothing. */
@@ -178,16 +198,20 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
     retryMs,
     deadlineMs: 0,
     maxConcurrent: options.maxConcurrent ?? 64,
+    maxRounds: options.maxRounds ?? 32,
+    toolbox: options.toolbox ?? { call: () => Promise.reject(new Error('there are no tools')) },
     async prepare({ runId }, sofar) {
-      const joined = sofar.map(({ said }) => said)
+      const steps = [...sofar]
+      const joined = saidBeforeEach(steps)
       return (sink, signal) =>
         new Promise((resolve, reject) => {
           order.push(runId)
           signal.addEventListener('abort', () => reject(signal.reason as Error))
           const usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
-          const finish = () => resolve({ stopReason: 'stop', usage, model })
+          const finish = (calls?: ToolCall[]) =>
+            resolve({ stopReason: calls ? 'toolUse' : 'stop', usage, model, ...(calls && { calls }) })
           const nth = order.filter((id) => id === runId).length
-          askedOf(runId, nth).resolve({ sink, signal, finish, fail: reject, joined })
+          askedOf(runId, nth).resolve({ sink, signal, finish, fail: reject, joined, steps })
         })
     },
     onEnded(record, { outcome }) {

@@ -18,3 +18,14 @@ export const turn = (name: string, changes: Partial<NewTurn> = {}): NewTurn => (
   acceptedAt: 1000,
   ...changes,
 })
+
+/** A message from the run `run-first` of the agent `main`, the first of its chain, to the agent `other`, who is to answer. */
+export const message = (name: string, changes: Partial<NewTurn> = {}): NewTurn =>
+  turn(name, {
+    sessionKey: 'agent:other:main',
+    agentId: 'other',
+    sessionId: 'transcript-other',
+    chain: { id: 'run-first', hop: 1, path: ['main', 'other'] },
+    sent: { from: { agentId: 'main', sessionKey: 'agent:main:main', runId: 'run-first' }, reply: 'once' },
+    ...changes,
+  })

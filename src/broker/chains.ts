@@ -1,0 +1,156 @@
+/** What comes of one request of an outsider: how far its messages went from agent to agent, how many there are, what they cost. */
+import type { ChainLimits, Config } from '../config/config.ts'
+import { GatewayError } from '../contract/errors.ts'
+import type { Chain, RunRecord, Spent, Store } from '../stores/store.ts'
+
+export interface Chains {
+  /**
+   * One more link: a message of a run to an agent. It counts from now on.
+   * @throws GatewayError AGENT_NOT_ALLOWED naming the rule; CHAIN_LIMIT naming the limit, the way, and the key that sets it
+   */
+  extend(from: RunRecord, agentId: string): Promise<Chain>
+  /** A message that was counted is none after all: it was refused, or had been sent before. */
+  giveBack(from: RunRecord): void
+  /** What a run used counts for its chain. */
+  spend(run: RunRecord, spent: readonly Spent[]): void
+  /** Whether one agent may send to another at all. */
+  maySend(from: string, to: string): boolean
+}
+
+export interface ChainsNeeds {
+  store: Pick<Store, 'chain'>
+  rules: Config['tools']['agentToAgent']
+}
+
+/** What has come of a request so far. */
+interface Tally {
+  messages: number
+  tokens: number
+  cost: number
+  /** Messages sent, by run. */
+  sent: Map<string, number>
+  /** The runs whose use is counted. */
+  spenders: Set<string>
+}
+
+/** Chains whose sums are at hand; those of others are read when they are asked for. */
+const MOST_AT_HAND = 10_000
+
+/** The chain a run is in. An outsider's request is the first of its own. */
+export const chainOf = ({ chain, runId, agentId }: Pick<RunRecord, 'chain' | 'runId' | 'agentId'>): Chain =>
+  chain ?? { id: runId, hop: 0, path: [agentId] }
+
+export function createChains({ store, rules: { enabled, allow, limits } }: ChainsNeeds): Chains {
+  const tallies = new Map<string, Promise<Tally>>()
+
+  /** Asked for by several at once, it is read once: nothing is counted twice or forgotten in between. */
+  function tallyOf(chainId: string): Promise<Tally> {
+    const known = tallies.get(chainId)
+    if (known) {
+      // The least used come first.
+      tallies.delete(chainId)
+      tallies.set(chainId, known)
+      return known
+    }
+    const tally = store.chain(chainId).then(tallied)
+    tallies.set(chainId, tally)
+    tally.catch(() => tallies.delete(chainId))
+    if (tallies.size > MOST_AT_HAND) tallies.delete(tallies.keys().next().value!)
+    return tally
+  }
+
+  function maySend(from: string, to: string): boolean {
+    // To other sessions of its own.
+    if (from === to) return true
+    if (!enabled) return false
+    if (Array.isArray(allow)) return [from, to].every((id) => allow.includes('*') || allow.includes(id))
+    const receivers = [...(Object.hasOwn(allow, from) ? allow[from]! : []), ...(allow['*'] ?? [])]
+    return receivers.includes('*') || receivers.includes(to)
+  }
+
+  function refuseStrangers(from: string, to: string): void {
+    if (maySend(from, to)) return
+    const rule = enabled ? 'tools.agentToAgent.allow' : 'tools.agentToAgent.enabled'
+    throw new GatewayError(
+      'AGENT_NOT_ALLOWED',
+      enabled
+        ? `${from} may not send to ${to}: ${rule} does not say so`
+        : `agents may not send to each other: ${rule} is false`,
+      { details: { rule, from, to } },
+    )
+  }
+
+  return {
+    maySend,
+    async extend(from, agentId) {
+      refuseStrangers(from.agentId, agentId)
+      const { id, hop, path } = chainOf(from)
+      const tally = await tallyOf(id)
+      const way = [...path, agentId]
+      const sent = tally.sent.get(from.runId) ?? 0
+      const reached: Record<keyof ChainLimits, number> = {
+        hops: hop + 1,
+        visits: way.filter((one) => one === agentId).length,
+        messages: tally.messages + 1,
+        fanOut: sent + 1,
+        // What has been spent is spent: the message that goes beyond it is the next one.
+        tokens: tally.tokens,
+        cost: tally.cost,
+      }
+      for (const [name, limit] of Object.entries(limits) as [keyof ChainLimits, number][])
+        if (limit > 0 && (name === 'tokens' || name === 'cost' ? reached[name] >= limit : reached[name] > limit))
+          throw beyond(name, limit, id, way)
+      tally.messages += 1
+      tally.sent.set(from.runId, sent + 1)
+      return { id, hop: hop + 1, path: way }
+    },
+    giveBack(from) {
+      void tallies.get(chainOf(from).id)?.then((tally) => {
+        tally.messages -= 1
+        tally.sent.set(from.runId, (tally.sent.get(from.runId) ?? 1) - 1)
+      })
+    },
+    spend(run, spent) {
+      void tallies.get(chainOf(run).id)?.then((tally) => add(tally, run.runId, spent))
+    },
+  }
+}
+
+function tallied(runs: RunRecord[]): Tally {
+  const tally: Tally = { messages: 0, tokens: 0, cost: 0, sent: new Map(), spenders: new Set() }
+  for (const { runId, sent, spent = [] } of runs) {
+    add(tally, runId, spent)
+    if (!sent) continue
+    tally.messages += 1
+    tally.sent.set(sent.from.runId, (tally.sent.get(sent.from.runId) ?? 0) + 1)
+  }
+  return tally
+}
+
+/** A run may have ended while the sums were read: it counts once. */
+function add(tally: Tally, runId: string, spent: readonly Spent[]): void {
+  if (spent.length === 0 || tally.spenders.has(runId)) return
+  tally.spenders.add(runId)
+  for (const { totalTokens, cost } of spent) {
+    tally.tokens += totalTokens
+    tally.cost += cost.total
+  }
+}
+
+const WORDS: Record<keyof ChainLimits, (limit: number) => string> = {
+  hops: (limit) => `no more than ${limit} messages may follow from one another`,
+  visits: (limit) => `no agent may be in the line of who sent to whom more than ${limit} times`,
+  messages: (limit) => `no more than ${limit} messages may come of one request`,
+  fanOut: (limit) => `one turn may send no more than ${limit} messages`,
+  tokens: (limit) => `what came of this request has used the ${limit} tokens it may`,
+  cost: (limit) => `what came of this request has cost the ${limit} it may`,
+}
+
+function beyond(name: keyof ChainLimits, limit: number, chainId: string, path: string[]): GatewayError {
+  const key = `tools.agentToAgent.limits.${name === 'tokens' ? 'totalTokens' : name}`
+  return new GatewayError(
+    'CHAIN_LIMIT',
+    `${WORDS[name](limit)} (${path.join(' → ')}); answer with what you have, or raise ${key}`,
+    { details: { limit: name, most: limit, chainId, path, key } },
+  )
+}

@@ -1,0 +1,320 @@
+/**
+ * Messages from agent to agent. A message is a turn of the receiver's, kept before its sender is told that it is delivered; its
+ * answer reaches the sender exactly once: in the run that waits for it, or as a turn of the sender's session.
+ */
+import { createHash } from 'node:crypto'
+import { GatewayError } from '../contract/errors.ts'
+import { type RunRecord, type Store, StoreError } from '../stores/store.ts'
+import { type Chains, chainOf } from './chains.ts'
+import { lastWordsOfEnded } from './endings.ts'
+import type { Log } from './log.ts'
+import type { Runs } from './runs.ts'
+import { AlreadyHeard } from './supervisor.ts'
+import type { Turns } from './turns.ts'
+
+/** Where a message is. `delivered`: on the receiver's disk, and waits for its turn. */
+export type MessageState = 'delivered' | 'started' | 'replied' | 'failed' | 'expired'
+
+export interface Letter {
+  /** Without a session: one of its own. */
+  to: { agentId: string; sessionKey?: string }
+  message: string
+  /** Whether the answer is to be heard. */
+  reply: 'once' | 'none'
+  /** How long it may wait for its turn, in ms; absent = for ever. */
+  expiresMs?: number
+  /** What the receiver's session is called. */
+  label?: string
+}
+
+/** What became of a message, in words for its sender. */
+export interface MessageOutcome {
+  messageId: string
+  state: MessageState
+  /** The answer, once `replied`; why not, once `failed` or `expired`. */
+  text: string
+}
+
+export interface Mailbox {
+  /**
+   * Sends a message for a run. Resolves once it is on disk. The same letter of a run that is resumed is the same message.
+   * @throws GatewayError AGENT_NOT_ALLOWED, CHAIN_LIMIT, and whatever refuses a turn
+   */
+  send(from: RunRecord, letter: Letter): Promise<{ messageId: string; sessionKey: string }>
+  /**
+   * Waits for the end of a message of a live run. Undefined when the time is up: then the answer comes as a turn of its own.
+   * @throws GatewayError WOULD_WAIT_FOR_ITSELF
+   */
+  answer(
+    from: RunRecord,
+    messageId: string,
+    timeoutMs: number,
+    signal: AbortSignal,
+  ): Promise<MessageOutcome | undefined>
+  /** A run has ended and is live no more. */
+  ended(run: RunRecord, heard: readonly string[]): void
+  /** Brings the answers that a former process left, and takes up the deadlines. Call it when the runs are live again. */
+  recover(): Promise<number>
+  /** Brings no answers any more: the next process does. */
+  stop(): void
+}
+
+export interface MailboxNeeds {
+  store: Pick<Store, 'run' | 'unheard'>
+  turns: Pick<Turns, 'admit' | 'start'>
+  runs: Pick<Runs, 'record' | 'wait' | 'abort' | 'ids'>
+  chains: Pick<Chains, 'extend' | 'giveBack'>
+  /** What people call an agent. */
+  nameOf(agentId: string): string
+  log: Log
+  now(): number
+  /** Between two tries to bring an answer, in ms. */
+  retryMs?: number
+}
+
+/** What timers can hold, in ms, about 25 days. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
+
+export const stateOf = ({ state, stopReason }: Pick<RunRecord, 'state' | 'stopReason'>): MessageState => {
+  switch (state) {
+    case 'admitted':
+      return 'delivered'
+    case 'started':
+      return 'started'
+    case 'completed':
+      return 'replied'
+    default:
+      return stopReason === 'expired' ? 'expired' : 'failed'
+  }
+}
+
+export function createMailbox(needs: MailboxNeeds): Mailbox {
+  const { store, turns, runs, chains, nameOf, log, now, retryMs = 1_000 } = needs
+  /** Messages whose answer is still to be heard, by the run that sent them. */
+  const owed = new Map<string, Set<string>>()
+  /** How often a live run has sent the same. */
+  const repeats = new Map<string, Map<string, number>>()
+  /** Messages that a live run waits for, and which one. */
+  const awaited = new Map<string, string>()
+  const timers = new Map<string, NodeJS.Timeout>()
+  let isStopped = false
+
+  function owe(runId: string, messageId: string): void {
+    const messages = owed.get(runId) ?? new Set()
+    owed.set(runId, messages.add(messageId))
+  }
+
+  function forgive(runId: string, messageId: string): void {
+    const messages = owed.get(runId)
+    messages?.delete(messageId)
+    if (messages?.size === 0) owed.delete(runId)
+  }
+
+  /** What is the same when a run is begun again after a restart, and sends the same again as often. */
+  function keyOf({ runId }: RunRecord, { to, message }: Letter): string {
+    const said = createHash('sha256')
+      .update(JSON.stringify([runId, to, message]))
+      .digest('hex')
+      .slice(0, 32)
+    const counts = repeats.get(runId) ?? new Map<string, number>()
+    const count = (counts.get(said) ?? 0) + 1
+    repeats.set(runId, counts.set(said, count))
+    return `${said}-${count}`
+  }
+
+  /** A message that is not begun in time is not begun any more. */
+  function watch(messageId: string, expiresAt: number): void {
+    const timer = setTimeout(
+      () => {
+        timers.delete(messageId)
+        if (runs.record(messageId)?.state === 'admitted') runs.abort(messageId, 'expired')
+      },
+      Math.min(Math.max(0, expiresAt - now()), LONGEST_TIMER_MS),
+    ).unref()
+    timers.set(messageId, timer)
+  }
+
+  /** What a message came to, once it has ended. */
+  async function outcomeOf(messageId: string): Promise<MessageOutcome | undefined> {
+    const run = await store.run(messageId)
+    if (!run) return { messageId, state: 'failed', text: 'the message is no longer known' }
+    if (run.endedAt === undefined) return undefined
+    const state = stateOf(run)
+    return { messageId, state, text: state === 'replied' ? lastWordsOfEnded(run) : whyNot(run) }
+  }
+
+  /** Brings an answer to its sender's session, as a turn. Done once, however often it is tried. */
+  async function bring(message: RunRecord): Promise<void> {
+    const { runId: messageId, sent } = message
+    const { from } = sent!
+    const { id, hop, path } = chainOf(message)
+    try {
+      const admission = await turns.admit({
+        principal: `agent:${message.agentId}`,
+        method: 'answer',
+        sessionKey: from.sessionKey,
+        agentId: from.agentId,
+        key: `answer/${messageId}`,
+        message: answerOf(message, nameOf(message.agentId)),
+        attachments: [],
+        meta: {},
+        // Back where the message came from.
+        chain: { id, hop: hop - 1, path: path.slice(0, -1) },
+        answers: messageId,
+      })
+      if (admission.kind === 'new') turns.start(admission.record, admission.settings)
+    } catch (error) {
+      if (error instanceof AlreadyHeard) return forgive(from.runId, messageId)
+      const mayPass = error instanceof StoreError || (error instanceof GatewayError && error.isRetryable)
+      log.warn({ messageId, sessionKey: from.sessionKey, err: error }, 'an answer could not be brought to its sender')
+      if (!mayPass || isStopped) return
+      setTimeout(() => void bring(message), retryMs).unref()
+      return
+    }
+    forgive(from.runId, messageId)
+  }
+
+  /** Brings what is owed to a sender that is no longer live, as far as it is there. */
+  async function settle(senderId: string): Promise<void> {
+    for (const messageId of owed.get(senderId) ?? []) {
+      const message = runs.record(messageId) ? undefined : await store.run(messageId)
+      if (message?.endedAt !== undefined && !isStopped) await bring(message)
+    }
+  }
+
+  return {
+    async send(from, letter) {
+      const { to, message, reply, expiresMs, label } = letter
+      const key = keyOf(from, letter)
+      const chain = await chains.extend(from, to.agentId)
+      const { agentId, runId } = from
+      const sessionKey = to.sessionKey ?? `agent:${to.agentId}:sub:${key}`
+      const sender = nameOf(agentId)
+      let isNew = false
+      try {
+        const admission = await turns.admit({
+          principal: `agent:${agentId}`,
+          method: 'message',
+          sessionKey,
+          agentId: to.agentId,
+          key,
+          message,
+          attachments: [],
+          meta: {
+            from: agentId,
+            extraSystemPrompt: `The last message is from the agent ${sender} (${agentId}), not from a person.${reply === 'once' ? ' What you say at the end of this turn is brought to it as your answer.' : ' Nobody waits for an answer.'}`,
+            ...(label !== undefined && { label }),
+          },
+          chain,
+          sent: {
+            from: { agentId, sessionKey: from.sessionKey, runId },
+            reply,
+            ...(expiresMs !== undefined && { expiresAt: now() + expiresMs }),
+          },
+        })
+        if (admission.kind === 'new') {
+          isNew = true
+          const { record } = admission
+          if (reply === 'once') owe(runId, record.runId)
+          if (record.sent?.expiresAt !== undefined) watch(record.runId, record.sent.expiresAt)
+          turns.start(record, admission.settings)
+          return { messageId: record.runId, sessionKey }
+        }
+        if (reply === 'once') owe(runId, admission.runId)
+        return { messageId: admission.runId, sessionKey }
+      } finally {
+        if (!isNew) chains.giveBack(from)
+      }
+    },
+
+    async answer(from, messageId, timeoutMs, signal) {
+      refuseCircle(from, runs.record(messageId))
+      const givenUp = new AbortController()
+      const giveUp = () => givenUp.abort()
+      signal.addEventListener('abort', giveUp, { once: true })
+      awaited.set(messageId, from.runId)
+      try {
+        // Listen first, look second: an ending in between is not missed.
+        const next = runs.wait(messageId, timeoutMs, givenUp.signal)
+        const early = await outcomeOf(messageId)
+        if (early) return early
+        await next
+        signal.throwIfAborted()
+        return await outcomeOf(messageId)
+      } finally {
+        signal.removeEventListener('abort', giveUp)
+        givenUp.abort()
+        awaited.delete(messageId)
+      }
+    },
+
+    ended(run, heard) {
+      const { runId, sent } = run
+      clearTimeout(timers.get(runId))
+      timers.delete(runId)
+      repeats.delete(runId)
+      for (const messageId of heard) forgive(runId, messageId)
+      // Of its messages, those that have ended are brought now, the others when they end.
+      void settle(runId)
+      if (sent?.reply !== 'once' || isStopped) return
+      // Whoever is live hears it in its run, or when that is over.
+      if (runs.record(sent.from.runId)) return
+      void store.run(runId).then(
+        (message) => message && bring(message),
+        () => {},
+      )
+    },
+
+    async recover() {
+      for (const runId of runs.ids()) {
+        const { sent } = runs.record(runId) ?? {}
+        if (sent?.reply === 'once') owe(sent.from.runId, runId)
+        if (sent?.expiresAt !== undefined) watch(runId, sent.expiresAt)
+      }
+      const left = await store.unheard()
+      for (const message of left) {
+        const senderId = message.sent!.from.runId
+        owe(senderId, message.runId)
+        // A sender that was resumed may ask for it again.
+        if (!runs.record(senderId)) await bring(message)
+      }
+      return left.length
+    },
+
+    stop() {
+      isStopped = true
+      for (const timer of timers.values()) clearTimeout(timer)
+      timers.clear()
+    },
+  }
+
+  /** A session that waits for this run, or for one that waits for it, cannot take a turn before it has ended. */
+  function refuseCircle(from: RunRecord, message: RunRecord | undefined): void {
+    if (!message) return
+    for (let at: RunRecord | undefined = from; at; ) {
+      if (at.sessionKey === message.sessionKey)
+        throw new GatewayError(
+          'WOULD_WAIT_FOR_ITSELF',
+          `${message.sessionKey} waits for this run, and would begin only after it: do not wait for it; its answer comes as a message of its own`,
+        )
+      const waiter = awaited.get(at.runId)
+      at = waiter === undefined ? undefined : runs.record(waiter)
+    }
+  }
+}
+
+function whyNot({ state, error, stopReason }: RunRecord): string {
+  if (error !== undefined) return error
+  if (state === 'timedOut') return 'it took longer than its deadline'
+  return stopReason === 'expired' ? 'it was not begun in time' : 'it was stopped'
+}
+
+/** The answer, as its sender hears it. */
+function answerOf(message: RunRecord, name: string): string {
+  const { agentId, message: asked } = message
+  const about = asked.length > 200 ? `${asked.slice(0, 200)}…` : asked
+  const state = stateOf(message)
+  return state === 'replied'
+    ? `[${name} (${agentId}) answers your message “${about}”]\n\n${lastWordsOfEnded(message)}`
+    : `[Your message “${about}” to ${name} (${agentId}) ${state === 'expired' ? 'expired' : 'failed'}]\n\n${whyNot(message)}`
+}
