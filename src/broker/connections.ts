@@ -411,8 +411,8 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     wire.takeFramesOf(port.maxPayload)
     // What was revoked while it was being let in was told before there was anybody to close.
     if (outcome.isCurrent?.() === false) return void host.tell(connId, { type: 'close', close: 'authChanged' })
-    for (const incoming of port.held.splice(0)) lane(incoming, 0)
     if (peer.role === 'node') nodes.join({ connId, nodeId: outcome.principal, client, caps, commands })
+    for (const incoming of port.held.splice(0)) lane(incoming, 0)
   }
 
   function leave(port: Port): void {

@@ -28,8 +28,11 @@ export interface Run {
    * @throws ToolError what the tool says went wrong; the signal's reason when nobody waits any more
    */
   call(name: string, args: object): Promise<string>
-  /** Sends another agent a message and waits for its answer, by the tool `sessions_send`. Throws as `call`. */
-  send(agent: string, message: string): Promise<string>
+  /**
+   * Sends another agent a message and waits for its answer, by the tool `sessions_send`. Throws as `call`, also when the answer takes
+   * so long that it will come as a message of its own.
+   */
+  send(agentId: string, message: string): Promise<string>
 }
 
 export type Said =
@@ -45,7 +48,7 @@ export interface RunEnd {
 }
 
 /** Answers a turn: says it, and may tell at the end what it cost. What it throws is the error of the run. */
-export type Answering = (run: Run) => Promise<RunEnd | undefined | void> | RunEnd | undefined | void
+export type Answering = (run: Run) => Promise<RunEnd | undefined> | Promise<void>
 
 /** A tool refused, or failed. The message is the tool's own. */
 export class ToolError extends Error {
@@ -56,15 +59,17 @@ export interface Connectors {
   /** Takes what the gateway asks. */
   request(asked: Payload<'node.invoke.request'>): void
   cancel(cancelled: Payload<'node.invoke.cancel'>): void
+  /** The connection is gone: what is said from now on is kept until the gateway asks again. */
+  cut(): void
   /** There is a connection again: what was under way is asked again, or nobody wants it. */
-  reconnected(): void
+  reopened(): void
   /** There will be no other connection. */
   end(): void
 }
 
 export interface ConnectorsNeeds {
   /** Asks the gateway. Rejects with a ConnectionError when the connection is cut before the answer. */
-  ask(method: string, params: object, options: { repeatable?: boolean }): Promise<unknown>
+  ask(method: string, params: object, options: { repeatable: boolean; timeoutMs: number }): Promise<unknown>
   answer: Answering
   /** How long after a reconnect an answer that was not asked again is taken for unwanted, in ms. */
   forgetMs?: number
@@ -82,6 +87,16 @@ interface Work {
 }
 
 const FORGET_MS = 60_000
+/** UTF-16 units of a text that is told at once. */
+const MOST_UNITS = 64 * 1024
+
+/** The next part of a text, which does not end between the two halves of a character. */
+function partOf(text: string, at: number): string {
+  const part = text.slice(at, at + MOST_UNITS)
+  return part.length === MOST_UNITS && /[\ud800-\udbff]$/.test(part) ? part.slice(0, -1) : part
+}
+
+const codeOf = ({ shape }: RequestError): unknown => (shape.details as { code?: unknown } | undefined)?.code
 
 export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: ConnectorsNeeds): Connectors {
   const works = new Map<string, Work>()
@@ -96,18 +111,38 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
   async function tell(work: Work, method: string, params: object): Promise<boolean> {
     if (!work.isAsked) return false
     try {
-      const { ignored } = (await ask(method, params, { repeatable: false })) as { ignored?: boolean }
+      const { ignored } = (await ask(method, params, { repeatable: false, timeoutMs: 0 })) as { ignored?: boolean }
       if (ignored) drop(work, 'nobody waits for this answer any more')
       return true
     } catch (error) {
-      if (error instanceof RequestError) drop(work, error.message)
-      else work.isAsked = false
+      if (error instanceof ConnectionError) work.isAsked = false
+      else giveUp(work, error)
       return false
     }
   }
 
-  const piece = (work: Work, offset: number, text: string) =>
-    tell(work, 'node.event', { event: 'agent.delta', payload: { id: work.id, offset, text } })
+  /** The gateway does not take what was said: nothing that is said later would fit. */
+  function giveUp(work: Work, error: unknown): void {
+    const { id, nodeId } = work
+    const message = error instanceof Error ? error.message : String(error)
+    drop(work, message)
+    const isForeign = error instanceof RequestError && codeOf(error) === 'NOT_YOUR_RUN'
+    if (isForeign) return
+    const result = { id, nodeId, ok: false, error: { code: 'CONNECTOR_FAILED', message } }
+    ask('node.invoke.result', result, { repeatable: false, timeoutMs: 0 }).catch(() => {})
+  }
+
+  /** Tells the text from an offset on, in frames that any gateway takes. Resolves when all of it has been heard, or cannot be now. */
+  async function piece(work: Work, offset: number, text: string): Promise<void> {
+    const told: Promise<boolean>[] = []
+    for (let at = 0; at < text.length; ) {
+      const part = partOf(text, at)
+      const payload = { id: work.id, offset: offset + at, text: part }
+      told.push(tell(work, 'node.event', { event: 'agent.delta', payload }))
+      at += part.length
+    }
+    await Promise.all(told)
+  }
 
   async function finish(work: Work): Promise<void> {
     const { id, nodeId, result } = work
@@ -118,7 +153,7 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
     const run = runOf(one, params)
     try {
       const end = await answer(run)
-      one.result = { ok: true, payload: { ...end, text: one.said } }
+      one.result = { ok: true, payload: { ...end } }
     } catch (error) {
       const message = (error instanceof Error && error.message) || 'the connector failed'
       one.result = { ok: false, error: { code: 'CONNECTOR_FAILED', message } }
@@ -152,7 +187,7 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
         signal.addEventListener('abort', onAbort, { once: true })
         try {
           const params = { id: one.id, callId: newKey(), name, arguments: args }
-          const called = ask('tools.invoke', params, { repeatable: true })
+          const called = ask('tools.invoke', params, { repeatable: true, timeoutMs: 0 })
           const { text, isError } = (await Promise.race([called, gone.promise])) as { text: string; isError: boolean }
           if (isError) throw new ToolError(text)
           return text
@@ -160,7 +195,12 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
           signal.removeEventListener('abort', onAbort)
         }
       },
-      send: (agent, message) => run.call('sessions_send', { agent, message }),
+      async send(agentId, message) {
+        const text = await run.call('sessions_send', { agentId, message })
+        const { reply, note } = JSON.parse(text) as { reply?: string; note?: string }
+        if (reply === undefined) throw new ToolError(note ?? text)
+        return reply
+      },
     }
     return run
   }
@@ -193,10 +233,14 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
       const one = works.get(id)
       if (one) drop(one, reason)
     },
-    reconnected() {
+    cut() {
+      for (const timer of timers) clearTimeout(timer)
+      timers.clear()
+      for (const one of works.values()) one.isAsked = false
+    },
+    reopened() {
       const before = [...works.values()]
-      // Asked again at once, each that anybody wants.
-      for (const one of before) one.isAsked = false
+      if (before.length === 0) return
       const timer = setTimeout(() => {
         timers.delete(timer)
         for (const one of before) if (!one.isAsked) drop(one, 'the gateway did not ask for this answer again')

@@ -31,8 +31,9 @@ const decode = (text: string): Uint8Array<ArrayBuffer> =>
 
 /** Makes a new device. Needs WebCrypto with Ed25519: Node, and pages that came over HTTPS or from localhost. */
 export async function makeDevice(): Promise<Device> {
-  const { privateKey } = (await crypto.subtle.generateKey('Ed25519', true, ['sign', 'verify'])) as CryptoKeyPair
-  return openDevice(encode(await crypto.subtle.exportKey('pkcs8', privateKey)))
+  const pair = await crypto.subtle.generateKey('Ed25519', true, ['sign', 'verify'])
+  if (!('privateKey' in pair)) throw new TypeError('no pair of keys was made')
+  return openDevice(encode(await crypto.subtle.exportKey('pkcs8', pair.privateKey)))
 }
 
 /** Opens a device that was made before. @param secret as `Device.secret` told it */
