@@ -345,7 +345,10 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       now,
     })
-    const activity = createActivity({ runs, isReachable: () => true })
+    const activity = createActivity({
+      runs,
+      isReachable: (agentId) => !agents.get(agentId)?.connector || nodes.hasNodeFor(agentId),
+    })
     const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf: activity.of, now })
     const health = createHealth({
       agents,

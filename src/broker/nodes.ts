@@ -77,6 +77,8 @@ export interface Nodes {
    * @throws Error in words for the one who asked; the signal's reason when that aborts
    */
   ask(wanted: AnswerWanted, signal: AbortSignal): Promise<unknown>
+  /** Whether there is a node that would answer for an agent that is a connector. */
+  hasNodeFor(agentId: string): boolean
   /** Takes a piece of an answer. False: it is over, and nobody wants it. @throws GatewayError NOT_YOUR_RUN */
   say(id: string, piece: Piece, speaker: Speaker): boolean
   /** Takes the end of something. False: it was over. @throws GatewayError NOT_YOUR_RUN */
@@ -472,6 +474,10 @@ export function createNodes(needs: NodesNeeds): Nodes {
       } finally {
         signal.removeEventListener('abort', onAbort)
       }
+    },
+    hasNodeFor(agentId) {
+      const connector = agents.get(agentId)?.connector
+      return connector !== undefined && [...here.values()].some((node) => answersFor(node, agentId, connector.node))
     },
     say(id, piece, speaker) {
       const invocation = spokenOf(id, speaker)

@@ -11,7 +11,7 @@ import { addressed, session } from './door.ts'
 
 export interface NodesNeeds {
   agents: AgentNames
-  nodes: Omit<Nodes, 'join' | 'leave' | 'ask' | 'isOfLive' | 'stop'>
+  nodes: Omit<Nodes, 'join' | 'leave' | 'ask' | 'hasNodeFor' | 'isOfLive' | 'stop'>
   hub: Pick<Hub, 'follow' | 'unfollow'>
   now(): number
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it, vi } from 'vitest'
 import type { Admitted, Authenticator, PeerFacts } from '../../src/auth/authenticate.ts'
-import { createConnections } from '../../src/broker/connections.ts'
+import { type ConnectionsNeeds, createConnections } from '../../src/broker/connections.ts'
 import { createHub } from '../../src/broker/hub.ts'
 import { createPresence } from '../../src/broker/presence.ts'
 import { CONNECT } from '../support/gateway.ts'
@@ -32,7 +32,11 @@ const admitted: Admitted = {
   deviceId: undefined,
 }
 
-function open(authenticate?: Authenticator['authenticate'], limits: { socketsPerPrincipal?: number } = {}) {
+function open(
+  authenticate?: Authenticator['authenticate'],
+  limits: Partial<ConnectionsNeeds['limits']> = {},
+  isOfLive: ConnectionsNeeds['nodes']['isOfLive'] = () => false,
+) {
   const hub = createHub({ onSlow() {}, replay: places() })
   const presence = createPresence({ now: () => Date.now(), version: '1' })
   let fails = false
@@ -47,7 +51,7 @@ function open(authenticate?: Authenticator['authenticate'], limits: { socketsPer
     dispatch: { dispatch() {}, answered: () => Promise.resolve() },
     hub,
     presence,
-    nodes: { join() {}, leave() {}, isOfLive: () => false },
+    nodes: { join() {}, leave() {}, isOfLive },
     log: quiet,
     now: () => Date.now(),
     monotonic: () => performance.now(),
@@ -230,5 +234,65 @@ describe('a revocation', () => {
     const other = await come()
     expect([late.closedBy, other.closedBy]).toEqual([GONE, undefined])
     expect([...hub.peers()].map(({ connId }) => connId)).toHaveLength(1)
+  })
+})
+
+describe('the parts of an answer that a node is writing', () => {
+  const node: Admitted = {
+    ...admitted,
+    principal: 'a device',
+    decision: { ...admitted.decision, role: 'node', granted: [] },
+  } as Admitted
+  const limits = { requestsPerSecond: 1, burst: 1 }
+  const part = (text = '') => ({ type: 'req', id: 'p', method: 'node.event', params: { text } })
+  const refusals = (heard: { [member: string]: unknown }[]) => heard.filter(({ ok }) => ok === false).length
+
+  it('are not counted as requests; what else it says is', async () => {
+    const { accept } = open(
+      async () => node,
+      limits,
+      ({ method }) => method === 'node.event',
+    )
+    const { peer, connect, send } = accept()
+    connect()
+    await settled()
+    for (let n = 0; n < 1_000; n++) send(part())
+    expect(refusals(peer.heard)).toBe(0)
+    for (let n = 0; n < 3; n++) send({ ...part(), method: 'skills.bins' })
+    expect(refusals(peer.heard)).toBe(2)
+  })
+
+  it('are requests like others when an operator says them', async () => {
+    const { accept } = open(undefined, limits, () => true)
+    const { peer, connect, send } = accept()
+    connect()
+    await settled()
+    for (let n = 0; n < 3; n++) send(part())
+    expect(refusals(peer.heard)).toBe(2)
+  })
+
+  it('are read more slowly when they are too many bytes', async () => {
+    vi.useFakeTimers()
+    try {
+      const { accept } = open(
+        async () => node,
+        limits,
+        () => true,
+      )
+      const { peer, connect, send } = accept()
+      const how: string[] = []
+      peer.wire.pause = () => void how.push('pause')
+      peer.wire.resume = () => void how.push('resume')
+      connect()
+      await vi.advanceTimersByTimeAsync(0)
+      for (let n = 0; n < 20; n++) send(part('x'.repeat(500_000)))
+      expect(how).toEqual(['pause'])
+      await vi.advanceTimersByTimeAsync(10_000)
+      expect(how).toEqual(['pause', 'resume'])
+      send(part('x'.repeat(500_000)))
+      expect([how.length, refusals(peer.heard)]).toEqual([2, 0])
+    } finally {
+      vi.useRealTimers()
+    }
   })
 })

@@ -174,6 +174,16 @@ describe('an answer', () => {
     expect(told.map(({ name }) => name)).toEqual(['node.invoke.request', 'node.invoke.cancel'])
   })
 
+  it('can be had while there is a node for it', () => {
+    const { join, nodes } = open()
+    join('somebody')
+    expect(['writer', 'main', 'nobody'].map(nodes.hasNodeFor)).toEqual([false, false, false])
+    join('writer')
+    expect(['writer', 'main', 'nobody'].map(nodes.hasNodeFor)).toEqual([true, false, false])
+    nodes.leave('writer')
+    expect(nodes.hasNodeFor('writer')).toBe(false)
+  })
+
   it('is of nobody who was never asked: the third word ends the connection', () => {
     const { ask, join, nodes, asked, needs } = open()
     join('writer')
