@@ -27,6 +27,7 @@ const EVERYTHING = [
   'methods/',
   'runtimes/',
   'stores/',
+  'tools/',
   'transport/',
 ]
 
@@ -69,8 +70,9 @@ const HOUSE: { [room: string]: Room } = {
   },
   'methods/': {
     answers: 'what does a request mean?',
-    // The ways to answer (`after`, `twice`, `Failure`) and the one question about scopes; all else comes as an argument.
-    uses: ['contract/', 'broker/dispatch.ts', 'broker/hub.ts'],
+    // The ways to answer (`after`, `twice`, `Failure`), what a run that is over said, and the one question about scopes; all
+    // else comes as an argument.
+    uses: ['contract/', 'broker/dispatch.ts', 'broker/endings.ts', 'broker/hub.ts'],
     knows: [
       'broker/',
       'auth/tokens.ts',
@@ -86,6 +88,13 @@ const HOUSE: { [room: string]: Room } = {
     // Origins and ranges of addresses are judged at the door, before there is a connection.
     uses: ['contract/', 'broker/', 'auth/', 'config/address.ts'],
     packages: ['ws'],
+  },
+  'tools/': {
+    answers: 'what may an agent do?',
+    // Where a run stands in its chain; all else comes as an argument.
+    uses: ['contract/', 'broker/chains.ts'],
+    knows: ['broker/', 'stores/store.ts', 'runtimes/runtime.ts', 'config/config.ts'],
+    packages: ['typebox'],
   },
   'client/': {
     answers: 'how does one connect?',

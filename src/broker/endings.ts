@@ -2,7 +2,7 @@
 import type { RunOutcome } from '../../machines/run.ts'
 import type { Answer, Model, ModelFailure, Usage } from '../runtimes/runtime.ts'
 import type { Ending, Json, RunRecord, Spent, TranscriptMessage } from '../stores/store.ts'
-import type { Step } from './prompt.ts'
+import { readArguments, type Step } from './prompt.ts'
 import type { FailureDetail } from './stream.ts'
 
 /** What an ending is made of. */
@@ -58,7 +58,12 @@ export function entriesOf(
       role: 'assistant',
       content: [
         ...(text === '' ? [] : [{ type: 'text', text }]),
-        ...calls.map(({ id, name, arguments: args }) => ({ type: 'toolCall', id, name, arguments: parsedOr(args) })),
+        ...calls.map(({ id, name, arguments: args }) => ({
+          type: 'toolCall',
+          id,
+          name,
+          arguments: readArguments(args),
+        })),
       ],
       ...usedBy(answer.model, answer.usage),
       stopReason: 'toolUse',
@@ -111,15 +116,6 @@ const usedBy = (model: Model, usage: Usage) => ({
   model: model.id,
   usage: { ...usage, cost: costOf(usage, model) },
 })
-
-/** What a call was given, as JSON; what is none stays the text that it is. */
-export function parsedOr(text: string): Json {
-  try {
-    return JSON.parse(text.trim() || '{}') as Json
-  } catch {
-    return text
-  }
-}
 
 /** The message as it is told at the end: all that the run said, in one piece, as it was streamed. */
 export const toldAtEnd = (run: RunSoFar, last: TranscriptMessage | undefined): TranscriptMessage | undefined =>

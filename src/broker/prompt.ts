@@ -228,6 +228,15 @@ async function messageOf(
   }
 }
 
+/** What a call was given, as JSON; what is none stays the text that it is. */
+export function readArguments(text: string): Json {
+  try {
+    return JSON.parse(text.trim() || '{}') as Json
+  } catch {
+    return text
+  }
+}
+
 /** As the model wrote them; what was no JSON was kept as the text that it is. */
 const textOfArguments = (args: Json | undefined): string =>
   typeof args === 'string' ? args : JSON.stringify(args ?? {})

@@ -10,11 +10,8 @@ import type { Hub } from './hub.ts'
 import { createLane } from './lane.ts'
 import type { Log } from './log.ts'
 import type { Step } from './prompt.ts'
-import { createStream, type FailureDetail, type Stream } from './stream.ts'
+import { createStream, type FailureDetail, type Stream, type VerboseLevel } from './stream.ts'
 import type { Toolbox } from './toolbox.ts'
-
-/** How much of its tools is heard, as the session's setting `verboseLevel` says. */
-export type VerboseLevel = 'off' | 'on' | 'full'
 
 /** How a run ended, for those who waited for it. */
 export interface Ended {

@@ -7,9 +7,8 @@ import { CAPS } from '../contract/connect.ts'
 import type { Sink } from '../runtimes/runtime.ts'
 import type { TranscriptMessage } from '../stores/store.ts'
 import type { Variant } from './announcement.ts'
-import { parsedOr } from './endings.ts'
 import type { Audience, Hub } from './hub.ts'
-import type { VerboseLevel } from './runs.ts'
+import { readArguments } from './prompt.ts'
 
 /** A waiting delta leaves at the latest after this many milliseconds. */
 export const LONGEST_WAIT_MS = 50
@@ -46,6 +45,9 @@ export interface Stream extends Sink {
   readonly text: string
 }
 
+/** How much of its tools is heard, as a session's setting `verboseLevel` says. */
+export type VerboseLevel = 'off' | 'on' | 'full'
+
 /** What is told of a tool: a part of protocols 3 and 4. */
 export type ToolSaid = { name: string; toolCallId: string } & (
   | { phase: 'start'; args: string }
@@ -71,7 +73,7 @@ export interface StreamNeeds {
 /** What an event says of a tool. Where only the calls are to be heard, it does not say what came of them. */
 function toolData(said: ToolSaid, verbose: VerboseLevel): object {
   const { name, toolCallId, phase } = said
-  if (phase === 'start') return { phase, name, toolCallId, args: parsedOr(said.args) }
+  if (phase === 'start') return { phase, name, toolCallId, args: readArguments(said.args) }
   const result = { content: [{ type: 'text', text: said.result }] }
   return { phase, name, toolCallId, isError: said.isError, ...(verbose !== 'on' && { result }) }
 }

@@ -5,8 +5,9 @@ import type { RunOutcome } from '../../machines/run.ts'
 import { type QueueMode, readQueueMode } from '../contract/queue-mode.ts'
 import type { Json, NewTurn, RunRecord, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Replay } from './replay.ts'
-import type { Runs, VerboseLevel } from './runs.ts'
+import type { Runs } from './runs.ts'
 import type { Sessions } from './sessions.ts'
+import type { VerboseLevel } from './stream.ts'
 import type { Admission, Supervisor } from './supervisor.ts'
 
 export interface TurnRequest extends Pick<NewTurn, 'chain' | 'sent' | 'answers'> {

@@ -257,7 +257,7 @@ describe('a weak or wrong configuration', () => {
     ['{ session: { mainKey: "a:b" } }', /^session\.mainKey: must /],
     ['{ messages: { queue: { limit: 0 } } }', 'messages.queue.limit: must be >= 1, got 0'],
     ['{ logging: { level: "loud" } }', /^logging\.level: must be one of trace, debug/],
-    ['{ tools: { agentToAgent: { allow: "main" } } }', 'tools.agentToAgent.allow: must be array, got "main"'],
+    ['{ tools: { agentToAgent: { allow: "main" } } }', 'tools.agentToAgent.allow: must be array or object, got "main"'],
     ['{ __proto__: { gateway: { bind: "lan" } } }', '__proto__: the key __proto__ is reserved'],
     ['{ channels: { "constructor": 1 } }', 'channels.constructor: the key constructor is reserved'],
     ['{ unknown: [{ prototype: 1 }] }', 'unknown[0].prototype: the key prototype is reserved'],

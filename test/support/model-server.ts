@@ -76,6 +76,8 @@ export interface ModelServerOptions {
   pace?: number
   /** How many pieces it answers with unless told otherwise. */
   chunks?: number
+  /** Whether its answers say what tools said. */
+  quotesResults?: boolean
 }
 
 /** Starts a server. */
@@ -83,9 +85,10 @@ export async function startModelServer({
   port = 0,
   pace = 1,
   chunks = 3,
+  quotesResults = true,
 }: ModelServerOptions = {}): Promise<ModelServer> {
   const requests: RecordedRequest[] = []
-  const manner: Manner = { seen: new Map(), calls: 0, pace, chunks }
+  const manner: Manner = { seen: new Map(), calls: 0, pace, chunks, quotesResults }
   const server = createServer((request, response) => {
     serve(request, response, requests, manner).catch((error: unknown) => response.destroy(error as Error))
   })
@@ -119,6 +122,7 @@ interface Manner {
   calls: number
   pace: number
   chunks: number
+  quotesResults: boolean
 }
 
 async function serve(
@@ -189,14 +193,14 @@ async function converse(
   const wishes = record.tools.length === 0 ? [] : wishesOf(calls, rounds, directives)
   const asks = wishes.length > 0
   const exact = asks ? undefined : directives.get('text')
-  const enough = results.length > 0 ? 0 : usual
+  const enough = results.length > 0 && manner.quotesResults ? 0 : usual
   const chunks = asks
     ? number('before') || 0
     : Number(directives.get('chunks') ?? (Number.isFinite(last) ? Math.max(enough, last + 1) : enough))
   const stamped = directives.has('stamp')
   const words = stamped ? Array.from({ length: chunks }, () => STAMP) : wordsOf(chunks, number('size'))
   const own = exact === undefined ? words : partsOf(exact)
-  const quotes = asks ? '' : results.map((result) => `result: ${result}`).join('\n')
+  const quotes = asks || !manner.quotesResults ? '' : results.map((result) => `result: ${result}`).join('\n')
   const pieces = quotes === '' ? own : [...partsOf(`${quotes}${own.length > 0 ? '\n' : ''}`), ...own]
   const answer: AnswerShape = {
     model: body.model ?? '',

@@ -450,15 +450,33 @@ export const DEVIATIONS: Deviation[] = [
   },
   {
     file: 'chat-tool-events',
-    where: 'A run run-tool-1 tool *',
-    kind: 'missing',
-    reason: 'Agents have no tools yet.',
+    where: 'A run run-tool-1 tool * › seq',
+    kind: 'extra',
+    reason: 'Every event frame of a connection has a number; there it is left out where an event is not for all.',
+    guarantee: 'G6',
+  },
+  {
+    file: 'chat-tool-events',
+    where: 'A run run-tool-1 tool result › payload.data.result.*',
+    reason: '`session_status` says how a session of this gateway is.',
+    guarantee: 'section 5 of the wire',
+  },
+  {
+    file: 'chat-tool-events',
+    where: 'A run run-tool-1 tool * › payload.data.toolCallId',
+    reason: 'A model names its calls.',
     guarantee: 'section 5 of the wire',
   },
   {
     file: 'chat-tool-events',
     where: 'A chat.history 4 › payload.messages.*',
-    reason: 'Agents have no tools yet.',
+    reason: 'The same in the transcript; what a tool says there is what the model heard.',
+    guarantee: 'section 5 of the wire',
+  },
+  {
+    file: ['chat-tool-events', 'chat-tool-events-off'],
+    where: '* hole in the numbers of *',
+    reason: 'As there: who hears nothing of tools sees where they are in the numbers of the run.',
     guarantee: 'section 5 of the wire',
   },
 

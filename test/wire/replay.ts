@@ -78,7 +78,7 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
   const names = namesOf(recording)
   const recorded = heardIn(recording, names)
   const same: Equivalents = new Map()
-  await using model = await startModelServer({ pace: PACE, chunks: RECORDED_CHUNKS })
+  await using model = await startModelServer({ pace: PACE, chunks: RECORDED_CHUNKS, quotesResults: false })
   await using gateway = await startGateway({ config: configOf(model.url, circumstances) })
   for (const params of circumstances.earlier ?? []) await spend(gateway, params)
 
