@@ -77,6 +77,7 @@ export interface ConnectorsNeeds {
 
 interface Work {
   id: string
+  runId: string
   nodeId: string
   said: string
   /** Asked on the connection there is: it may be spoken of. */
@@ -214,12 +215,15 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
   }
 
   return {
-    request({ id, nodeId, command, paramsJSON }) {
+    request({ id, nodeId, command, paramsJSON, idempotencyKey: runId }) {
       const params = JSON.parse(paramsJSON ?? '{}') as { [name: string]: unknown }
       const known = works.get(id)
       const received = Number(params['received'] ?? 0)
       if (known) return resume(known, received)
-      const one: Work = { id, nodeId, said: '', isAsked: true, result: undefined, over: new AbortController() }
+      // A gateway that was started anew begins a run again: nobody waits for what was written for the one before it.
+      for (const other of [...works.values()])
+        if (other.runId === runId && !other.isAsked) drop(other, 'this run was begun anew')
+      const one: Work = { id, runId, nodeId, said: '', isAsked: true, result: undefined, over: new AbortController() }
       works.set(id, one)
       if (command !== 'agent.run' || received > 0) {
         // Another process said what was received, and nobody here can go on with it.

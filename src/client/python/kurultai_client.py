@@ -1247,7 +1247,12 @@ class Connector(Client):
             run._tell(2 * received)
             asyncio.ensure_future(run._finish())
             return
-        run = self._runs[str(asked["id"])] = Run(self, asked, params)
+        run = Run(self, asked, params)
+        for other in list(self._runs.values()):
+            # A gateway that was started anew begins a run again: nobody waits for what was written for the one before it.
+            if other.run_id == run.run_id and not other._asked:
+                self._give_up(other)
+        self._runs[str(asked["id"])] = run
         if asked.get("command") != "agent.run" or received > 0:
             # Another process said what was received, and nobody here can go on with it.
             words = "the beginning of this answer is lost" if received else f"there is no {asked.get('command')} here"
