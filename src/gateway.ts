@@ -29,6 +29,7 @@ import { quotasOf } from './broker/quotas.ts'
 import { createReplay, type Replay } from './broker/replay.ts'
 import { createRuns, type Runs } from './broker/runs.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
+import { createStandby, type Standby } from './broker/standby.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
 import { createToolbox } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
@@ -41,6 +42,7 @@ import { identity, systemPrompt } from './config/workspace.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { connector, connectorModel } from './runtimes/connector.ts'
+import { canReach } from './runtimes/exchange.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
@@ -111,6 +113,7 @@ interface Rooms {
   supervisor: Supervisor
   turns: Turns
   mailbox: Mailbox
+  standby: Standby
   devices: Devices
   tokens: Tokens
   attempts: Attempts
@@ -198,7 +201,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, health, replay, mailbox } = rooms!
+          const { turns, health, replay, mailbox, standby } = rooms!
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
@@ -207,6 +210,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           if (answers > 0) log.info({ answers }, 'brought answers that the last process left')
           if (started + interrupted + resumed > 0)
             log.info({ started, interrupted, resumed }, 'settled what the last process left')
+          standby.start()
           await health.refresh()
           timers = housekeeping(rooms!)
         }),
@@ -229,6 +233,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           rooms?.pairings.stop()
           rooms?.nodes.stop()
           rooms?.mailbox.stop()
+          rooms?.standby.stop()
           await rooms?.replay.flush()
           await rooms?.attempts.sweep()
           await rooms?.audit.flush()
@@ -264,6 +269,9 @@ export function createGateway(options: GatewayOptions): Gateway {
       tell: (event, payload, may) => hub.tellAll(event, payload, { only: may }),
     })
     const presence = createPresence({ now, version })
+    const isReachable = (agentId: string) =>
+      agents.get(agentId)?.connector ? nodes.hasNodeFor(agentId) : canReach(prompt.modelOf(agentId, undefined)?.baseUrl)
+    const standby = createStandby({ agents, ...config.agents.failover, isReachable, log })
     const chains = createChains({ store, rules: config.tools.agentToAgent })
     const toolbox = createToolbox({ sources: [{ tools: () => council }], tools: config.tools, log })
     const prompt = createPrompt({
@@ -272,6 +280,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       store,
       instructions: instructionsOf(agents),
       tools: toolbox.specs,
+      standInFor: standby.standInFor,
     })
     const runs = createRuns({
       store,
@@ -280,11 +289,13 @@ export function createGateway(options: GatewayOptions): Gateway {
       now,
       deadlineMs: config.agents.timeoutMs,
       maxConcurrent: config.agents.maxConcurrent,
+      maxConcurrentOf: (agentId) => agents.get(agentId)?.maxConcurrent,
       toolbox,
       maxRounds: config.tools.maxRounds,
       async prepare(record, steps) {
         const { candidates, call } = await prompt.for(record, steps)
-        const { agentId } = record
+        // Another agent may stand in for that of the run.
+        const { agentId } = call
         return (sink, signal, asking) =>
           answerWithFallbacks({
             runtimes: everyRuntime,
@@ -303,6 +314,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         sessions.ended(record.sessionKey, record.runId)
         chains.spend(record, spent)
         activity.ended(record, outcome.state === 'failed' ? outcome.error : undefined)
+        if (outcome.state !== 'aborted') standby.ended(record.agentId, outcome.state === 'completed')
         mailbox.ended(record, heard)
         const { runId, sessionKey } = record
         const details = { runId, sessionKey, state: outcome.state, ms: endedAt - (startedAt ?? endedAt) }
@@ -504,7 +516,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, mailbox, devices, tokens, attempts, pairings, nodes },
+      ...{ store, runs, sessions, supervisor, turns, mailbox, standby, devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
     }
   }

@@ -1,4 +1,4 @@
-/** How many runs may be under way at once, over all sessions. Who is too many waits; the agents take turns. */
+/** How many runs may be under way at once, over all sessions and of each agent. Who is too many waits; the agents take turns. */
 export interface Lane {
   /** Calls `go` at once when there is room, else as soon as there is. An id that is here already stays as it is. */
   enter(id: string, agentId: string, go: () => void): void
@@ -8,9 +8,13 @@ export interface Lane {
   isWaiting(id: string): boolean
 }
 
-/** @param most places, 1 or more */
-export function createLane(most: number): Lane {
-  const inside = new Set<string>()
+/**
+ * @param most places, 1 or more
+ * @param mostOf how many of them an agent may have; by default all
+ */
+export function createLane(most: number, mostOf: (agentId: string) => number = () => most): Lane {
+  /** Who is in, and whose run it is. */
+  const inside = new Map<string, string>()
   /** Those who wait, by agent; the agent whose turn it is comes first. */
   const waiting = new Map<string, Map<string, () => void>>()
 
@@ -18,6 +22,8 @@ export function createLane(most: number): Lane {
     for (const [agentId, queue] of waiting) if (queue.has(id)) return agentId
     return undefined
   }
+
+  const hasRoom = (agentId: string) => [...inside.values()].filter((one) => one === agentId).length < mostOf(agentId)
 
   function unqueue(agentId: string, id: string): (() => void) | undefined {
     const queue = waiting.get(agentId)
@@ -29,14 +35,14 @@ export function createLane(most: number): Lane {
 
   function letIn(): void {
     while (inside.size < most) {
-      const [agentId, queue] = waiting.entries().next().value ?? []
-      const id = queue?.keys().next().value
+      const agentId = [...waiting.keys()].find(hasRoom)
+      const id = agentId === undefined ? undefined : waiting.get(agentId)?.keys().next().value
       if (agentId === undefined || id === undefined) return
       const go = unqueue(agentId, id)
       // Before it comes again, every other agent that waits has had its turn.
       const rest = waiting.get(agentId)
       if (rest && waiting.delete(agentId)) waiting.set(agentId, rest)
-      inside.add(id)
+      inside.set(id, agentId)
       go?.()
     }
   }

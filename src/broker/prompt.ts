@@ -48,6 +48,8 @@ export interface PromptNeeds {
   instructions(agentId: string): string
   /** What an agent may call. */
   tools(agentId: string): ToolSpec[]
+  /** The agent that answers for another one now. */
+  standInFor?(agentId: string): string | undefined
 }
 
 /** Bytes of text that surely fit in a token of the context: English has about four, code about three. */
@@ -57,11 +59,20 @@ const MOST_ENTRIES = 1000
 const MOST_BYTES = 4 * 1024 * 1024
 const LEVELS: readonly string[] = ['off', 'minimal', 'low', 'medium', 'high'] satisfies ThinkingLevel[]
 
-export function createPrompt({ agents, models, store, instructions, tools }: PromptNeeds): Prompt {
+export function createPrompt({
+  agents,
+  models,
+  store,
+  instructions,
+  tools,
+  standInFor = () => undefined,
+}: PromptNeeds): Prompt {
   function refsOf(agentId: string, sessionModel: string | undefined): string[] {
     const configured = agents.get(agentId)?.models ?? []
     return sessionModel ? [sessionModel, ...configured.filter((ref) => ref !== sessionModel)] : configured
   }
+
+  const nameOf = (agentId: string) => `${agents.get(agentId)?.name ?? agentId} (${agentId})`
 
   /** A model that is not configured keeps its place in the row: the run's error then names it. */
   const find = (ref: string): Model => {
@@ -77,11 +88,14 @@ export function createPrompt({ agents, models, store, instructions, tools }: Pro
         store.session(sessionKey),
         store.history(sessionKey, { limit: MOST_ENTRIES, maxBytes: MOST_BYTES }),
       ])
-      const sessionModel = session?.settings['model']
-      const candidates = refsOf(agentId, typeof sessionModel === 'string' ? sessionModel : undefined).map(find)
+      const standIn = standInFor(agentId)
+      const answering = standIn ?? agentId
+      // What was chosen for the session was chosen for its agent.
+      const sessionModel = standIn === undefined ? session?.settings['model'] : undefined
+      const candidates = refsOf(answering, typeof sessionModel === 'string' ? sessionModel : undefined).map(find)
       const smallest = Math.min(...candidates.map(({ contextWindow }) => contextWindow))
       const extra = meta['extraSystemPrompt']
-      const thinking = [meta['thinking'], session?.settings['thinkingLevel'], agents.get(agentId)?.thinking].find(
+      const thinking = [meta['thinking'], session?.settings['thinkingLevel'], agents.get(answering)?.thinking].find(
         (level): level is ThinkingLevel => typeof level === 'string' && LEVELS.includes(level),
       )
       return {
@@ -89,8 +103,14 @@ export function createPrompt({ agents, models, store, instructions, tools }: Pro
         call: {
           runId,
           sessionKey,
-          agentId,
-          system: [instructions(agentId), typeof extra === 'string' ? extra : ''].filter(Boolean).join('\n\n'),
+          agentId: answering,
+          system: [
+            instructions(answering),
+            standIn === undefined ? '' : `You stand in for ${nameOf(agentId)}, who cannot be reached now.`,
+            typeof extra === 'string' ? extra : '',
+          ]
+            .filter(Boolean)
+            .join('\n\n'),
           messages: await contextOf(newest(withSteps(messages, steps), smallest * BYTES_PER_TOKEN), store),
           thinking: thinking ?? 'off',
           tools: tools(agentId),

@@ -75,6 +75,8 @@ export interface RunsNeeds {
   deadlineMs: number
   /** Runs under way at once. */
   maxConcurrent: number
+  /** The same for one agent; absent = as many as of all. */
+  maxConcurrentOf?(agentId: string): number | undefined
   /** Milliseconds between tries to write an ending that the disk refused. */
   retryMs?: number
 }
@@ -129,7 +131,7 @@ function deadlineOf({ meta }: Pick<RunRecord, 'meta'>, defaultMs: number): numbe
 export function createRuns(needs: RunsNeeds): Runs {
   const { store, hub, log, now, onEnded, retryMs = 1_000 } = needs
   const live = new Map<string, Live>()
-  const lane = createLane(needs.maxConcurrent)
+  const lane = createLane(needs.maxConcurrent, (agentId) => needs.maxConcurrentOf?.(agentId) ?? needs.maxConcurrent)
   /** All were left to the next process: so is what comes now. */
   let isOver = false
   const idleWaiters: (() => void)[] = []

@@ -1,4 +1,5 @@
 /** One request to a provider and its streamed answer, watched from the first byte to the last, whatever the format. */
+import { connect } from 'node:net'
 import { type Model, ModelFailure, type Sink } from './runtime.ts'
 
 export interface StreamingOptions {
@@ -146,6 +147,30 @@ export async function exchange<T>(options: Exchange, read: (wire: Wire) => Promi
   } finally {
     clearTimeout(silence)
     signal.removeEventListener('abort', onAbort)
+  }
+}
+
+/** How long a provider may take to accept a connection, in ms, when all that is asked is whether it is there. */
+const reachMs = 3_000
+
+/** Whether somebody listens at a provider's address; true for models that have none. Nothing is sent. */
+export async function canReach(baseUrl: string | undefined): Promise<boolean> {
+  if (baseUrl === undefined) return true
+  if (!URL.canParse(baseUrl)) return false
+  const { hostname, port, protocol } = new URL(baseUrl)
+  const socket = connect({
+    host: hostname.replace(/^\[|\]$/g, ''),
+    port: Number(port) || (protocol === 'https:' ? 443 : 80),
+    timeout: reachMs,
+  })
+  try {
+    return await new Promise((resolve) => {
+      socket.once('connect', () => resolve(true))
+      socket.once('error', () => resolve(false))
+      socket.once('timeout', () => resolve(false))
+    })
+  } finally {
+    socket.destroy()
   }
 }
 

@@ -30,6 +30,17 @@ describe('the lane', () => {
     expect(inside).toEqual(['a1', 'a2', 'b1', 'c1', 'a3', 'b2', 'a4'])
   })
 
+  it('lets in no more of one agent than it may have, and others past those who wait for it', () => {
+    const inside: string[] = []
+    const lane = createLane(3, (agentId) => (agentId === 'a' ? 1 : 3))
+    for (const id of ['a1', 'a2', 'b1', 'b2']) lane.enter(id, id.charAt(0), () => inside.push(id))
+    expect(inside).toEqual(['a1', 'b1', 'b2'])
+    lane.leave('b1')
+    expect(inside).toEqual(['a1', 'b1', 'b2'])
+    lane.leave('a1')
+    expect(inside).toEqual(['a1', 'b1', 'b2', 'a2'])
+  })
+
   it('passes over one that gave up waiting', () => {
     const { lane, inside, enter } = open(1)
     for (const id of ['a', 'b', 'c']) enter(id)

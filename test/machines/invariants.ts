@@ -253,6 +253,30 @@ function arrive(queue: Turn[], { runId, mode }: Turn): Turn[] {
 const idsOf = (log: Entry[], kind: Entry['kind'], name: string): string[] =>
   log.filter(is(kind, name)).map((entry) => paramsOf<{ runId: string }>(entry).runId)
 
+const standby: Invariants = {
+  'lets another one answer only after so many misses in a row, and hands back with the first check that is passed': ({
+    log,
+    snapshot,
+  }) => {
+    const { misses } = snapshot.context
+    let missed = 0
+    let isReplaced = false
+    for (const entry of log) {
+      if (is('event', 'missed')(entry)) missed += 1
+      if (is('event', 'passed')(entry)) missed = 0
+      if (is('effect', 'standIn')(entry)) {
+        expect([isReplaced, missed]).toEqual([false, misses])
+        isReplaced = true
+      }
+      if (is('effect', 'handBack')(entry)) {
+        expect([isReplaced, missed]).toEqual([true, 0])
+        isReplaced = false
+      }
+    }
+    expect(snapshot.matches('replaced')).toBe(isReplaced)
+  },
+}
+
 const run: Invariants = {
   'announces its end exactly once, and only when the end is on disk': ({ log, snapshot }) => {
     expect(count(log, 'effect', 'announceEnd')).toBe(snapshot.status === 'done' ? 1 : 0)
@@ -488,6 +512,7 @@ export const INVARIANTS: { [chart: string]: Invariants } = {
   run: withAlways(run),
   client: withAlways(client),
   approval: withAlways(approval),
+  standby: withAlways(standby),
   pairing: withAlways(pairing),
   invocation: withAlways(invocation),
 }

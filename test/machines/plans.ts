@@ -7,6 +7,7 @@ import { invocationMachine } from '../../machines/invocation.ts'
 import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
+import { standbyMachine } from '../../machines/standby.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
 import type { TourPlan } from './tour.ts'
 
@@ -123,6 +124,15 @@ export const PLANS: { [name: string]: TourPlan } = {
     samples: {
       approve: () => [[], ['operator.pairing'], ['operator.write'], ['operator.admin']].map((holds) => ({ holds })),
     },
+  },
+  standby: {
+    machine: standbyMachine,
+    inputs: [
+      { agentId: 'a', misses: 1 },
+      { agentId: 'a', misses: 3 },
+    ],
+    abstract: ({ context }) => context.missed,
+    samples: {},
   },
   approval: {
     machine: approvalMachine,

@@ -8,6 +8,7 @@ import { invocationMachine } from '../../machines/invocation.ts'
 import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
+import { standbyMachine } from '../../machines/standby.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
 
 export const CHARTS: { [name: string]: AnyStateMachine } = {
@@ -20,4 +21,5 @@ export const CHARTS: { [name: string]: AnyStateMachine } = {
   pairing: pairingMachine,
   approval: approvalMachine,
   invocation: invocationMachine,
+  standby: standbyMachine,
 }
