@@ -22,6 +22,7 @@ import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
 import { createMailbox, type Mailbox } from './broker/mailbox.ts'
+import { createNodes, type Nodes } from './broker/nodes.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
@@ -42,6 +43,7 @@ import { identity, systemPrompt } from './config/workspace.ts'
 import { holds } from './contract/scopes.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
+import { connector, connectorModel } from './runtimes/connector.ts'
 import { canReach } from './runtimes/exchange.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
@@ -121,6 +123,7 @@ interface Rooms {
   tokens: Tokens
   attempts: Attempts
   pairings: Pairings
+  nodes: Nodes
   connections: Connections
   dispatch: Dispatch
   hub: Hub
@@ -230,6 +233,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         closeStorage: work(async () => {
           rooms?.supervisor.stop()
           rooms?.pairings.stop()
+          rooms?.nodes.stop()
           rooms?.mailbox.stop()
           rooms?.standby.stop()
           await rooms?.replay.flush()
@@ -274,7 +278,8 @@ export function createGateway(options: GatewayOptions): Gateway {
       tell: (event, payload, may) => hub.tellAll(event, payload, { only: may }),
     })
     const presence = createPresence({ now, version })
-    const isReachable = (agentId: string) => canReach(prompt.modelOf(agentId, undefined)?.baseUrl)
+    const isReachable = (agentId: string) =>
+      agents.get(agentId)?.connector ? nodes.hasNodeFor(agentId) : canReach(prompt.modelOf(agentId, undefined)?.baseUrl)
     const standby = createStandby({ agents, ...config.agents.failover, isReachable, log })
     const chains = createChains({ store, rules: config.tools.agentToAgent })
     const toolbox = createToolbox({ sources: [{ tools: () => council }], tools: config.tools, log })
@@ -298,10 +303,12 @@ export function createGateway(options: GatewayOptions): Gateway {
       maxRounds: config.tools.maxRounds,
       async prepare(record, steps) {
         const { candidates, call } = await prompt.for(record, steps)
+        // Another agent may stand in for that of the run.
+        const { agentId } = call
         return (sink, signal, asking) =>
           answerWithFallbacks({
-            runtimes,
-            candidates,
+            runtimes: everyRuntime,
+            candidates: agents.get(agentId)?.connector ? [connectorModel(agentId)] : candidates,
             call,
             sink,
             signal,
@@ -324,6 +331,11 @@ export function createGateway(options: GatewayOptions): Gateway {
         else log.debug(details, 'run ended')
       },
     })
+    const nodes = createNodes({
+      ...{ agents, devices, hub, runs, toolbox, log, now, monotonic },
+      expel: (connId) => connections.close(connId, 'notYourRun'),
+    })
+    const everyRuntime: Runtimes = new Map([...runtimes, ['connector', connector(nodes.ask)]])
     const sessions = createSessions({ runs, log, onCrash: (key) => supervisor.crashed(key) })
     const supervisor = createSupervisor({
       store,
@@ -355,7 +367,10 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       now,
     })
-    const activity = createActivity({ runs, isReachable: () => true })
+    const activity = createActivity({
+      runs,
+      isReachable: (agentId) => !agents.get(agentId)?.connector || nodes.hasNodeFor(agentId),
+    })
     const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf: activity.of, now })
     const health = createHealth({
       agents,
@@ -381,6 +396,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       audit,
       handlers: methodHandlers({
         pairings,
+        nodes,
         tokens,
         agents,
         approvals,
@@ -403,7 +419,8 @@ export function createGateway(options: GatewayOptions): Gateway {
         modelOf: prompt.modelOf,
         knowsModel,
         queueMode: config.messages.queueMode,
-        takesImages: (agentId, model) => prompt.modelOf(agentId, model)?.input.includes('image') ?? false,
+        takesImages: (agentId, model) =>
+          !agents.get(agentId)?.connector && (prompt.modelOf(agentId, model)?.input.includes('image') ?? false),
         identity,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configSchema: FileSchema,
@@ -456,6 +473,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       dispatch,
       hub,
       presence,
+      nodes,
       log,
       audit,
       now,
@@ -508,7 +526,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, mailbox, standby, devices, tokens, attempts, pairings },
+      ...{ store, runs, sessions, supervisor, turns, mailbox, standby, devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
     }
   }

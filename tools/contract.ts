@@ -11,18 +11,20 @@ import { EVENTS, METHODS } from '../src/contract/index.ts'
 
 /** The contract as JSON Schema, for clients in other languages. */
 export function protocolJson(): string {
-  const methods = Object.entries<MethodBlock>(METHODS).map(([name, { summary, scope, unknown, unlisted, ...rest }]) => [
-    name,
-    {
-      summary,
-      scope,
-      unknownMembers: unknown,
-      listed: !unlisted,
-      params: unknown === 'refused' ? { ...rest.params, additionalProperties: false } : rest.params,
-      ...(rest.meaningless && { acceptedWithoutMeaning: rest.meaningless }),
-      result: rest.result,
-    },
-  ])
+  const methods = Object.entries<MethodBlock>(METHODS).map(
+    ([name, { summary, role, scope, unknown, unlisted, ...rest }]) => [
+      name,
+      {
+        summary,
+        ...(role ? { role } : { scope }),
+        unknownMembers: unknown,
+        listed: !unlisted,
+        params: unknown === 'refused' ? { ...rest.params, additionalProperties: false } : rest.params,
+        ...(rest.meaningless && { acceptedWithoutMeaning: rest.meaningless }),
+        result: rest.result,
+      },
+    ],
+  )
   const events = Object.entries<EventBlock>(EVENTS).map(([name, block]) => [name, block])
   const protocol = {
     $comment: 'Made by "npm run contract" from src/contract. Do not edit.',
@@ -39,6 +41,8 @@ export function protocolJson(): string {
   }
   return `${JSON.stringify(protocol, null, 2)}\n`
 }
+
+const HEARERS: { [scope: string]: string } = { everyone: 'everyone', node: 'the node it is told to' }
 
 /** The same for people. */
 export function protocolMarkdown(): string {
@@ -73,7 +77,7 @@ export function protocolMarkdown(): string {
     ...Object.entries<MethodBlock>(METHODS).flatMap(([name, block]) => [
       `### \`${name}\``,
       '',
-      `${block.summary} Needs \`${block.scope}\`. Unknown members are ${block.unknown}.${block.bySession ? ' A token for some sessions may call it, and finds those only.' : ''}${block.audited ? ' It leaves a row in the audit.' : ''}`,
+      `${block.summary} ${block.role ? 'For nodes only.' : `Needs \`${block.scope}\`.`} Unknown members are ${block.unknown}.${block.bySession ? ' A token for some sessions may call it, and finds those only.' : ''}${block.audited ? ' It leaves a row in the audit.' : ''}`,
       '',
       params(block.params),
       '',
@@ -89,7 +93,7 @@ export function protocolMarkdown(): string {
     '|---|---|---|---|',
     ...Object.entries<EventBlock>(EVENTS).map(
       ([name, { scope, delivery, summary }]) =>
-        `| \`${name}\` | ${scope === 'everyone' ? 'everyone' : `\`${scope}\``} | ${delivery === 'kept' ? 'hears it joined, or is disconnected' : 'misses it'} | ${summary.replaceAll('|', '\\|')} |`,
+        `| \`${name}\` | ${HEARERS[scope] ?? `\`${scope}\``} | ${delivery === 'kept' ? 'hears it joined, or is disconnected' : 'misses it'} | ${summary.replaceAll('|', '\\|')} |`,
     ),
     '',
     '## Errors',

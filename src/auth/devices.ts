@@ -160,6 +160,8 @@ export interface Devices {
   rotate(deviceId: string, role: string, scopes: readonly Scope[] | undefined): Promise<DeviceRecord>
   /** Ends the token, and closes the sockets of the device in that role. @throws GatewayError UNKNOWN_DEVICE */
   revoke(deviceId: string, role: string): Promise<DeviceRecord>
+  /** Gives a device in that role another name. Durable when it resolves. @throws GatewayError UNKNOWN_DEVICE */
+  rename(deviceId: string, role: string, displayName: string): Promise<DeviceRecord>
   /**
    * Forgets a device in every role, and closes its sockets. The roles are forgotten one after the other: if the disk refuses in
    * between, it rejects, the device is left in the others, and may be removed again.
@@ -312,6 +314,7 @@ export async function openDevices(
         revoked(deviceId, role)
         return kept
       }),
+    rename: (deviceId, role, displayName) => inTurn(deviceId, () => keep({ ...paired(deviceId, role), displayName })),
     remove: (deviceId) =>
       inTurn(deviceId, async () => {
         const roles = rolesOf(deviceId)

@@ -1,6 +1,8 @@
 /** How much one connection may ask for: a rate of requests, some writes a minute, and few things it may not do. */
 
 const WRITES_PER_MINUTE = 30
+/** What a node may say of answers under way: they are bounded by bytes, since a model's pieces are many and small. */
+export const STREAM = { bytesPerSecond: 4 * 1024 * 1024, burst: 8 * 1024 * 1024 }
 const MINUTE_MS = 60_000
 /** Seconds of abuse, one after the other, before the connection is closed. */
 const ABUSED_S = 10
@@ -16,6 +18,8 @@ export interface Allowance {
   request(): Allowed
   /** Whether one more write may be begun of a method that changes the gateway itself. */
   write(method: string): Allowed
+  /** So many bytes came of answers that are under way. The ms until the next ones may be read; 0 = at once. */
+  streamed(bytes: number): number
   /** A call was refused for want of a scope or the role. */
   denied(): Allowed
 }
@@ -48,6 +52,9 @@ export function createAllowance(limits: AllowanceLimits, monotonic: () => number
   let abused = 0
   const writes = new Map<string, Recent>()
   const denials = new Recent(deniedPerMinute)
+  /** Below 0: more came than may, which is made up for by not reading on. */
+  let credit = STREAM.burst
+  let creditedAt = filledAt
 
   function later(at: number): Allowed {
     if (at - second.from >= 1_000) {
@@ -82,6 +89,13 @@ export function createAllowance(limits: AllowanceLimits, monotonic: () => number
       }
       const retryAfterMs = recent.add(monotonic())
       return retryAfterMs === 0 ? YES : { kind: 'later', retryAfterMs }
+    },
+    streamed(bytes) {
+      if (rate === 0) return 0
+      const at = monotonic()
+      credit = Math.min(STREAM.burst, credit + ((at - creditedAt) / 1_000) * STREAM.bytesPerSecond) - bytes
+      creditedAt = at
+      return credit >= 0 ? 0 : Math.ceil((-credit / STREAM.bytesPerSecond) * 1_000)
     },
     denied() {
       if (deniedPerMinute === 0 || denials.add(monotonic()) === 0) return YES

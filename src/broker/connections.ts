@@ -25,6 +25,7 @@ import { type Caller, type Dispatch, encode } from './dispatch.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
 import { type Log, sampled } from './log.ts'
+import type { Nodes } from './nodes.ts'
 import type { Peer, Wire } from './peer.ts'
 import type { Presence } from './presence.ts'
 import { createQuota, type Share } from './quotas.ts'
@@ -56,6 +57,7 @@ export interface ConnectionsNeeds {
   dispatch: Dispatch
   hub: Hub
   presence: Presence
+  nodes: Pick<Nodes, 'join' | 'leave' | 'isOfLive'>
   log: Log
   audit: Pick<Audit, 'note'>
   now(): number
@@ -78,14 +80,21 @@ interface Port {
   held: Incoming[]
   /** The `connect` that is being checked, or was. */
   connecting: RequestFrame | undefined
-  lane: ((incoming: Incoming) => void) | undefined
+  lane: ((incoming: Incoming, bytes: number) => void) | undefined
   /** Bytes a frame may have; `ws` itself stops at what it may have at the most. */
   maxPayload: number
   /** Made for those who want to know when the peer has left. */
   left: AbortController | undefined
   /** Set by `authenticate`, used by `welcome`. */
   admitted:
-    | { request: RequestFrame; protocol: Protocol; client: ClientInfo; caps: readonly string[]; outcome: Admitted }
+    | {
+        request: RequestFrame
+        protocol: Protocol
+        client: ClientInfo
+        caps: readonly string[]
+        commands: readonly string[]
+        outcome: Admitted
+      }
     | undefined
   presenceKey: string | undefined
   /** Who it is, and what it came in by, once it is welcomed. */
@@ -105,7 +114,7 @@ const MOST_SPELLINGS = 1000
 const MOST_STRIKES = 3
 
 export function createConnections(needs: ConnectionsNeeds): Connections {
-  const { authenticator, dispatch, hub, presence, log, audit, now } = needs
+  const { authenticator, dispatch, hub, presence, nodes, log, audit, now } = needs
   const ports = new Map<string, Port>()
   const warnOfRefusal = sampled((details, message) => log.warn(details, message), REFUSALS_PER_SECOND, needs.monotonic)
   const waiters: (() => void)[] = []
@@ -234,7 +243,8 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     if (decision.denied.length > 0)
       log.info({ connId, client: client.id, denied: decision.denied }, 'scopes were asked for and not granted')
     note({ ok: true, principal, what: decision.rule }, { client: client.id, role: decision.role })
-    port.admitted = { request, protocol, client, caps: params.caps ?? [], outcome: outcome as Admitted }
+    const { caps = [], commands = [] } = params
+    port.admitted = { request, protocol, client, caps, commands, outcome: outcome as Admitted }
     return { admitted: true }
   }
 
@@ -264,7 +274,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
             ...(protocol === 3 && { host: presence.host }),
             connId: port.connId,
           },
-          features: FEATURES,
+          features: FEATURES[decision.role],
           // What is said of all sessions is not for a token of some.
           snapshot: needs.snapshot(outcome.sessions ? [] : decision.granted),
           // Protocol 3 has something to tell in `auth` or no `auth` at all; protocol 4 always has it.
@@ -284,7 +294,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   }
 
   function openLane(port: Port): void {
-    const { protocol, client, caps, outcome } = port.admitted!
+    const { protocol, client, caps, commands, outcome } = port.admitted!
     port.admitted = undefined
     const scopes = new Set(outcome.decision.granted)
     const { connId, wire } = port
@@ -349,16 +359,27 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         }
       }
     }
+    const pausable = pausableBySeveral(wire)
     // What waited when the lane was closed is not carried out: whoever asked may be nobody any more.
-    const letIn = createTurnstile(wire, (request, done) =>
+    const letIn = createTurnstile(pausable, (request, done) =>
       port.lane && !port.isRevoked ? dispatch.dispatch(request, caller, send, done) : done(),
     )
-    const lane = (incoming: Incoming) => {
+    /** Whether a request is a part of an answer under way. Such are bounded by their bytes: who says more is read more slowly. */
+    const isStreamed = (request: RequestFrame, bytes: number): boolean => {
+      if (peer.role !== 'node' || !nodes.isOfLive(request, connId)) return false
+      const restMs = allowance.streamed(bytes)
+      if (restMs > 0) {
+        pausable.pause()
+        setTimeout(pausable.resume, restMs).unref()
+      }
+      return true
+    }
+    const lane = (incoming: Incoming, bytes: number) => {
       // Refusals are answers, too: who sends what is none and reads nothing does not fill the memory with them.
       if (incoming.kind !== 'request' && wire.bytesWaiting > MOST_UNREAD_BYTES) return end('slowConsumer')
       switch (incoming.kind) {
         case 'request':
-          if (isAllowed(incoming.request.id)) letIn(incoming.request)
+          if (isStreamed(incoming.request, bytes) || isAllowed(incoming.request.id)) letIn(incoming.request)
           return
         case 'invalid':
           if (incoming.isUnbounded && ++strikes >= MOST_STRIKES) return end('invalidFrame')
@@ -384,13 +405,15 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     wire.takeFramesOf(port.maxPayload)
     // What was revoked while it was being let in was told before there was anybody to close.
     if (outcome.isCurrent?.() === false) return void host.tell(connId, { type: 'close', close: 'authChanged' })
-    for (const incoming of port.held.splice(0)) lane(incoming)
+    if (peer.role === 'node') nodes.join({ connId, nodeId: outcome.principal, client, caps, commands })
+    for (const incoming of port.held.splice(0)) lane(incoming, 0)
   }
 
   function leave(port: Port): void {
     port.lane = undefined
     port.left?.abort()
     hub.leave(port.connId)
+    nodes.leave(port.connId)
     const { presenceKey } = port
     port.presenceKey = undefined
     if (presenceKey !== undefined && presence.leave(presenceKey, port.connId)) needs.onLeft()
@@ -427,7 +450,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
           if (data.length > port.maxPayload)
             return actor.send({ type: 'close', close: port.lane ? 'tooLarge' : 'preauthTooLarge' })
           const incoming = decode(data)
-          if (port.lane) return port.lane(incoming)
+          if (port.lane) return port.lane(incoming, data.length)
           // Frames are told at once, not by a microtask: what comes after must find the lane open or be held in order.
           switch (incoming.kind) {
             case 'request': {
@@ -469,6 +492,25 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     },
     get size() {
       return ports.size
+    },
+  }
+}
+
+/** A socket that is read on only when nobody of several wants it to pause. */
+function pausableBySeveral(wire: Wire) {
+  let pauses = 0
+  return {
+    get bytesWaiting() {
+      return wire.bytesWaiting
+    },
+    onDrained: (callback: () => void) => wire.onDrained(callback),
+    pause() {
+      pauses += 1
+      if (pauses === 1) wire.pause()
+    },
+    resume() {
+      pauses -= 1
+      if (pauses === 0) wire.resume()
     },
   }
 }

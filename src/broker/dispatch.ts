@@ -133,8 +133,11 @@ export function createDispatch({ handlers, log, audit }: DispatchNeeds): Dispatc
 
   function find(name: string, caller: Caller): MethodBlock {
     if (name === 'connect') throw new GatewayError('CONNECT_TWICE', 'connect is only valid as the first request')
-    if (caller.role === 'node') throw new GatewayError('UNAUTHORIZED_ROLE', 'unauthorized role: node')
     const block = methodBlock(name)
+    // To a node what there is for operators and what there is not looks the same.
+    if ((block?.role ?? 'operator') !== caller.role)
+      throw new GatewayError('UNAUTHORIZED_ROLE', `unauthorized role: ${caller.role}`)
+    if (block?.role === 'node') return block
     // What there is and what there is not looks the same to those who may not know.
     const scope = block?.scope ?? 'operator.admin'
     if (!holds(caller.scopes, scope)) throw missingScope(scope)

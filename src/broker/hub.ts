@@ -1,9 +1,10 @@
 /** Who hears what: gives each event its place in its session, and brings it to everyone who may hear it. */
 import { reaches } from '../auth/tokens.ts'
-import type { Scope } from '../contract/block.ts'
+import type { EventBlock } from '../contract/block.ts'
 import { CAPS } from '../contract/connect.ts'
 import type { EventName, Payload } from '../contract/index.ts'
 import { eventBlock } from '../contract/index.ts'
+import type { nodeEvents } from '../contract/nodes.ts'
 import { holds } from '../contract/scopes.ts'
 import { type Announcement, announce, placed, type Variant } from './announcement.ts'
 import type { Piece } from './backlog.ts'
@@ -29,6 +30,9 @@ export interface Audience {
   stateVersion?: { presence: number; health: number }
 }
 
+/** The events that are told to one node. */
+type NodeEvent = keyof typeof nodeEvents
+
 export interface Hub {
   join(peer: Peer): void
   leave(connId: string): void
@@ -39,6 +43,11 @@ export interface Hub {
   hold(connId: string, sessionKey: string): boolean
   /** Sends a peer what was kept back, in order; from then on it hears the session again. */
   release(connId: string, sessionKey: string): void
+  /** Lets a node hear a session. False: it hears as many as it may. Without effect for anybody else. */
+  follow(connId: string, sessionKey: string): boolean
+  unfollow(connId: string, sessionKey: string): void
+  /** Sends one node an event that is for it alone. False: it is not here. */
+  tellNode<E extends NodeEvent>(connId: string, name: E, payload: Payload<E>): boolean
   /** Sends an event whose payload is the same for everyone. */
   tellAll<E extends EventName>(name: E, payload: Payload<E>, audience?: Audience): void
 }
@@ -60,7 +69,12 @@ export interface HubNeeds {
 interface Member extends Recipient {
   /** What is kept back, by session. */
   held: Map<string, Announcement[]> | undefined
+  /** The sessions that a node took. */
+  followed: Set<string> | undefined
 }
+
+/** Sessions that one node may hear. */
+const MOST_FOLLOWED = 64
 
 export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hub {
   const members = new Map<string, Member>()
@@ -75,10 +89,14 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
     },
   })
 
-  function mayHear(peer: Peer, scope: Scope | 'everyone', sessionKey: string): boolean {
+  function mayHear(member: Member, scope: EventBlock['scope'], sessionKey: string): boolean {
     if (scope === 'everyone') return true
-    if (!mayReach(peer, sessionKey)) return false
-    return peer.role === 'operator' && holds(peer.scopes, scope)
+    // It is told to one, by name.
+    if (scope === 'node') return false
+    if (!mayReach(member, sessionKey)) return false
+    if (member.role === 'node')
+      return scope === 'operator.read' && sessionKey !== '' && member.followed?.has(sessionKey) === true
+    return holds(member.scopes, scope)
   }
 
   const hub: Hub = {
@@ -91,6 +109,7 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
         patience: undefined,
         isGone: false,
         held: undefined,
+        followed: undefined,
       })
       members.set(peer.connId, member)
       peer.wire.onEventsSent(() => delivery.relieve(member))
@@ -136,6 +155,26 @@ export function createHub({ onSlow, onBroken = () => {}, replay }: HubNeeds): Hu
       if (!member || !held) return
       member.held!.delete(sessionKey)
       for (const said of held) if (!member.isGone) delivery.bring(member, said)
+    },
+    follow(connId, sessionKey) {
+      const member = members.get(connId)
+      if (member?.role !== 'node') return true
+      member.followed ??= new Set()
+      if (member.followed.size >= MOST_FOLLOWED && !member.followed.has(sessionKey)) return false
+      member.followed.add(sessionKey)
+      return true
+    },
+    unfollow: (connId, sessionKey) => void members.get(connId)?.followed?.delete(sessionKey),
+    tellNode(connId, name, payload) {
+      const member = members.get(connId)
+      if (member?.role !== 'node' || eventBlock(name).scope !== 'node') return false
+      const text = JSON.stringify(payload)
+      const about = { sessionKey: '', position: undefined, piece: undefined, stateVersion: undefined }
+      delivery.bring(
+        member,
+        announce(name, () => text, about),
+      )
+      return !member.isGone
     },
     tellAll(name, payload, audience) {
       const text = JSON.stringify(payload)

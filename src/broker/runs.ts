@@ -36,6 +36,13 @@ export interface Runs {
   /** Tells those who count offsets how many runs of its session come before it. */
   announcePlace(runId: string, place: number): void
   abort(runId: string, reason: AbortReason): void
+  /** A live run has taken in the answers to these messages. */
+  heard(runId: string, messageIds: readonly string[]): void
+  /**
+   * Lets a live run do without its place while it waits for something that may need one. It goes on at once after that, and counts
+   * again as soon as there is room.
+   */
+  away<T>(runId: string, work: () => Promise<T>): Promise<T>
   /** The ending of a live run, once it is on disk and announced; undefined if no such run is live. */
   ending(runId: string): Promise<Ended> | undefined
   /**
@@ -111,6 +118,8 @@ interface Live {
   malformed: number
   /** Messages whose answers it took in. */
   heard: string[]
+  /** What it waits for without its place. */
+  away: number
   /** The model that was asked last. */
   model: Model | undefined
   failure: FailureDetail | undefined
@@ -396,6 +405,7 @@ export function createRuns(needs: RunsNeeds): Runs {
         answers: [],
         malformed: 0,
         heard: [],
+        away: 0,
         model: undefined,
         failure: undefined,
         endedAt: 0,
@@ -446,6 +456,18 @@ export function createRuns(needs: RunsNeeds): Runs {
     hasBegun: (runId) => live.get(runId)?.hasBegun ?? false,
     modeOf: (runId) => live.get(runId)?.mode ?? 'followup',
     abort: (runId, reason) => void host.tell(runId, { type: 'abort', reason }),
+    heard: (runId, messageIds) => void live.get(runId)?.heard.push(...messageIds),
+    async away(runId, work) {
+      const run = get(runId)
+      run.away += 1
+      lane.leave(runId)
+      try {
+        return await work()
+      } finally {
+        run.away -= 1
+        if (run.away === 0 && live.get(runId) === run) lane.enter(runId, run.record.agentId, () => {})
+      }
+    },
     ending: (runId) => live.get(runId)?.ended.promise,
     wait(runId, timeoutMs, givenUp, counts = () => true) {
       // Each wait costs memory for as long as its caller likes: beyond this many, nobody waits.

@@ -3,12 +3,18 @@ import { type Actor, createActor, fromPromise } from 'xstate'
 import { type Backoff, clientMachine, type Greeting } from '../../machines/client.ts'
 import type { EventName, MethodName, Params, Payload, Result } from '../contract/index.ts'
 import { type Chat, type ChatOptions, type ChatParams, createChats } from './chats.ts'
+import { type Answering, createConnectors } from './connector.ts'
+import type { Device } from './device.ts'
 import { ConnectionError, RequestError } from './failures.ts'
 import { isKeyed, type KeyedMethod, newKey } from './repeatable.ts'
 import { type AskOptions, createRequests, type RequestOptions, type ResponseFrame } from './requests.ts'
 import { type Address, createStreams, type Gap } from './streams.ts'
 
 export type { Chat, ChatOptions, ChatParams, Chunk, Ending } from './chats.ts'
+export type { Answering, Run, RunEnd, Said } from './connector.ts'
+export { ToolError } from './connector.ts'
+export type { Device } from './device.ts'
+export { makeDevice, openDevice } from './device.ts'
 export { ConnectionError, RequestError, RunError } from './failures.ts'
 export type { RequestOptions } from './requests.ts'
 export type { Gap, Snapshot } from './streams.ts'
@@ -103,7 +109,48 @@ const CONNECT_ID = 'connect'
  * Connects, and resolves when the gateway has let us in for the first time.
  * @throws RequestError when the gateway refuses us; ConnectionError when nobody answers and there are no more tries
  */
-export function connect(options: ClientOptions): Promise<Client> {
+export const connect = (options: ClientOptions): Promise<Client> => begin(options).admitted
+
+export interface ConnectorOptions extends Pick<ClientOptions, 'url' | 'token' | 'reconnect' | 'onState' | 'signal'> {
+  /** Its key. The gateway pairs it once; from here that needs the shared token only, from elsewhere somebody's word. */
+  device: Device
+  /** The name it is to be paired under: the id or the name of the agent. Once paired, `node.rename` changes it. */
+  name: string
+  /** Answers a turn. Several may be under way at once. */
+  answer: Answering
+}
+
+/**
+ * Becomes the agent that the gateway's configuration gives this node: answers its turns until the client is closed. What was said
+ * of an answer outlives a cut; what the gateway does not want any more is aborted.
+ * @throws as `connect`; NOT_PAIRED until somebody has approved the device
+ */
+export async function connector({ device, name, answer, ...options }: ConnectorOptions): Promise<Client> {
+  const { token = '' } = options
+  const node = { role: 'node', scopes: [], caps: ['agent'], commands: ['agent.run'] }
+  const info = { id: 'node-host', version: '1', platform: 'unknown', mode: 'node', displayName: name }
+  const answers = createConnectors({ ask: (method, params, how) => client.call(method, params, how), answer })
+  const { client, admitted } = begin({
+    ...options,
+    prove: async ({ nonce }) => ({
+      ...node,
+      client: info,
+      device: await device.prove({ ...node, client: info, token, nonce }),
+    }),
+    onState(state) {
+      if (state === 'resuming') answers.reopened()
+      else if (state !== 'ready') answers.cut()
+      options.onState?.(state)
+    },
+  })
+  // Before it is let in: what it is asked may follow in the same breath.
+  client.on('node.invoke.request', answers.request)
+  client.on('node.invoke.cancel', answers.cancel)
+  void client.closed.then(() => answers.end())
+  return admitted
+}
+
+function begin(options: ClientOptions): { client: Client; admitted: Promise<Client> } {
   const { url, timeoutMs = TIMEOUT_MS, handshakeMs = HANDSHAKE_MS, reconnect = {}, signal } = options
   const first = Promise.withResolvers<Client>()
   const closed = Promise.withResolvers<{ code: number; reason: string }>()
@@ -390,7 +437,7 @@ export function connect(options: ClientOptions): Promise<Client> {
   signal?.addEventListener('abort', client.close)
   actor.start()
   if (signal?.aborted) client.close()
-  return first.promise
+  return { client, admitted: first.promise }
 }
 
 function stateOf(value: unknown): ClientState {

@@ -8,7 +8,7 @@ import type { MethodName, Params } from '../contract/index.ts'
 export type KeyedMethod = { [M in MethodName]: 'idempotencyKey' extends keyof Params<M> ? M : never }[MethodName]
 
 /** With a key, a second copy of a request gets the answer of the first. */
-export const KEYED: Record<KeyedMethod, true> = { 'chat.send': true, agent: true }
+export const KEYED: Record<KeyedMethod, true> = { 'chat.send': true, agent: true, 'node.invoke': true }
 
 /** Methods that change nothing. */
 export const READING = {
@@ -32,6 +32,9 @@ export const READING = {
   'exec.approvals.get': true,
   'device.pair.list': true,
   'node.pair.list': true,
+  'node.list': true,
+  'node.describe': true,
+  'skills.bins': true,
   'tokens.list': true,
   'audit.list': true,
 } as const satisfies { [M in MethodName]?: true }

@@ -11,11 +11,24 @@ export const OPERATOR_SCOPES = [
 export type Scope = (typeof OPERATOR_SCOPES)[number]
 export type Role = 'operator' | 'node'
 
-export interface MethodBlock<P extends TObject = TObject, R extends TSchema = TSchema> {
-  /** One sentence for PROTOCOL.md. */
-  summary: string
+export type MethodBlock<P extends TObject = TObject, R extends TSchema = TSchema> = Method<P, R> &
+  (ForOperators | ForNodes)
+
+interface ForOperators {
+  role?: never
   /** What an operator needs; `operator.admin` implies all, `operator.write` implies `operator.read`. */
   scope: Scope
+}
+
+/** Only nodes may call it. They hold no scopes. */
+interface ForNodes {
+  role: 'node'
+  scope?: never
+}
+
+interface Method<P extends TObject, R extends TSchema> {
+  /** One sentence for PROTOCOL.md. */
+  summary: string
   params: P
   result: R
   /**
@@ -35,8 +48,8 @@ export interface MethodBlock<P extends TObject = TObject, R extends TSchema = TS
 
 export interface EventBlock<P extends TSchema = TSchema> {
   summary: string
-  /** Who may hear it: an operator with this scope, or everybody who is connected. */
-  scope: Scope | 'everyone'
+  /** Who may hear it: an operator with this scope, everybody who is connected, or only the node that it is told to. */
+  scope: Scope | 'everyone' | 'node'
   /**
    * `kept`: a slow reader hears it, pieces of text joined to fewer and longer ones, or is disconnected; `droppable`: it is skipped
    * for one that has more waiting than the policy says.

@@ -189,6 +189,32 @@ export const ERRORS = {
   },
   CONFIG_UNREADABLE: { code: 'UNAVAILABLE', meaning: 'The file cannot be read; the message says why.' },
   CONFIG_UNWRITABLE: { code: 'UNAVAILABLE', meaning: 'The file cannot be written; the message says why.' },
+  NOT_CONNECTED: { code: 'UNAVAILABLE', meaning: 'No node of that id is connected; `node.list` says which are.' },
+  NODE_COMMAND_NOT_ALLOWED: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The node did not say at its connect that it has the command, or the command is not for `node.invoke`.',
+  },
+  NODE_TIMED_OUT: { code: 'UNAVAILABLE', meaning: 'The node did not answer in time; what it has done is not known.' },
+  NODE_DISCONNECTED: {
+    code: 'UNAVAILABLE',
+    meaning: 'The node went away before it answered; what it has done is not known.',
+  },
+  NODE_FAILED: { code: 'UNAVAILABLE', meaning: 'The node could not do it; `details.nodeError` has its words.' },
+  TOO_MANY_INVOKES: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'As many commands are under way on nodes as this principal may have; try again after retryAfterMs.',
+  },
+  NOT_YOUR_RUN: {
+    code: 'INVALID_REQUEST',
+    meaning:
+      'The node was never asked for that id: nothing was taken. Forget the id; the third time the connection is closed.',
+  },
+  TOO_MANY_SESSIONS: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The node hears as many sessions as it may; let go of one with `chat.unsubscribe`.',
+  },
+  TOO_MANY_CALLS: { code: 'INVALID_REQUEST', meaning: 'The run has called as many tools as one run may.' },
   NOT_SERVED: { code: 'INVALID_REQUEST', meaning: 'The reference gateway has this, this one does not.' },
   RUN_FAILED: {
     code: 'UNAVAILABLE',

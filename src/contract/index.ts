@@ -1,16 +1,20 @@
 /** The whole contract as two tables: every method and every event there is. */
 import { agents } from './agents.ts'
 import { approvalEvents, approvals } from './approvals.ts'
-import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf } from './block.ts'
+import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf, Role } from './block.ts'
 import { chat, chatEvents } from './chat.ts'
 import { config } from './config.ts'
 import { deviceEvents, devices } from './devices.ts'
+import { nodeEvents, nodes } from './nodes.ts'
 import { sessions } from './sessions.ts'
 import { system, systemEvents } from './system.ts'
 import { tokens } from './tokens.ts'
 
-export const METHODS = { ...system, ...config, ...agents, ...sessions, ...chat, ...approvals, ...devices, ...tokens }
-export const EVENTS = { ...systemEvents, ...chatEvents, ...approvalEvents, ...deviceEvents }
+export const METHODS = {
+  ...{ ...system, ...config, ...agents, ...sessions, ...chat },
+  ...{ ...approvals, ...devices, ...nodes, ...tokens },
+}
+export const EVENTS = { ...systemEvents, ...chatEvents, ...approvalEvents, ...deviceEvents, ...nodeEvents }
 
 export type MethodName = keyof typeof METHODS
 export type EventName = keyof typeof EVENTS
@@ -27,10 +31,23 @@ export function eventBlock(name: EventName): EventBlock {
   return EVENTS[name]
 }
 
-/** What `hello-ok.features` lists. */
-export const FEATURES = {
-  methods: Object.entries<MethodBlock>(METHODS)
-    .filter(([, block]) => !block.unlisted)
-    .map(([name]) => name),
-  events: Object.keys(EVENTS),
+/** What `hello-ok.features` lists: what somebody in that role may call, and may hear. */
+export const FEATURES: Record<Role, { methods: string[]; events: string[] }> = {
+  operator: featuresOf('operator', (scope) => scope !== 'node'),
+  // A node hears of sessions what it asked for.
+  node: featuresOf(
+    'node',
+    (scope, name) => scope === 'everyone' || scope === 'node' || Object.hasOwn(chatEvents, name),
+  ),
+}
+
+function featuresOf(role: Role, mayHear: (scope: EventBlock['scope'], name: string) => boolean) {
+  return {
+    methods: Object.entries<MethodBlock>(METHODS)
+      .filter(([, block]) => !block.unlisted && (block.role ?? 'operator') === role)
+      .map(([name]) => name),
+    events: Object.entries<EventBlock>(EVENTS)
+      .filter(([name, { scope }]) => mayHear(scope, name))
+      .map(([name]) => name),
+  }
 }

@@ -6,6 +6,7 @@ import { type ApprovalsNeeds, approvalMethods } from './approvals.ts'
 import { type ChatNeeds, chatMethods } from './chat.ts'
 import { type ConfigNeeds, configMethods } from './config.ts'
 import { type DevicesNeeds, deviceMethods } from './devices.ts'
+import { type NodesNeeds, nodeMethods } from './nodes.ts'
 import { type SessionsNeeds, sessionMethods } from './sessions.ts'
 import { type SystemNeeds, systemMethods } from './system.ts'
 import { type TokensNeeds, tokenMethods } from './tokens.ts'
@@ -17,6 +18,7 @@ export type MethodNeeds = AgentsNeeds &
   SessionsNeeds &
   SystemNeeds &
   DevicesNeeds &
+  NodesNeeds &
   TokensNeeds
 
 export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
@@ -27,6 +29,7 @@ export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
     ...sessionMethods(needs),
     ...chatMethods(needs),
     ...deviceMethods(needs),
+    ...nodeMethods(needs),
     ...tokenMethods(needs),
     ...approvalMethods(needs),
   }

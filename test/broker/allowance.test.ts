@@ -148,3 +148,33 @@ describe('calls that were refused', () => {
     expect(begin({ ...LIMITS, deniedPerMinute: 0 }).denials(10_000)).toEqual({ yes: 10_000 })
   })
 })
+
+describe('answers under way', () => {
+  const MIB = 1024 * 1024
+
+  it('may be 8 MiB at once and 4 MiB a second after that; beyond that they wait', () => {
+    const { allowance, pass } = begin()
+    expect(allowance.streamed(8 * MIB)).toBe(0)
+    expect(allowance.streamed(2 * MIB)).toBe(500)
+    pass(500)
+    expect(allowance.streamed(0)).toBe(0)
+    pass(1_000)
+    expect(allowance.streamed(4 * MIB)).toBe(0)
+    expect(allowance.streamed(4)).toBe(1)
+    pass(60_000)
+    expect(allowance.streamed(8 * MIB)).toBe(0)
+    expect(allowance.streamed(4 * MIB)).toBe(1_000)
+  })
+
+  it('cost no requests, and requests cost them nothing', () => {
+    const { allowance, requests } = begin()
+    for (let n = 0; n < 10_000; n++) expect(allowance.streamed(100)).toBe(0)
+    expect(requests(201)).toEqual({ yes: 200, later: 1 })
+    expect(allowance.streamed(MIB)).toBe(0)
+  })
+
+  it('are not counted where nothing is', () => {
+    const { allowance } = begin({ ...LIMITS, requestsPerSecond: 0 })
+    expect(allowance.streamed(1_000 * MIB)).toBe(0)
+  })
+})

@@ -36,7 +36,7 @@ const admitted: Admitted = {
 
 function open(
   authenticate?: Authenticator['authenticate'],
-  limits: { socketsPerPrincipal?: number } = {},
+  limits: Partial<ConnectionsNeeds['limits']> = {},
   changes: Partial<ConnectionsNeeds> = {},
 ) {
   const hub = createHub({ onSlow() {}, replay: places() })
@@ -53,6 +53,7 @@ function open(
     dispatch: { dispatch() {}, answered: () => Promise.resolve() },
     hub,
     presence,
+    nodes: { join() {}, leave() {}, isOfLive: () => false },
     log: quiet,
     now: () => Date.now(),
     monotonic: () => performance.now(),
@@ -368,5 +369,71 @@ describe('a revocation', () => {
     const other = await come()
     expect([late.closedBy, other.closedBy]).toEqual([GONE, undefined])
     expect([...hub.peers()].map(({ connId }) => connId)).toHaveLength(1)
+  })
+})
+
+const isOfLive = (of: ConnectionsNeeds['nodes']['isOfLive']) => ({ nodes: { join() {}, leave() {}, isOfLive: of } })
+
+describe('the parts of an answer that a node is writing', () => {
+  const node: Admitted = {
+    ...admitted,
+    principal: 'a device',
+    decision: { ...admitted.decision, role: 'node', granted: [] },
+  } as Admitted
+  const limits = { requestsPerSecond: 1, burst: 1 }
+  const part = (text = '') => ({ type: 'req', id: 'p', method: 'node.event', params: { text } })
+  const refusals = (heard: { [member: string]: unknown }[]) => heard.filter(({ ok }) => ok === false).length
+
+  it('are not counted as requests; what else it says is', async () => {
+    const { accept } = open(
+      async () => node,
+      limits,
+      isOfLive(({ method }) => method === 'node.event'),
+    )
+    const { peer, connect, send } = accept()
+    connect()
+    await settled()
+    for (let n = 0; n < 1_000; n++) send(part())
+    expect(refusals(peer.heard)).toBe(0)
+    for (let n = 0; n < 3; n++) send({ ...part(), method: 'skills.bins' })
+    expect(refusals(peer.heard)).toBe(2)
+  })
+
+  it('are requests like others when an operator says them', async () => {
+    const { accept } = open(
+      undefined,
+      limits,
+      isOfLive(() => true),
+    )
+    const { peer, connect, send } = accept()
+    connect()
+    await settled()
+    for (let n = 0; n < 3; n++) send(part())
+    expect(refusals(peer.heard)).toBe(2)
+  })
+
+  it('are read more slowly when they are too many bytes', async () => {
+    vi.useFakeTimers()
+    try {
+      const { accept } = open(
+        async () => node,
+        limits,
+        isOfLive(() => true),
+      )
+      const { peer, connect, send } = accept()
+      const how: string[] = []
+      peer.wire.pause = () => void how.push('pause')
+      peer.wire.resume = () => void how.push('resume')
+      connect()
+      await vi.advanceTimersByTimeAsync(0)
+      for (let n = 0; n < 20; n++) send(part('x'.repeat(500_000)))
+      expect(how).toEqual(['pause'])
+      await vi.advanceTimersByTimeAsync(10_000)
+      expect(how).toEqual(['pause', 'resume'])
+      send(part('x'.repeat(500_000)))
+      expect([how.length, refusals(peer.heard)]).toEqual([2, 0])
+    } finally {
+      vi.useRealTimers()
+    }
   })
 })

@@ -1,7 +1,7 @@
 import { describe, expect, it, vi } from 'vitest'
 import type { Audit } from '../../src/broker/audit.ts'
 import { after, type Caller, createDispatch, Failure, twice } from '../../src/broker/dispatch.ts'
-import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
+import { type MethodBlock, OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
 import { GatewayError } from '../../src/contract/errors.ts'
 import { METHODS } from '../../src/contract/index.ts'
 import { StoreError } from '../../src/stores/store.ts'
@@ -37,8 +37,8 @@ const open = (handler: () => unknown, log = quiet, note: Audit['note'] = () => {
 
 describe('a request', () => {
   it('reaches its method only with the scope it needs, whatever else the caller holds', async () => {
-    for (const [name, { scope }] of Object.entries(METHODS))
-      for (let bits = 0; bits < 2 ** OPERATOR_SCOPES.length; bits++) {
+    for (const [name, { scope }] of Object.entries<MethodBlock>(METHODS))
+      for (let bits = 0; scope && bits < 2 ** OPERATOR_SCOPES.length; bits++) {
         const scopes = new Set(OPERATOR_SCOPES.filter((_, index) => bits & (1 << index)))
         const handler = vi.fn(() => ({}))
         const { dispatch } = open(handler)
@@ -66,12 +66,15 @@ describe('a request', () => {
     expect((await ask('nothing'))[0]?.['error'].message).toBe('unknown method: nothing')
   })
 
-  it('of a node reaches nothing', async () => {
-    const handler = vi.fn(() => ({}))
-    const { ask } = open(handler)
-    for (const name of Object.keys(METHODS))
-      expect((await ask(name, {}, caller({ role: 'node' })))[0]?.['error'].message).toBe('unauthorized role: node')
-    expect(handler).not.toHaveBeenCalled()
+  it('reaches its method in the role that it is for only', async () => {
+    for (const [name, { role: wanted = 'operator' }] of Object.entries<MethodBlock>(METHODS))
+      for (const role of ['operator', 'node'] as const) {
+        const handler = vi.fn(() => ({}))
+        const { ask } = open(handler)
+        const message = (await ask(name, {}, caller({ role })))[0]?.['error']?.message
+        expect([name, role, message === `unauthorized role: ${role}`]).toEqual([name, role, role !== wanted])
+        if (role !== wanted) expect(handler).not.toHaveBeenCalled()
+      }
   })
 
   it('with members that it does not know is refused by name, where it has an effect', async () => {

@@ -28,7 +28,7 @@ describe('who hears what', () => {
           const peer = listening({ role, scopes: new Set<Scope>(scopes) })
           open(peer).hub.publish(name, () => '{}')
           const { scope } = EVENTS[name]
-          const may = scope === 'everyone' || (role === 'operator' && holds(peer.scopes, scope))
+          const may = scope === 'everyone' || (scope !== 'node' && role === 'operator' && holds(peer.scopes, scope))
           expect([name, role, scopes, peer.heard.length]).toEqual([name, role, scopes, may ? 1 : 0])
         }
   })
@@ -43,6 +43,29 @@ describe('who hears what', () => {
     hub.publish('agent', () => '{}', { sessionKey: 'agent:main:main' })
     hub.publish('chat', () => '{}', { sessionKey: 'agent:main:main' })
     expect([blind, none, node, reader, writer].map(({ heard }) => heard.length)).toEqual([0, 0, 0, 2, 2])
+  })
+
+  it('is for a node what it took of sessions, and what it is told by name', () => {
+    const node = listening({ role: 'node', scopes: new Set() })
+    const other = listening({ role: 'node', scopes: new Set() })
+    const operator = listening()
+    const { hub } = open(node, other, operator)
+    const asked = { id: 'i', reason: 'r' }
+    expect(hub.follow(node.connId, 'agent:main:main')).toBe(true)
+    hub.publish('chat', () => '{"n":1}', { sessionKey: 'agent:main:main' })
+    hub.publish('chat', () => '{"n":2}', { sessionKey: 'agent:main:other' })
+    hub.publish('health', () => '{"n":3}')
+    expect(hub.tellNode(node.connId, 'node.invoke.cancel', asked)).toBe(true)
+    expect(hub.tellNode(operator.connId, 'node.invoke.cancel', asked)).toBe(false)
+    expect(hub.tellNode('nobody', 'node.invoke.cancel', asked)).toBe(false)
+    hub.unfollow(node.connId, 'agent:main:main')
+    hub.publish('chat', () => '{"n":4}', { sessionKey: 'agent:main:main' })
+    expect(node.heard).toEqual([
+      { type: 'event', event: 'chat', payload: { n: 1 }, seq: 1 },
+      { type: 'event', event: 'node.invoke.cancel', payload: asked, seq: 2 },
+    ])
+    expect(other.heard).toEqual([])
+    expect(operator.heard.map(({ payload }) => payload.n)).toEqual([1, 2, 3, 4])
   })
 
   it('is nothing any more for those who left', () => {

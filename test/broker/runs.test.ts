@@ -317,3 +317,24 @@ describe('after many runs', () => {
     expect([rooms.runs.size, rooms.sessions.size, rooms.runs.ids(), rooms.sessions.ids()]).toEqual([0, 0, [], []])
   })
 })
+
+describe('a run that waits for others', () => {
+  it('does without its place meanwhile, goes on at once, and counts again when there is room', async () => {
+    const rooms = openRooms({ maxConcurrent: 1 })
+    await rooms.send('k1')
+    const first = await rooms.asked('k1')
+    await rooms.send('k2', { sessionKey: 'agent:main:other' })
+    const wait = Promise.withResolvers<string>()
+    const away = rooms.runs.away('k1', () => wait.promise)
+    const second = await rooms.asked('k2')
+    wait.resolve('there')
+    expect(await away).toBe('there')
+    await rooms.send('k3', { sessionKey: 'agent:main:third' })
+    second.finish()
+    await vi.waitFor(() => expect(rooms.ends('k2')).toHaveLength(1))
+    // The first has its place again, so the third waits for it.
+    expect(rooms.order).toEqual(['k1', 'k2'])
+    first.finish()
+    await rooms.asked('k3')
+  })
+})

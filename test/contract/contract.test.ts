@@ -72,8 +72,25 @@ describe('methods', () => {
     expect(methodBlock('health')).toBeDefined()
   })
   it('are listed unless they say otherwise', () => {
-    expect(FEATURES.methods).toContain('chat.send')
-    expect(FEATURES.methods).not.toContain('chat.inject')
+    expect(FEATURES.operator.methods).toContain('chat.send')
+    expect(FEATURES.operator.methods).not.toContain('chat.inject')
+  })
+  it('are listed for those who may call them, and events for those who may hear them', () => {
+    const { operator, node } = FEATURES
+    expect(node.methods).toEqual(['node.invoke.result', 'node.event', 'skills.bins', 'tools.invoke'])
+    expect(operator.methods.filter((name) => node.methods.includes(name))).toEqual([])
+    expect(node.events.toSorted()).toEqual(
+      [
+        'agent',
+        'chat',
+        'connect.challenge',
+        'node.invoke.cancel',
+        'node.invoke.request',
+        'shutdown',
+        'tick',
+      ].toSorted(),
+    )
+    expect(operator.events).not.toContain('node.invoke.request')
   })
 })
 

@@ -467,6 +467,36 @@ const approval: Invariants = {
   },
 }
 
+const invocation: Invariants = {
+  'tells who waits exactly once, when it is over, how it ended': ({ log, snapshot }) => {
+    const told = log.filter(is('effect', 'settle')).map((entry) => paramsOf<{ ending: string }>(entry).ending)
+    expect(told).toEqual(snapshot.status === 'done' ? [stateOf(snapshot)] : [])
+  },
+  'does nothing once it has told': ({ log }) => {
+    const at = first(log, 'effect', 'settle')
+    if (at >= 0) expect(effects(log.slice(at + 1)).filter((name) => name !== 'unexpected')).toEqual([])
+  },
+  'asks at once when there is a node, and once more each time one is back': ({ log }) => {
+    const wasThere = log[0]?.name === 'ask' ? 1 : 0
+    const over = first(log, 'effect', 'settle')
+    const until = over < 0 ? log : log.slice(0, over)
+    expect(count(log, 'effect', 'ask')).toBe(wasThere + count(until, 'event', 'back'))
+  },
+  'has a word from the node before it is answered, and says why where it failed': ({ log, snapshot }) => {
+    if (snapshot.matches('answered')) expect(count(log, 'event', 'answer')).toBeGreaterThan(0)
+    expect(snapshot.context.error !== null).toBe(snapshot.matches('failed'))
+  },
+  'calls a node off that is at it and not wanted any more, and none that has answered': ({ log, snapshot }) => {
+    const called = count(log, 'effect', 'callOff')
+    expect(called).toBeLessThanOrEqual(1)
+    if (snapshot.matches('answered') || snapshot.matches('lost') || snapshot.status !== 'done') expect(called).toBe(0)
+    if (snapshot.matches('timedOut')) expect(called).toBe(1)
+  },
+  'waits for a node only where it was given time for that': ({ snapshot }) => {
+    if (snapshot.matches({ open: 'away' })) expect(snapshot.context.graceMs).toBeGreaterThan(0)
+  },
+}
+
 const withAlways = (invariants: Invariants): Invariants => ({ ...ALWAYS, ...invariants })
 
 export const INVARIANTS: { [chart: string]: Invariants } = {
@@ -479,4 +509,5 @@ export const INVARIANTS: { [chart: string]: Invariants } = {
   approval: withAlways(approval),
   standby: withAlways(standby),
   pairing: withAlways(pairing),
+  invocation: withAlways(invocation),
 }

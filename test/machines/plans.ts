@@ -3,6 +3,7 @@ import { approvalMachine } from '../../machines/approval.ts'
 import { clientMachine } from '../../machines/client.ts'
 import { connectionMachine } from '../../machines/connection.ts'
 import { gatewayMachine } from '../../machines/gateway.ts'
+import { invocationMachine } from '../../machines/invocation.ts'
 import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
@@ -139,5 +140,19 @@ export const PLANS: { [name: string]: TourPlan } = {
     inputs: [{ id: 'a', expiryMs: 120_000 }],
     abstract: ({ context }) => context.otherwise,
     samples: {},
+  },
+  invocation: {
+    machine: invocationMachine,
+    inputs: [
+      { id: 'i', isThere: true, timeoutMs: 0, graceMs: 30_000 },
+      { id: 'i', isThere: false, timeoutMs: 0, graceMs: 30_000 },
+      { id: 'i', isThere: true, timeoutMs: 700, graceMs: 0 },
+    ],
+    abstract: ({ context }) => context.error,
+    samples: {
+      refuse: () => [{ error: 'not today' }],
+      break: () => [{ error: 'a hole' }],
+      cancel: () => [{ reason: 'stopped' }],
+    },
   },
 }

@@ -148,6 +148,14 @@ const parametersOf: Record<MethodName, () => object> = {
   'node.pair.reject': () => ({ requestId: 'nothing' }),
   'node.pair.remove': () => ({ nodeId: 'nothing' }),
   'node.pair.verify': () => ({ nodeId: 'n1', token: guess() }),
+  'node.list': () => ({}),
+  'node.describe': () => ({ nodeId: 'nothing' }),
+  'node.invoke': () => ({ nodeId: 'nothing', command: 'x', idempotencyKey: guess() }),
+  'node.rename': () => ({ nodeId: 'nothing', displayName: 'a name' }),
+  'node.invoke.result': () => ({ id: 'nothing', nodeId: 'nothing', ok: true, payload: { apiKey: guess() } }),
+  'node.event': () => ({ event: 'agent.delta', payload: { id: 'nothing', offset: 0, text: guess() } }),
+  'skills.bins': () => ({}),
+  'tools.invoke': () => ({ id: 'nothing', callId: 'c', name: 'x', arguments: { apiKey: guess() } }),
 }
 
 /** Parameters that do not fit, with secrets where something else should stand. */

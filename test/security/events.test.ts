@@ -4,6 +4,7 @@ import { createHub } from '../../src/broker/hub.ts'
 import type { Scope } from '../../src/contract/block.ts'
 import { EVENTS, type EventName } from '../../src/contract/index.ts'
 import { CONNECT, endOf, openPeer, type Peer, startGateway } from '../support/gateway.ts'
+import { connectAsNode } from '../support/node.ts'
 import { listening, places } from '../support/rooms.ts'
 import { connectDevice, connectNode, isWorth, makeToken, SCOPE_SETS, UNCOUNTED } from './ground.ts'
 
@@ -22,6 +23,13 @@ const HEARD_WITH: Record<EventName, string> = {
   'device.pair.resolved': 'operator.pairing',
   'node.pair.requested': 'operator.pairing',
   'node.pair.resolved': 'operator.pairing',
+  'node.invoke.request': 'its node',
+  'node.invoke.cancel': 'its node',
+}
+/** Whether an operator with these scopes may hear an event. */
+const mayHear = (scopes: readonly string[], event: string): boolean => {
+  const needed = HEARD_WITH[event as EventName]
+  return needed === 'everyone' || (needed !== 'its node' && isWorth(scopes, needed))
 }
 const OF_SESSIONS = new Set(['agent', 'chat'])
 /** Sent to one connection at its beginning, and each minute. */
@@ -47,7 +55,7 @@ describe('every event', () => {
       ears.push({
         who: `operator ${scopes}`,
         peer: await gateway.connect({ scopes }),
-        may: (event) => isWorth([...scopes, 'everyone'], HEARD_WITH[event as EventName]),
+        may: (event) => mayHear(scopes, event),
       })
       ears.push({
         who: `node ${scopes}`,
@@ -99,6 +107,12 @@ describe('every event', () => {
       await operator.request(`${kind}.pair.reject`, { requestId: payload.requestId })
       await operator.next(({ event }) => event === `${kind}.pair.resolved`)
     }
+    // Asked for something, and called off: that one node hears it, and none of those that listen here.
+    const target = await connectAsNode(gateway, { commands: ['wait'] })
+    const command = { nodeId: target.device.id, command: 'wait', timeoutMs: 20, idempotencyKey: 'k' }
+    await operator.request('node.invoke', command)
+    for (const event of ['node.invoke.request', 'node.invoke.cancel'])
+      await target.next((frame) => frame.event === event)
     ;(await gateway.connect()).socket.close()
     await operator.next(({ event }) => event === 'presence')
     await operator.next(({ event }) => event === 'tick')
@@ -143,7 +157,7 @@ describe('every event', () => {
                 const needed = HEARD_WITH[name]
                 const reaches = sessions === undefined || sessionKey === MINE
                 const may = (now: readonly string[]) =>
-                  needed === 'everyone' || (role === 'operator' && reaches && isWorth(now, needed))
+                  needed === 'everyone' || (role === 'operator' && reaches && mayHear(now, name))
                 expect([name, role, scopes, sessions, sessionKey, said()]).toEqual([
                   ...[name, role, scopes, sessions, sessionKey],
                   may(scopes) ? 1 : 0,

@@ -7,14 +7,16 @@ import { connectNode, isWorth, makeToken, SCOPE_SETS, UNCOUNTED } from './ground
 /** What each method needs, written down apart from the contract: who changes one has to change the other. */
 const NEEDED = {
   'operator.read':
-    'health status system-presence last-heartbeat logs.tail agent.identity.get agents.list models.list sessions.list sessions.preview chat.history chat.resume',
-  'operator.write': 'agent agent.wait chat.send chat.abort',
+    'health status system-presence last-heartbeat logs.tail agent.identity.get agents.list models.list sessions.list sessions.preview chat.history chat.resume node.list node.describe',
+  'operator.write': 'agent agent.wait chat.send chat.abort node.invoke',
   'operator.admin':
     'audit.list config.get config.schema config.set config.patch config.apply sessions.resolve sessions.patch sessions.reset sessions.delete chat.inject exec.approvals.get exec.approvals.set tokens.create tokens.list tokens.revoke',
   'operator.approvals': 'exec.approval.request exec.approval.resolve exec.approval.list',
   'operator.pairing':
-    'device.pair.list device.pair.approve device.pair.reject device.pair.remove device.token.rotate device.token.revoke node.pair.request node.pair.list node.pair.approve node.pair.reject node.pair.remove node.pair.verify',
+    'device.pair.list device.pair.approve device.pair.reject device.pair.remove device.token.rotate device.token.revoke node.pair.request node.pair.list node.pair.approve node.pair.reject node.pair.remove node.pair.verify node.rename',
 }
+/** What only nodes may call. */
+const OF_NODES = ['node.invoke.result', 'node.event', 'skills.bins', 'tools.invoke']
 const TABLE = Object.entries(NEEDED).flatMap(([scope, methods]) =>
   methods.split(' ').map((method) => [method, scope] as const),
 )
@@ -57,7 +59,8 @@ async function ask(peer: Peer, method: string): Promise<string> {
 
 describe('a method', () => {
   it('has its place in the table, each of them', () => {
-    expect(TABLE.map(([method]) => method).toSorted()).toEqual(Object.keys(METHODS).toSorted())
+    const methods = [...TABLE.map(([method]) => method), ...OF_NODES]
+    expect(methods.toSorted()).toEqual(Object.keys(METHODS).toSorted())
   })
 
   it('is reached by those with its scope and by nobody else, over all sets of scopes', async () => {
@@ -72,11 +75,22 @@ describe('a method', () => {
     }
   })
 
-  it('is reached by no node, whatever scopes it asked for', async () => {
+  it('is reached by no node unless it is for nodes, whatever scopes it asked for', async () => {
     for (const scopes of SCOPE_SETS) {
       const peer = await connectNode(gateway, scopes)
-      const came = await Promise.all([...Object.keys(METHODS), ...NO_METHODS].map((method) => ask(peer, method)))
+      const others = [...TABLE.map(([method]) => method), ...NO_METHODS]
+      const came = await Promise.all(others.map((method) => ask(peer, method)))
       expect([scopes, [...new Set(came)]]).toEqual([scopes, ['unauthorized role: node']])
+      expect(await Promise.all(OF_NODES.map((method) => ask(peer, method)))).toEqual(OF_NODES.map(() => 'reached'))
+      peer.socket.close()
+    }
+  })
+
+  it('for nodes is reached by no operator, whatever its scopes', async () => {
+    for (const scopes of SCOPE_SETS) {
+      const peer = await gateway.connect({ scopes })
+      const came = await Promise.all(OF_NODES.map((method) => ask(peer, method)))
+      expect([scopes, [...new Set(came)]]).toEqual([scopes, ['unauthorized role: operator']])
       peer.socket.close()
     }
   })

@@ -28,6 +28,7 @@ const VOLATILE = new Set([
     'updatedAt',
     'createdAtMs',
     'approvedAtMs',
+    'connectedAtMs',
     'issuedAtMs',
   ],
   ...['durationMs', 'uptimeMs', 'age', 'seq', 'connId', 'nonce', 'host', 'ip', 'path', 'configPath', 'stateDir'],
@@ -145,6 +146,7 @@ export function compare(
     }
     if (Array.isArray(then) && Array.isArray(now)) return list(then, now, where, key, run)
     if (IDS.has(key)) return identity(`${key} ${then}`, String(now), then, now, where)
+    if (key === 'id' && / node\.invoke\./.test(where)) return identity(`${key} ${then}`, String(now), then, now, where)
     if (REPEATED.has(key)) return identity(`${key} ${run} ${then}`, String(now), then, now, where)
     if (typeof then === 'string' && /^<DEVICE_ID_\d+>$/.test(then)) return identity(then, String(now), then, now, where)
     if (VOLATILE.has(key) || isPlaceholder(then)) return

@@ -173,7 +173,7 @@ describe('a connection', () => {
     const peer = await gateway.connect({ scopes: [] })
     for (let n = 0; n < 50; n++) peer.send({ type: 'req', id: `d${n}`, method: 'config.get' })
     expect((await peer.next(({ id }) => id === 'd49'))['error'].details.code).toBe('MISSING_SCOPE')
-    expect((await peer.request('node.event'))['error'].details.code).toBe('MISSING_SCOPE')
+    expect((await peer.request('config.nothing'))['error'].details.code).toBe('MISSING_SCOPE')
     expect(await peer.closed).toEqual({ code: 1008, reason: 'repeated unauthorized calls' })
   })
 

@@ -10,6 +10,8 @@ const FILES = filesOf([
   'agent-run*.json',
   'errors.json',
   'limit-payload.json',
+  'node-invoke-timeout.json',
+  'nodes.json',
   'sessions.json',
   'v4/*.json',
 ])

@@ -225,8 +225,9 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
         if (filled['method'] === 'connect') {
           const device = filled['params']?.device
           if (device)
-            prove(frame!, filled['params'], challenge!['payload'], recordedChallenge!['payload'], circumstances)
+            prove(frame!, filled['params'], challenge!['payload'], recordedChallenge?.['payload'], circumstances)
         }
+        if (filled['method'] === 'node.invoke.result') filled['params'].id = invokeOf(conn, filled['params'].id)
         if (filled['params']?.timeoutMs !== undefined && filled['method'] === 'chat.send')
           filled['params'].timeoutMs /= PACE
         peer?.send(filled)
@@ -272,7 +273,15 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
     if (typeof value !== 'string') return value
     if (value === '<TOKEN>') return TOKEN
     if (value === '<DEVICE_TOKEN>') return deviceToken()
-    return same.get(`requestId ${value}`) ?? value
+    return same.get(`requestId ${value}`) ?? same.get(value) ?? value
+  }
+
+  /** The id of here for something that a node was asked then: the nth is the nth. */
+  function invokeOf(conn: string, id: string): string {
+    const isAsked = ({ event }: Frame) => event === 'node.invoke.request'
+    const then = recorded.get(conn)!.frames.filter(isAsked)
+    const now = lines.get(conn)!.frames().filter(isAsked)
+    return now[then.findIndex(({ payload }) => payload.id === id)]?.['payload'].id ?? id
   }
 
   function deviceToken(): string {
@@ -282,11 +291,17 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
   }
 
   /** Fills in a device and signs for it, in the form that was recorded. */
-  function prove(then: Frame, params: Frame, challenge: Frame, challengeThen: Frame, { proof }: Circumstances): void {
+  function prove(
+    then: Frame,
+    params: Frame,
+    challenge: Frame,
+    challengeThen: Frame | undefined,
+    { proof }: Circumstances,
+  ): void {
     const placeholder = then['params'].device.id as string
     const { id, publicKey, privateKey } = deviceOf(placeholder)
     const { nonce, signedAt } = then['params'].device
-    const at = Date.now() + signedAt - challengeThen['ts']
+    const at = Date.now() + (challengeThen ? signedAt - challengeThen['ts'] : 0)
     const signedNonce = proof === 'nonce' ? randomUUID() : challenge['nonce']
     const { client, role, scopes, auth } = params as typeof CONNECT
     const version = nonce === undefined ? 'v1' : proof === 'v3' ? 'v3' : 'v2'

@@ -4,6 +4,7 @@ import { approvalMachine } from '../../machines/approval.ts'
 import { clientMachine } from '../../machines/client.ts'
 import { connectionMachine } from '../../machines/connection.ts'
 import { gatewayMachine } from '../../machines/gateway.ts'
+import { invocationMachine } from '../../machines/invocation.ts'
 import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
@@ -19,5 +20,6 @@ export const CHARTS: { [name: string]: AnyStateMachine } = {
   client: clientMachine,
   pairing: pairingMachine,
   approval: approvalMachine,
+  invocation: invocationMachine,
   standby: standbyMachine,
 }

@@ -7,6 +7,15 @@
         answer = await client.request("sessions.list", {})
         client.on("presence", lambda payload: print(payload))
 
+An agent of the gateway is answered by a program like this; see `Connector`:
+
+    async def answer(run):
+        for word in run.message.split():
+            await run.say(word + " ")
+
+    async with Connector(answer, token="...", name="researcher", device=DeviceKey("researcher.key")) as researcher:
+        await researcher.serve()
+
 A lost socket is made anew, with growing pauses. What was said in a session meanwhile is then asked for and heard once and in
 order; requests that may be repeated are sent again, those with an idempotency key under the same key; the others fail with
 `ConnectionLost`. As a program it says one thing and prints the answer as it comes:
@@ -31,14 +40,14 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from ssl import SSLContext
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple, TypeVar, Union
+from typing import Any, Awaitable, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple, TypeVar, Union
 
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 __all__ = [
-    "Aborted", "Chat", "Chunk", "Client", "ConnectionLost", "DeadlineExceeded", "Device", "DeviceKey", "Gap", "GatewayError",
-    "RequestRefused", "RunEnded", "RunFailed", "RunInterrupted", "RunTimedOut",
+    "Aborted", "Chat", "Chunk", "Client", "ConnectionLost", "Connector", "DeadlineExceeded", "Device", "DeviceKey", "Gap",
+    "GatewayError", "RequestRefused", "Run", "RunEnded", "RunFailed", "RunInterrupted", "RunTimedOut", "ToolFailed",
 ]
 
 VERSION = "1"
@@ -52,11 +61,11 @@ _log = logging.getLogger("kurultai_client")
 READING = frozenset({
     "health", "status", "system-presence", "last-heartbeat", "logs.tail", "config.get", "config.schema",
     "agent.wait", "agent.identity.get", "exec.approval.list", "exec.approvals.get",
-    "device.pair.list", "node.pair.list", "tokens.list", "audit.list",
+    "device.pair.list", "node.pair.list", "node.list", "node.describe", "skills.bins", "tokens.list", "audit.list",
     "agents.list", "models.list", "sessions.list", "sessions.preview", "sessions.resolve", "chat.history", "chat.resume",
 })
 # Methods that are done once for each idempotency key, however often they are sent.
-KEYED = frozenset({"chat.send", "agent"})
+KEYED = frozenset({"chat.send", "agent", "node.invoke"})
 
 # What to do about a refused `connect`, by `details.code`.
 ADVICE = {
@@ -81,6 +90,8 @@ ADVICE = {
     "PAIRING_REQUIRED": "have the device approved at the gateway, or use the shared token without a device",
 }
 
+# Characters of a text that are told at once.
+_MOST_TOLD = 32 * 1024
 # The largest frame taken, in bytes: a history, or what was missed, is at most a few MiB.
 _MOST_BYTES = 32 * 1024 * 1024
 # Runs that one `chat.resume` may ask about.
@@ -148,6 +159,10 @@ class RunTimedOut(RunEnded):
 
 class Aborted(RunEnded):
     """Somebody stopped the run."""
+
+
+class ToolFailed(GatewayError):
+    """A tool refused, or failed; the message is its own."""
 
 
 class Chunk(NamedTuple):
@@ -316,6 +331,8 @@ class Client:
         self._give_up_after = give_up_after
         self._first_pause, self._longest_pause = backoff
         self._most_sessions = most_sessions
+        self._role = "operator"
+        self._commands: List[str] = []
         self._numbers: Iterator[int] = itertools.count(1)
         self._calls: Dict[str, _Call] = {}
         self._chats: Dict[str, Chat] = {}
@@ -522,9 +539,11 @@ class Client:
     def _introduction(self, challenge: Payload) -> Payload:
         """The parameters of `connect`."""
         params: Payload = {
-            "minProtocol": 3, "maxProtocol": 4, "client": self._info, "role": "operator", "caps": self._caps,
+            "minProtocol": 3, "maxProtocol": 4, "client": self._info, "role": self._role, "caps": self._caps,
             "userAgent": f"kurultai_client/{VERSION} python/{sys.version_info[0]}.{sys.version_info[1]}",
         }
+        if self._commands:
+            params["commands"] = self._commands
         if self._scopes is not None:
             params["scopes"] = self._scopes
         if self._auth:
@@ -536,7 +555,7 @@ class Client:
             signed_at = at if isinstance(at, int) else int(time.time() * 1000)
             token = self._auth.get("token") or self._auth.get("deviceToken") or ""
             info, scopes = self._info, ",".join(self._scopes or ())
-            signed = ["v2", self._device.id, info["id"], info["mode"], "operator", scopes, str(signed_at), token, nonce]
+            signed = ["v2", self._device.id, info["id"], info["mode"], self._role, scopes, str(signed_at), token, nonce]
             params["device"] = {
                 "id": self._device.id, "publicKey": self._device.public_key, "signedAt": signed_at, "nonce": nonce,
                 "signature": _base64url(self._device.sign("|".join(signed).encode())),
@@ -1088,6 +1107,234 @@ class Chat:
         self._error = error
         self._client._forget(self)
         self._wake.set()
+
+
+class Run:
+    """A turn that this side answers."""
+
+    def __init__(self, connector: Connector, asked: Payload, params: Payload) -> None:
+        self.run_id = str(params.get("runId", ""))
+        self.session_key = str(params.get("sessionKey", ""))
+        self.agent_id = str(params.get("agentId", ""))
+        #: What was said last.
+        self.message = str(params.get("message", ""))
+        #: What was said, oldest first, the message included: {role: user, assistant or tool, text, ...}.
+        self.history: List[Payload] = list(params.get("messages") or ())
+        #: The instructions of the agent, from its workspace.
+        self.system = str(params.get("system", ""))
+        self.thinking = str(params.get("thinking", "off"))
+        #: What `call` may call: {name, description, parameters}.
+        self.tools: List[Payload] = list(params.get("tools") or ())
+        #: Nobody waits for the answer any more; whoever writes it is cancelled.
+        self.cancelled = False
+        #: What is told at the end: input and output tokens, for one.
+        self.usage: Dict[str, int] = {}
+        self._connector = connector
+        self._id = str(asked["id"])
+        self._node = str(asked["nodeId"])
+        #: In UTF-16: offsets count its units.
+        self._said = bytearray()
+        #: Asked on the connection there is: it may be spoken of.
+        self._asked = True
+        #: How it ended, until the gateway has heard.
+        self._result: Optional[Payload] = None
+        self._writing: Optional[asyncio.Task[None]] = None
+
+    async def say(self, piece: str) -> None:
+        """Says the next piece. Returns when the gateway has it, or at once while it is away: then it gets it later."""
+        at = len(self._said)
+        self._said += piece.encode("utf-16-le")
+        await asyncio.gather(*self._tell(at))
+
+    async def think(self, piece: str) -> None:
+        """Says a piece of the reasoning, which is lost while the gateway is away."""
+        await self._event("agent.reasoning", {"id": self._id, "text": piece})
+
+    async def call(self, tool: str, **arguments: Any) -> str:
+        """Calls a tool, over lost connections; it is called once.
+
+        :raises ToolFailed: in the words of the tool
+        """
+        params = {"id": self._id, "callId": str(uuid.uuid4()), "name": tool, "arguments": arguments}
+        outcome = await self._connector.request("tools.invoke", params, timeout=0, repeatable=True)
+        if outcome["isError"]:
+            raise ToolFailed(outcome["text"])
+        return str(outcome["text"])
+
+    async def send(self, agent_id: str, message: str) -> str:
+        """Sends another agent a message, and returns its answer.
+
+        :raises ToolFailed: it could not be sent, or there is no answer yet: then that comes as a message of its own
+        """
+        text = await self.call("sessions_send", agentId=agent_id, message=message)
+        answer = json.loads(text)
+        if "reply" not in answer:
+            raise ToolFailed(str(answer.get("note", text)))
+        return str(answer["reply"])
+
+    def _event(self, event: str, payload: Payload) -> asyncio.Future[bool]:
+        return self._connector._tell(self, "node.event", {"event": event, "payload": payload})
+
+    def _tell(self, at: int) -> List[asyncio.Future[bool]]:
+        """Tells the text from a byte of it on, in parts that no frame is too small for."""
+        text = self._said[at:].decode("utf-16-le", "surrogatepass")
+        told = []
+        for start in range(0, len(text), _MOST_TOLD):
+            part = text[start:start + _MOST_TOLD]
+            told.append(self._event("agent.delta", {"id": self._id, "offset": at // 2, "text": part}))
+            at += len(part.encode("utf-16-le", "surrogatepass"))
+        return told
+
+    async def _finish(self) -> None:
+        if self._result is not None and await self._connector._tell(
+            self, "node.invoke.result", {"id": self._id, "nodeId": self._node, **self._result}
+        ):
+            self._connector._runs.pop(self._id, None)
+
+
+class Connector(Client):
+    """An agent of the gateway, in place of a model: the one whose config entry has `runtime: {type: "connector"}` and its name.
+
+    What was said of an answer outlives a lost connection: it goes on to the letter when the gateway asks again.
+
+    :param answer: called with each `Run`, several at a time if need be. What it raises is the error of the run.
+    :param device: its key. The gateway pairs it once: from here that needs the shared token only, from elsewhere somebody's word.
+    :param name: the name it is to be paired under: the id or the name of the agent.
+    :param forget_after: how long after a reconnect an answer that was not asked for again is taken for unwanted, in seconds.
+    :param options: further ones of `Client`.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Run], Awaitable[None]],
+        url: Optional[str] = None,
+        token: Optional[str] = None,
+        *,
+        device: Device,
+        name: str,
+        forget_after: float = 60.0,
+        **options: Any,
+    ) -> None:
+        info = {"id": "node-host", "mode": "node", "displayName": name}
+        super().__init__(url, token, device=device, scopes=(), info=info, **options)
+        self._role, self._caps, self._commands = "node", ["agent"], ["agent.run"]
+        self._answer = answer
+        self._forget_after = forget_after
+        self._runs: Dict[str, Run] = {}
+        #: Told when what was said has been heard, or cannot be now.
+        self._telling: Set[asyncio.Future[bool]] = set()
+        self._forgetting: Optional[asyncio.TimerHandle] = None
+        self.on("node.invoke.request", self._request)
+        self.on("node.invoke.cancel", lambda cancelled: self._give_up(self._runs.get(str(cancelled.get("id")))))
+
+    async def serve(self) -> None:
+        """Answers until there will be no connection any more.
+
+        :raises GatewayError: why there will be none
+        """
+        if self._keeping:
+            await asyncio.wait({self._keeping})
+        if self._over:
+            raise self._over
+
+    def _request(self, asked: Payload) -> None:
+        params: Payload = json.loads(asked.get("paramsJSON") or "{}")
+        received = int(params.get("received", 0))
+        run = self._runs.get(str(asked["id"]))
+        if run:
+            # It was away, and asks again, from where it has got to.
+            run._asked = True
+            run._tell(2 * received)
+            asyncio.ensure_future(run._finish())
+            return
+        run = Run(self, asked, params)
+        for other in list(self._runs.values()):
+            # A gateway that was started anew begins a run again: nobody waits for what was written for the one before it.
+            if other.run_id == run.run_id and not other._asked:
+                self._give_up(other)
+        self._runs[str(asked["id"])] = run
+        if asked.get("command") != "agent.run" or received > 0:
+            # Another process said what was received, and nobody here can go on with it.
+            words = "the beginning of this answer is lost" if received else f"there is no {asked.get('command')} here"
+            run._result = _failed(words)
+            asyncio.ensure_future(run._finish())
+            return
+        run._writing = asyncio.ensure_future(self._write(run))
+
+    async def _write(self, run: Run) -> None:
+        try:
+            await self._answer(run)
+            run._result = {"ok": True, "payload": {"usage": run.usage}}
+        except asyncio.CancelledError:
+            if run.cancelled:
+                return
+            raise
+        except Exception as error:
+            _log.debug("an answer failed", exc_info=True)
+            run._result = _failed(_words(error))
+        if not run.cancelled:
+            await run._finish()
+
+    def _tell(self, run: Run, method: str, params: Payload) -> asyncio.Future[bool]:
+        """Tells the gateway something of an answer. What is not heard is told again when it asks again."""
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if not run._asked:
+            told.set_result(False)
+            return told
+
+        def settle(payload: Any, error: Optional[GatewayError]) -> None:
+            self._telling.discard(told)
+            if not told.done():
+                told.set_result(error is None)
+            if error or (isinstance(payload, dict) and payload.get("ignored")):
+                self._give_up(run)
+            if error and not (isinstance(error, RequestRefused) and error.code == "NOT_YOUR_RUN") and not self._over:
+                # It does not take what was said, and nothing that is said later would fit.
+                result = {"id": run._id, "nodeId": run._node, **_failed(_words(error))}
+                self._ask("node.invoke.result", result, lambda *_: None, momentary=True)
+
+        self._telling.add(told)
+        self._ask(method, params, settle, momentary=True)
+        return told
+
+    def _give_up(self, run: Optional[Run]) -> None:
+        """Nobody waits for an answer any more."""
+        if not run or self._runs.pop(run._id, None) is not run:
+            return
+        run.cancelled = True
+        if run._writing and not run._writing.done():
+            run._writing.cancel()
+
+    def _catch_up(self, link: _Link) -> None:
+        super()._catch_up(link)
+        waiting = list(self._runs.values())
+
+        def forget() -> None:
+            for run in waiting:
+                if not run._asked:
+                    self._give_up(run)
+
+        self._forgetting = asyncio.get_running_loop().call_later(self._forget_after, forget)
+
+    def _lost(self) -> None:
+        if self._forgetting:
+            self._forgetting.cancel()
+        for run in self._runs.values():
+            run._asked = False
+        super()._lost()
+        for told in self._telling:
+            if not told.done():
+                told.set_result(False)
+        self._telling.clear()
+
+    def _end(self, error: GatewayError) -> None:
+        super()._end(error)
+        for run in list(self._runs.values()):
+            self._give_up(run)
+
+
+def _failed(words: str) -> Payload:
+    return {"ok": False, "error": {"code": "CONNECTOR_FAILED", "message": words}}
 
 
 class DeviceKey:
