@@ -38,7 +38,7 @@ function open() {
     },
     runs: {
       record: (runId) => ({ runId, agentId: 'writer' }) as RunRecord,
-      heard: (_, ids) => void heard.push(ids),
+      heard: (_, ids) => void heard.push([...ids]),
       away: (_, work) => work(),
     },
     toolbox: {
