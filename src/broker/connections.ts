@@ -204,7 +204,16 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     if (!decision.admitted) {
       const { code, message, details, rule, retryAfterMs } = decision
       warnOfRefusal(
-        { connId: port.connId, rule, reason: message, client: client.id, address: port.facts.clientAddress },
+        {
+          connId: port.connId,
+          rule,
+          reason: message,
+          ...(details['recommendedNextStep'] !== undefined && { next: details['recommendedNextStep'] }),
+          ...(details['requestId'] !== undefined && { requestId: details['requestId'] }),
+          ...(retryAfterMs !== undefined && { retryAfterMs }),
+          client: client.id,
+          address: port.facts.clientAddress,
+        },
         'connection refused',
       )
       audit.note({
@@ -456,11 +465,14 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     },
     close: (connId, close) => void host.tell(connId, { type: 'close', close }),
     revoke({ principal, role, credential }) {
+      let closed = 0
       for (const { connId, known } of ports.values()) {
         if (known?.principal !== principal || (role !== undefined && known.role !== role)) continue
         if (credential !== undefined && known.credential !== credential) continue
         host.tell(connId, { type: 'close', close: 'authChanged' })
+        closed += 1
       }
+      if (closed > 0) log.info({ principal, role, closed }, 'a credential has ended; what came in by it is closed')
     },
     async closeAll(close, { size, everyMs }) {
       const ids = host.ids()
