@@ -106,8 +106,8 @@ export function explain(error: unknown): number {
   }
   if (error instanceof ConfigError) {
     console.error(error.message)
-    if (error.problems.some((problem) => /the variable \w+ is (not set|empty)/.test(problem)))
-      console.error("Set it in this terminal, too, or give the gateway's token with --token.")
+    if (error.problems.some((problem) => /the variable \w+ is (not set|empty)|mode password needs one/.test(problem)))
+      console.error('Set it in this terminal, too, or give the credential with --token or --password.')
     return EXIT.config
   }
   if (error instanceof UsageError) {
@@ -140,12 +140,16 @@ const ADVICE: { [code: string]: (details: { [name: string]: unknown }) => string
   AUTH_RATE_LIMITED: () => 'Until then the right one is refused from there, too; another address is not.',
   PAIRING_REQUIRED: ({ requestId }) =>
     requestId === undefined
-      ? `See who waits with: ${typed('call device.pair.list')}`
+      ? `"${typed('call device.pair.list')}" shows who waits.`
       : `Somebody who may has to approve it: ${typed(`call device.pair.approve '{"requestId":"${String(requestId)}"}'`)}`,
   MISSING_SCOPE: ({ missingScope }) =>
     `The credential does not hold it: use one that does (the shared token holds all; ${typed(`tokens create NAME --scopes ${String(missingScope ?? 'SCOPE').replace('operator.', '')}`)} makes one).`,
   INVALID_PARAMS: ({ allowed }) => (Array.isArray(allowed) ? `It is one of ${allowed.join(', ')}.` : ''),
-  UNKNOWN_TOKEN: () => `${typed('tokens list')} shows the ids.`,
+  UNKNOWN_TOKEN: () => `"${typed('tokens list')}" shows the ids.`,
+  UNKNOWN_PAIRING: () =>
+    `"${typed('call device.pair.list')}" (or node.pair.list) shows who waits; they wait five minutes.`,
+  UNKNOWN_DEVICE: () => `"${typed('call device.pair.list')}" (or node.pair.list) shows who is paired.`,
+  UNKNOWN_APPROVAL: () => `"${typed('call exec.approval.list')}" shows what waits.`,
   CONFIG_INVALID: ({ issues }) => issuesIn(issues).join('\n'),
 }
 

@@ -354,7 +354,7 @@ describe('tokens', () => {
     expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('revoked')])
     expect(refused.err).not.toContain('--token')
     const again = await run(['tokens', 'revoke', 'nobody', ...asAdmin])
-    expect([again.code, again.err]).toEqual([1, expect.stringContaining('tokens list shows the ids')])
+    expect([again.code, again.err]).toEqual([1, expect.stringContaining('tokens list" shows the ids')])
   })
 
   it('for some sessions are for these by their whole keys, and say so', async () => {
