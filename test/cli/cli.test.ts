@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
+import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -153,6 +153,20 @@ describe('gateway', () => {
       }
     },
   )
+
+  it('that listens everywhere says where others find it', async ({ skip }) => {
+    const others = Object.values(networkInterfaces())
+      .flatMap((all) => all ?? [])
+      .filter(({ internal, family }) => !internal && family === 'IPv4')
+    if (others.length === 0) skip('this machine has no address but its own')
+    const env = { OPENCLAW_GATEWAY_TOKEN: TOKEN }
+    const gateway = start(['gateway', '--allow-unconfigured', '--bind', 'lan', '--port', '0'], env)
+    await gateway.says('Stop   Ctrl-C')
+    gateway.child.kill('SIGTERM')
+    const { out } = await gateway.finished
+    for (const { address } of others) expect(out).toContain(`  or     http://${address}:`)
+    expect(out).toMatch(/Open {3}http:\/\/localhost:/)
+  })
 
   it('says who may have the port when it is taken', async () => {
     const server = createServer()
