@@ -339,6 +339,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       audit,
       handlers: methodHandlers({
+        log,
         pairings,
         tokens,
         agents,
