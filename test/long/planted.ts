@@ -201,4 +201,13 @@ export const FAULTS: Fault[] = [
     to: 'queue: context.queue.slice(group.length) })',
     tests: ['test/machines/session.test.ts'],
   },
+  {
+    guarantee: 'T23',
+    what: 'an approval gives what was asked for, whoever gives it',
+    file: 'machines/pairing.ts',
+    from: '  return wanted.filter(gives)\n',
+    to: '  return wanted.filter((scope) => gives(scope) || holds.length > 1)\n',
+    tests: ['test/long/few.test.ts'],
+    name: 'pairing \\(seed',
+  },
 ]

@@ -8,6 +8,7 @@ import { drain } from './drain.ts'
 import { faults } from './faults.ts'
 import { fuzz } from './fuzz.ts'
 import { order } from './order.ts'
+import { pairing } from './pairing.ts'
 import { power } from './power.ts'
 import { races } from './races.ts'
 import { replay } from './replay.ts'
@@ -30,4 +31,5 @@ export const suites: Record<string, Suite> = {
   faults,
   fuzz,
   timing,
+  pairing,
 }
