@@ -202,6 +202,15 @@ export const FAULTS: Fault[] = [
     tests: ['test/machines/session.test.ts'],
   },
   {
+    guarantee: 'G18',
+    what: 'the sockets of a named token stay when it is revoked',
+    file: 'src/broker/connections.ts',
+    from: 'if (known?.principal !== principal || (role',
+    to: "if (known?.principal !== principal || principal.startsWith('token:') || (role",
+    tests: ['test/long/few.test.ts'],
+    name: 'revoke \\(seed',
+  },
+  {
     guarantee: 'T23',
     what: 'an approval gives what was asked for, whoever gives it',
     file: 'machines/pairing.ts',

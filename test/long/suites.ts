@@ -12,6 +12,7 @@ import { pairing } from './pairing.ts'
 import { power } from './power.ts'
 import { races } from './races.ts'
 import { replay } from './replay.ts'
+import { revoke } from './revoke.ts'
 import { slow } from './slow.ts'
 import type { Suite } from './suite.ts'
 import { timing } from './timing.ts'
@@ -32,4 +33,5 @@ export const suites: Record<string, Suite> = {
   fuzz,
   timing,
   pairing,
+  revoke,
 }
