@@ -6,6 +6,7 @@ import { dead } from './dead.ts'
 import { disk } from './disk.ts'
 import { drain } from './drain.ts'
 import { faults } from './faults.ts'
+import { flood } from './flood.ts'
 import { fuzz } from './fuzz.ts'
 import { order } from './order.ts'
 import { pairing } from './pairing.ts'
@@ -33,5 +34,6 @@ export const suites: Record<string, Suite> = {
   fuzz,
   timing,
   pairing,
+  flood,
   revoke,
 }
