@@ -132,9 +132,9 @@ async function revokeOften(
     let next = first
     const work = async () => {
       while (next < last) {
-        const holder = await takeAway(stage, `h${next++}`)
-        holders.push(holder)
-        if (next % 100 === 0) say(`${next} credentials, ${tally.broken.length} broken`)
+        const number = ++next
+        holders.push(await takeAway(stage, `h${number}`))
+        if (number % 100 === 0) say(`${number} credentials, ${tally.broken.length} broken`)
       }
     }
     await Promise.all(Array.from({ length: HOLDERS }, work))
