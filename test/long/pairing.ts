@@ -166,7 +166,9 @@ async function createWorld({ people, roll, tally, where }: WorldNeeds) {
       pause: () => Promise.resolve(),
       now,
     })
-    const handlers = { ...deviceMethods({ pairings }), ...tokenMethods({ tokens }) } as Handlers<typeof METHODS>
+    const handlers = { ...deviceMethods({ pairings }), ...tokenMethods({ tokens, log: quiet }) } as Handlers<
+      typeof METHODS
+    >
     const dispatch: Dispatch = createDispatch({ handlers, log: quiet, audit: { note() {} } })
     return { devices, tokens, pairings, authenticator, dispatch }
   }
