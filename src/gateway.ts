@@ -395,6 +395,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       audit,
       handlers: methodHandlers({
+        log,
         pairings,
         nodes,
         tokens,

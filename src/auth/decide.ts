@@ -146,6 +146,8 @@ const LIKENESSES: { [L in Likeness]: string } = {
   user: 'the proxy names a user who is not in gateway.auth.trustedProxy.allowUsers',
 }
 
+const BARE_DEVICE = 'it looks like the token of a device, which counts only beside a proof by the key of that device'
+
 const RULES: { [C in CredentialFact]?: string } = { named: 'named token', proxy: 'user of a proxy' }
 
 export function decide(facts: Facts): Decision {
@@ -177,6 +179,7 @@ export function decide(facts: Facts): Decision {
     if (credential === 'absent' && !browser && !facts.misplaced)
       return refused('nothing to know the peer by', 'device identity required', 'DEVICE_IDENTITY_REQUIRED', {
         wire: 'NOT_PAIRED',
+        next: 'send_token',
       })
   }
   if (device.kind === 'invalid') return refused('device proof', device.reason, device.code)
@@ -189,7 +192,8 @@ export function decide(facts: Facts): Decision {
     )
   // A device's token is for the role it was given for: a node's makes nobody an operator.
   if (credential === 'wrong' || (credential === 'device' && paired?.role !== role)) {
-    const why = facts.looksLike ? LIKENESSES[facts.looksLike] : hint(clientId, mode)
+    const isBare = facts.looksLike === 'device' && device.kind === 'none'
+    const why = isBare ? BARE_DEVICE : facts.looksLike ? LIKENESSES[facts.looksLike] : hint(clientId, mode)
     return refused(
       facts.looksLike ? `credential wrong: ${facts.looksLike}` : 'credential wrong',
       `unauthorized: gateway ${what} mismatch (${why})`,

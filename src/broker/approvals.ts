@@ -225,6 +225,10 @@ export function createApprovals(needs: ApprovalsNeeds): Approvals {
       pendingOf.add(principal, 1)
       gone.addEventListener('abort', leave, { once: true })
       host.open(id, { id, expiryMs })
+      log.info(
+        { approvalId: id, principal, agentId: asked.agentId, sessionKey: asked.sessionKey, commandHash, expiryMs },
+        'a command waits for somebody to decide: exec.approval.resolve',
+      )
       if (gone.aborted) leave()
       return opened.answered.promise
     },

@@ -223,7 +223,19 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     const { decision } = outcome
     if (!decision.admitted) {
       const { code, message, details, rule, retryAfterMs } = decision
-      warnOfRefusal({ connId, rule, reason: message, client: client.id, address }, 'connection refused')
+      warnOfRefusal(
+        {
+          connId,
+          rule,
+          reason: message,
+          ...(details['recommendedNextStep'] !== undefined && { next: details['recommendedNextStep'] }),
+          ...(details['requestId'] !== undefined && { requestId: details['requestId'] }),
+          ...(retryAfterMs !== undefined && { retryAfterMs }),
+          client: client.id,
+          address,
+        },
+        'connection refused',
+      )
       note({ ok: false, what: rule, code: details.code }, { client: client.id })
       return refuse({ code, message, details, ...(retryAfterMs !== undefined && { retryAfterMs }) }, refusal(message))
     }
@@ -474,13 +486,16 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     },
     close: (connId, close) => void host.tell(connId, { type: 'close', close }),
     revoke({ principal, role, credential }) {
+      let closed = 0
       for (const port of ports.values()) {
         const { connId, known } = port
         if (known?.principal !== principal || (role !== undefined && known.role !== role)) continue
         if (credential !== undefined && known.credential !== credential) continue
         port.isRevoked = true
         host.tell(connId, { type: 'close', close: 'authChanged' })
+        closed += 1
       }
+      if (closed > 0) log.info({ principal, role, closed }, 'a credential has ended; what came in by it is closed')
     },
     async closeAll(close, { size, everyMs }) {
       const ids = host.ids()

@@ -202,6 +202,11 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     if (former) host.get(former.request.requestId)?.send({ type: 'supersede' })
     open(pending, ttlMs)
     const id = subjectOf(pending)
+    const { requestId } = pending.request
+    log.info(
+      { requestId, [pending.kind]: id, from: pending.from },
+      `a ${pending.kind} asks to be paired: ${pending.kind}.pair.approve or ${pending.kind}.pair.reject with its requestId`,
+    )
     const may = (listener: Approver) => mayHandle(listener, id)
     if (pending.kind === 'device') tell('device.pair.requested', pending.request, may)
     else tell('node.pair.requested', pending.request, may)
@@ -329,6 +334,7 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
       for (const pending of waiting.values())
         if (pending.kind === 'device' && pending.request.deviceId === deviceId && pending.request.role === role)
           host.get(pending.request.requestId)?.send({ type: 'supersede' })
+      log.info({ device: deviceId, role }, 'a device of this machine was paired without being asked about')
       told('device', deviceId, randomUUID(), 'approved')
     },
 
@@ -353,6 +359,7 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     async removeDevice(deviceId, approver) {
       mayChange(approver, deviceId, 'unknown deviceId')
       await devices.remove(deviceId)
+      log.info({ device: deviceId, principal: approver.principal }, 'a device was removed')
     },
     async rotate({ deviceId, role, scopes }, approver) {
       mayChange(approver, deviceId, 'unknown deviceId/role')
@@ -364,11 +371,13 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
       const beyond = worth.find((scope) => !holds(approver.scopes, scope))
       if (beyond) throw missingScope(beyond)
       const rotated = await devices.rotate(deviceId, role, worth)
+      log.info({ device: deviceId, role, principal: approver.principal }, 'the token of a device was rotated')
       return { token: devices.token(rotated), scopes: worthOf(rotated), rotatedAtMs: rotated.issuedAtMs }
     },
     async revoke({ deviceId, role }, approver) {
       mayChange(approver, deviceId, 'unknown deviceId/role')
       const { revokedAtMs } = await devices.revoke(deviceId, role)
+      log.info({ device: deviceId, role, principal: approver.principal }, 'the token of a device was revoked')
       return { revokedAtMs: revokedAtMs! }
     },
 

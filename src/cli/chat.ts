@@ -168,7 +168,8 @@ async function conversation(client: Client, sessionKey: string, json: boolean, p
     }
     prompt()
   }
-  if (isOver) throw new ConnectionError('the gateway has gone')
+  // It rejects with the reason why there is nobody any more: the gateway's refusal, where it was one.
+  if (isOver) await client.call('health')
   if (person) process.stdout.write('\n')
   return person ? 0 : code
 }

@@ -1,6 +1,6 @@
 /** `doctor`: checks what a gateway needs, and says how to mend what is wrong. */
 import { accessSync, constants, existsSync, statSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { readToken } from '../auth/token-file.ts'
 import type { Config } from '../config/config.ts'
@@ -8,7 +8,7 @@ import { ConfigError } from '../config/load.ts'
 import { openStore } from '../stores/index.ts'
 import { EXIT } from './exit.ts'
 import { configFrom, type StartFlags } from './gateway.ts'
-import { findRunning } from './running.ts'
+import { findRunning, isAlive, trust, urlOf } from './running.ts'
 
 interface Finding {
   what: string
@@ -131,7 +131,10 @@ async function checkStore({ stateDir }: Config): Promise<Finding> {
 
 async function checkPort({ gateway, stateDir }: Config): Promise<Finding> {
   const running = findRunning(stateDir)
-  if (running && (await isGateway(running.url)))
+  const cert = running?.cert ?? gateway.tls?.cert
+  if (cert !== undefined) trust(cert)
+  // One whose certificate is for another name does not answer here, and is not to be taken for a stranger.
+  if (running && ((await isGateway(running.url)) || (isAlive(running) && (await isTaken(running.url)))))
     return {
       what: 'port',
       state: 'ok',
@@ -146,13 +149,27 @@ async function checkPort({ gateway, stateDir }: Config): Promise<Finding> {
   if (!free) return { what: 'port', state: 'ok', detail: `${host}:${gateway.port} is free` }
   const mend = 'stop what has it, or choose another with --port'
   if (free.code !== 'EADDRINUSE') return { what: 'port', state: 'problem', detail: free.message, mend }
-  const ours = await isGateway(`ws://${host}:${gateway.port}/`)
+  const ours = await isGateway(urlOf(gateway, gateway.port))
   return {
     what: 'port',
     state: 'problem',
     detail: `${gateway.port} is taken by ${ours ? 'another gateway' : 'another program'}`,
     mend,
   }
+}
+
+/** Whether anything listens there. */
+function isTaken(url: string): Promise<boolean> {
+  const { hostname, port } = new URL(url)
+  return new Promise((resolve) => {
+    const socket = connect({ host: hostname.replace(/^\[|\]$/g, ''), port: Number(port) })
+    const end = (isThere: boolean) => {
+      socket.destroy()
+      resolve(isThere)
+    }
+    socket.setTimeout(2_000, () => end(false))
+    socket.once('connect', () => end(true)).once('error', () => end(false))
+  })
 }
 
 /** Whether a gateway answers there. */

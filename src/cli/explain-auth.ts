@@ -1,5 +1,6 @@
 /** `gateway explain-auth`: whether somebody would be let in, and by which rule, without trying it. */
 import type { IncomingMessage } from 'node:http'
+import { isIP } from 'node:net'
 import { type CredentialFact, type Decision, decide } from '../auth/decide.ts'
 import { parseRange, type Range } from '../config/address.ts'
 import type { Config } from '../config/config.ts'
@@ -8,6 +9,8 @@ import { OPERATOR_SCOPES, type Scope } from '../contract/block.ts'
 import { knock } from '../transport/door.ts'
 import { EXIT } from './exit.ts'
 import { configFrom, type StartFlags } from './gateway.ts'
+import { scopesOf } from './scopes.ts'
+import { UsageError } from './target.ts'
 
 export interface ExplainFlags extends StartFlags {
   from: string
@@ -19,6 +22,8 @@ export interface ExplainFlags extends StartFlags {
   paired?: string
   role: string
   scopes?: string
+  /** What a named token holds; absent = every scope. */
+  holds?: string
   clientId: string
   clientMode: string
   json?: boolean
@@ -40,6 +45,8 @@ export function explainAuth(flags: ExplainFlags): number {
   if (!['none', 'valid', 'invalid'].includes(flags.device)) return misused('--device is one of none, valid, invalid')
   const malformed = flags.header.find((line) => !line.includes(':'))
   if (malformed !== undefined) return misused(`--header ${malformed}: write it as "Name: value"`)
+  if (isIP(flags.from) === 0)
+    return misused(`--from is the address of a socket, such as 203.0.113.7, not ${flags.from}`)
   let config: Config
   try {
     // Without a file it says what the defaults would: a gateway that was started so runs with them.
@@ -49,7 +56,13 @@ export function explainAuth(flags: ExplainFlags): number {
     console.error(error.message)
     return EXIT.config
   }
-  const explained = explain(config, flags)
+  let explained: Explained
+  try {
+    explained = explain(config, flags)
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error
+    return misused(error.message)
+  }
   if (flags.json) console.log(JSON.stringify(explained, null, 2))
   else for (const line of inWords(explained)) console.log(line)
   return explained.admitted ? 0 : 1
@@ -67,7 +80,7 @@ type Explained = { facts: object } & (
 
 function explain({ gateway }: Config, flags: ExplainFlags): Explained {
   const { auth, controlUi } = gateway
-  const knocked = knock(described(flags), {
+  const knocked = knock(described(flags, gateway.port), {
     allowedOrigins: controlUi.allowedOrigins,
     trustedProxies: gateway.trustedProxies.map(parseRange).filter((range): range is Range => range !== undefined),
     userHeader: auth.trustedProxy?.userHeader,
@@ -82,17 +95,18 @@ function explain({ gateway }: Config, flags: ExplainFlags): Explained {
   const isNamed = user !== undefined && flags.credential === 'absent'
   const isAllowed = isNamed && (allowUsers.length === 0 || allowUsers.includes(user))
   const shown = isNamed ? (isAllowed ? 'proxy' : 'wrong') : (flags.credential as CredentialFact)
-  const named = namesOf(flags.scopes)
+  const asked = flags.scopes === undefined ? undefined : scopesOf('--scopes', flags.scopes)
+  const held = flags.holds === undefined ? OPERATOR_SCOPES : scopesOf('--holds', flags.holds)
   const decision = decide({
     mode: auth.mode,
     credential: auth.mode === 'none' ? 'notNeeded' : shown,
     ...(isNamed && !isAllowed && { looksLike: 'user' as const }),
-    ...(shown === 'named' && { named: OPERATOR_SCOPES }),
+    ...(shown === 'named' && { named: held }),
     ...(shown === 'proxy' && { named: ofUsers }),
     device: deviceOf(flags.device),
     paired: pairedOf(flags.paired),
     role: flags.role,
-    requestedScopes: named,
+    requestedScopes: asked,
     clientId: flags.clientId,
     clientMode: flags.clientMode,
     local,
@@ -118,10 +132,10 @@ function explain({ gateway }: Config, flags: ExplainFlags): Explained {
 }
 
 /** A request as the door would see it. */
-function described({ from, header }: ExplainFlags): IncomingMessage {
+function described({ from, header }: ExplainFlags, port: number): IncomingMessage {
   const headers: { [name: string]: string } = {}
   const headersDistinct: { [name: string]: string[] } = {}
-  for (const line of ['Host: localhost', ...header]) {
+  for (const line of [`Host: localhost:${port}`, ...header]) {
     const name = line.slice(0, line.indexOf(':')).trim().toLowerCase()
     const value = line.slice(line.indexOf(':') + 1).trim()
     // What is said of a Host takes the place of the usual one.
@@ -132,8 +146,6 @@ function described({ from, header }: ExplainFlags): IncomingMessage {
   return request as unknown as IncomingMessage
 }
 
-const namesOf = (list: string | undefined): string[] | undefined => list?.split(',').filter((name) => name !== '')
-
 function deviceOf(kind: string): Parameters<typeof decide>[0]['device'] {
   if (kind === 'valid') return { kind, deviceId: 'the-device', publicKey: '' }
   if (kind === 'invalid') return { kind, reason: 'device signature invalid', code: 'DEVICE_AUTH_SIGNATURE_INVALID' }
@@ -143,15 +155,28 @@ function deviceOf(kind: string): Parameters<typeof decide>[0]['device'] {
 function pairedOf(text: string | undefined): { role: string; scopes: Scope[] } | undefined {
   if (text === undefined) return undefined
   const [role = '', scopes] = text.split(':', 2)
-  return { role, scopes: (namesOf(scopes) ?? [...OPERATOR_SCOPES]) as Scope[] }
+  return { role, scopes: scopes === undefined ? [...OPERATOR_SCOPES] : scopesOf('--paired', scopes) }
 }
+
+/** What to do, as the wire names it, in words. */
+const NEXT: { [step: string]: string } = {
+  add_trusted_proxy:
+    'list the address of the proxy in gateway.trustedProxies, or let the client send no forwarding headers',
+  send_token: 'send a token (auth.token), or the proof of a device',
+  update_auth_configuration: 'send the credential that gateway.auth asks for',
+  update_auth_credentials: 'send the right credential: that of this gateway, or a new one',
+  approve_device: 'somebody who may approves the request (device.pair.list, device.pair.approve)',
+}
+
+const UNSEEN = 'not looked at: lock-outs after wrong credentials, limits, and which tokens and devices there are'
 
 function inWords(explained: Explained): string[] {
   const facts = Object.entries(explained.facts).map(([name, value]) => `${name} ${value}`)
   const lines = facts.length > 0 ? [`seen: ${facts.join(', ')}`] : []
   if (!explained.admitted) {
     const { rule, message, code, next } = explained
-    return [...lines, `refused by the rule "${rule}": ${message} (${code})`, ...(next ? [`next: ${next}`] : [])]
+    const step = NEXT[String(next)]
+    return [...lines, `refused by the rule "${rule}": ${message} (${code})`, ...(step ? [`next: ${step}`] : []), UNSEEN]
   }
   const { rule, role, granted, denied, pair, asks } = explained
   return [
@@ -161,5 +186,6 @@ function inWords(explained: Explained): string[] {
     ...denied.map(({ scope, reason }) => `denied: ${scope} (${reason})`),
     ...(pair ? ['the device is paired without being asked'] : []),
     ...(asks ? [`a request to be paired is left, for ${asks.scopes.join(', ') || 'nothing'}`] : []),
+    UNSEEN,
   ]
 }

@@ -1,6 +1,6 @@
 /** `gateway`: from flags and files to a gateway that runs until it is told to stop. */
 import { accessSync, constants, existsSync, mkdirSync, statSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { homedir, networkInterfaces } from 'node:os'
 import { dirname } from 'node:path'
 import { ensureToken, readToken, tokenFile } from '../auth/token-file.ts'
 import type { Config } from '../config/config.ts'
@@ -9,7 +9,8 @@ import { createGateway, type Gateway } from '../gateway.ts'
 import { openLog } from '../logging.ts'
 import { version } from '../version.ts'
 import { EXIT } from './exit.ts'
-import { findRunning, forgetRunning, noteRunning } from './running.ts'
+import { findRunning, forgetRunning, noteRunning, urlOf } from './running.ts'
+import { typed } from './words.ts'
 
 /** Errors that nobody handled, and are logged each second. */
 const MOST_UNHANDLED = 10
@@ -42,7 +43,7 @@ function printProblems({ problems, warnings, file }: ConfigError): void {
   console.error(`The configuration${file ? ` in ${file}` : ''} cannot be used:`)
   for (const problem of problems) console.error(`  - ${problem}`)
   for (const warning of warnings) console.error(`  (also: ${warning})`)
-  console.error('Nothing was started. `kurultai doctor` checks it again.')
+  console.error(`Nothing was started. ${typed('doctor')} checks it again.`)
 }
 
 /**
@@ -61,7 +62,8 @@ function makeStateDir(stateDir: string): void {
 export async function runGateway(flags: StartFlags): Promise<number> {
   // Every promise has an owner and every actor an observer; should one be forgotten all the same, it costs its own request, not
   // everybody's gateway. What is on disk is true in any case.
-  let log: (details: object, what: string) => void = console.error
+  const toConsole: Told['error'] = ({ err }, what) => console.error(`${what}:`, err)
+  let log: Told = { error: toConsole, fatal: toConsole }
   let logged = 0
   let since = 0
   const unhandled = (what: string) => (error: unknown) => {
@@ -69,7 +71,7 @@ export async function runGateway(flags: StartFlags): Promise<number> {
     const now = performance.now()
     if (now - since > 1_000) [since, logged] = [now, 0]
     logged += 1
-    if (logged <= MOST_UNHANDLED) log({ err: error }, what)
+    if (logged <= MOST_UNHANDLED) log.error({ err: error }, what)
   }
   // Whoever read what it prints has gone: it goes on without, and the log is in its file.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
@@ -77,14 +79,23 @@ export async function runGateway(flags: StartFlags): Promise<number> {
   process.on('unhandledRejection', unhandled('a rejection nobody handled'))
   const signals = stopOnSignals()
   let good: Config | undefined
-  for (;;) {
-    const { ended, config } = await serve(flags, signals, good, (logger) => {
-      log = logger
-    })
-    if (ended !== 'again') return ended
-    good = config
+  try {
+    for (;;) {
+      const { ended, config } = await serve(flags, signals, good, (logger) => {
+        log = logger
+      })
+      if (ended !== 'again') return ended
+      good = config
+    }
+  } catch (error) {
+    // Whoever started it must not take it for one that was stopped in order.
+    log.fatal({ err: error }, 'the gateway could not be started')
+    return EXIT.storage
   }
 }
+
+/** Who is told of what nobody foresaw. */
+type Told = Record<'error' | 'fatal', (details: { err: unknown }, what: string) => void>
 
 /**
  * Runs one gateway. Resolves to the exit code, or to `again` with what it was run with.
@@ -95,7 +106,7 @@ async function serve(
   flags: StartFlags,
   signals: Signals,
   good: Config | undefined,
-  onUnhandled: (log: (details: object, what: string) => void) => void,
+  onUnhandled: (log: Told) => void,
   isSecondTry = false,
 ): Promise<{ ended: number | 'again'; config?: Config }> {
   const over = (ended: number) => ({ ended })
@@ -126,7 +137,7 @@ async function serve(
   }
   const { log, problem, close } = openLog(config.logging)
   for (const warning of [...config.warnings, ...(problem ? [problem] : [])]) log.warn(warning)
-  onUnhandled((details, what) => log.error(details, what))
+  onUnhandled(log)
   let again: { timer: NodeJS.Timeout; at: number } | undefined
   const gateway = createGateway({
     config,
@@ -163,12 +174,12 @@ async function serve(
     return over((cause as { reason?: string } | undefined)?.reason === 'newerSchema' ? EXIT.schema : EXIT.storage)
   }
   const { port } = gateway.addresses[0]!
-  const host =
-    config.gateway.loopbackOnly || config.gateway.hosts[0] === '0.0.0.0' ? '127.0.0.1' : config.gateway.hosts[0]!
-  noteRunning(stateDir, {
-    url: `${config.gateway.tls ? 'wss' : 'ws'}://${host.includes(':') ? `[${host}]` : host}:${port}/`,
-    pid: process.pid,
-  })
+  try {
+    const cert = config.gateway.tls?.cert
+    noteRunning(stateDir, { url: urlOf(config.gateway, port), pid: process.pid, ...(cert && { cert }) })
+  } catch (error) {
+    log.warn({ err: error }, 'commands do not find this gateway by its state folder: give them --url')
+  }
   log.info(
     { version, pid: process.pid, port, config: config.path ?? 'none', agents: config.agents.list.map(({ id }) => id) },
     `listening; ${trustedProxiesLine(config)}`,
@@ -241,28 +252,40 @@ function chatCommand({ stateDir }: StartFlags): string {
   const script = process.env['npm_lifecycle_event']
   const where = stateDir ? ` --state-dir ${stateDir}` : ''
   if (script === 'start') return `npm run chat --${where}`
-  return `${script === 'kurultai' ? 'npm run -s kurultai --' : 'kurultai'} chat${where}`
+  return typed(`chat${where}`)
 }
 
 /** Tells a person where the gateway is and how to talk to it. */
 function announce({ addresses }: Gateway, config: Config, madeToken: boolean, flags: StartFlags): void {
   const { port } = addresses[0]!
-  const host = config.gateway.loopbackOnly
-    ? 'localhost'
-    : addresses[0]!.host === '0.0.0.0'
-      ? 'localhost'
-      : addresses[0]!.host
+  const { host } = addresses[0]!
+  const isAnywhere = host === '0.0.0.0' || host === '::'
+  const scheme = config.gateway.tls ? 'https' : 'http'
+  const token = madeToken ? `#token=${config.gateway.auth.token!.reveal()}` : ''
+  // Whoever listens everywhere is to be reached from elsewhere, too.
+  const others = isAnywhere ? addressesOfMachine(host === '::') : []
+  const here = config.gateway.loopbackOnly || isAnywhere ? 'localhost' : inUrl(host)
   const lines = [
     '',
-    `  The gateway is running on ${addresses.map(({ host: at }) => `${at.includes(':') ? `[${at}]` : at}:${port}`).join(' and ')}.`,
+    `  The gateway is running on ${addresses.map(({ host: at }) => `${inUrl(at)}:${port}`).join(' and ')}.`,
     '',
-    `  Open   ${config.gateway.tls ? 'https' : 'http'}://${host}:${port}/${madeToken ? `#token=${config.gateway.auth.token!.reveal()}` : ''}`,
+    `  Open   ${scheme}://${here}:${port}/${token}`,
+    ...others.map((at) => `  or     ${scheme}://${inUrl(at)}:${port}/   (from elsewhere)`),
     `  Type   ${chatCommand(flags)} "hello"   (in another terminal)`,
     '  Stop   Ctrl-C',
     '',
   ]
   console.log(lines.join('\n'))
 }
+
+const inUrl = (address: string): string => (address.includes(':') ? `[${address}]` : address)
+
+/** Where other machines may find this one. */
+const addressesOfMachine = (withV6: boolean): string[] =>
+  Object.values(networkInterfaces())
+    .flatMap((all) => all ?? [])
+    .filter(({ internal, family, scopeid }) => !internal && (family === 'IPv4' || (withV6 && !scopeid)))
+    .map(({ address }) => address)
 
 function adviceFor(message: string, { gateway, stateDir }: Config): string {
   if (message.includes('EADDRINUSE'))
@@ -271,5 +294,5 @@ function adviceFor(message: string, { gateway, stateDir }: Config): string {
   const other = findRunning(stateDir)
   if (message.includes('another gateway') && other)
     return `It is process ${other.pid}, at ${other.url}. Stop it (kill ${other.pid}), or choose another folder with --state-dir.`
-  return 'The gateway could not be started. `kurultai doctor` looks for the cause.'
+  return `The gateway could not be started. ${typed('doctor')} looks for the cause.`
 }

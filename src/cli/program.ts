@@ -22,8 +22,14 @@ const target = (command: Command): Command =>
         'its token (default: from the configuration, OPENCLAW_GATEWAY_TOKEN, or the state folder)',
       ),
     )
+    .addOption(
+      new Option(
+        '--password <password>',
+        'its password, in its place (default: from the configuration, or OPENCLAW_GATEWAY_PASSWORD)',
+      ),
+    )
     .addOption(new Option('--state-dir <folder>', 'the state folder (default: OPENCLAW_STATE_DIR, or ~/.openclaw)'))
-    .addOption(new Option('--timeout <ms>', 'how long to wait for an answer').default('30000'))
+    .addOption(new Option('--timeout <ms>', 'how long to wait for an answer; 0 = as long as it takes (default: 30000)'))
 
 /** The options that a gateway is started with. */
 const startFlags = (command: Command): Command =>
@@ -45,7 +51,6 @@ export async function main(argv: string[]): Promise<void> {
     .enablePositionalOptions()
     .exitOverride()
     .showHelpAfterError('(--help shows what there is)')
-    .configureHelp({ showGlobalOptions: true })
 
   const gateway = startFlags(
     program.command('gateway').description('start the gateway, or talk to one'),
@@ -61,14 +66,20 @@ export async function main(argv: string[]): Promise<void> {
   startFlags(
     gateway
       .command('explain-auth')
-      .description('say whether somebody would be let in, and by which rule')
+      .description('say whether somebody would be let in, and by which rule; looks at no lock-outs')
       .option('--from <address>', 'the address of the socket', '127.0.0.1')
-      .option('--header <line>', 'a header of the upgrade, as "Name: value"; repeatable', gather, [])
+      .option(
+        '--header <line>',
+        'a header of the upgrade, as "Name: value"; repeatable (Host: localhost:PORT unless said)',
+        gather,
+        [],
+      )
       .option('--credential <kind>', 'absent, wrong, shared, device, named, expired or revoked', 'shared')
       .option('--device <proof>', 'none, valid or invalid', 'none')
       .option('--paired <role:scopes>', 'what the device was paired for, such as operator:operator.read')
       .option('--role <role>', 'operator or node', 'operator')
-      .option('--scopes <list>', 'the scopes it asks for, with commas; absent = nothing in particular')
+      .option('--scopes <list>', 'the scopes it asks for, with commas: read, write, …; absent = nothing in particular')
+      .option('--holds <list>', 'the scopes of the named token (default: all)')
       .option('--client-id <id>', 'what it calls itself', 'gateway-client')
       .option('--client-mode <mode>', 'and its mode', 'backend')
       .option('--json', 'as JSON'),

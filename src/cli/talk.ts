@@ -2,6 +2,7 @@
 import type { Client } from '../client/client.ts'
 import { EXIT } from './exit.ts'
 import { connectTo, explain, leave, type TargetFlags } from './target.ts'
+import { duration, typed } from './words.ts'
 
 /** Asks a gateway, and says what went wrong. Resolves to the exit code. */
 export async function withClient(flags: TargetFlags, what: (client: Client) => Promise<void>): Promise<number> {
@@ -25,13 +26,25 @@ export function call(method: string, params: string, flags: TargetFlags & { expe
     parsed = JSON.parse(params)
   } catch (error) {
     console.error(
-      `the parameters are not JSON: ${(error as Error).message}\nFor example: kurultai call chat.history '{"sessionKey":"main"}'`,
+      `the parameters are not JSON: ${(error as Error).message}\nFor example: ${typed(`call chat.history '{"sessionKey":"main"}'`)}`,
     )
     return Promise.resolve(EXIT.usage)
   }
+  const waits = flags.timeout === undefined && method === 'exec.approval.request' ? waitOf(parsed) : undefined
   return withClient(flags, async (client) =>
-    print(await client.call(method, parsed, { final: flags.expectFinal === true })),
+    print(
+      await client.call(method, parsed, {
+        final: flags.expectFinal === true,
+        ...(waits !== undefined && { timeoutMs: waits }),
+      }),
+    ),
   )
+}
+
+/** A request for approval waits for people: longer than it does itself, so that its own end is heard. */
+function waitOf(params: unknown): number {
+  const { timeoutMs = 120_000 } = (params ?? {}) as { timeoutMs?: unknown }
+  return (typeof timeoutMs === 'number' ? Math.min(timeoutMs, 300_000) : 300_000) + 10_000
 }
 
 interface SessionRow {
@@ -96,10 +109,3 @@ export const agent = (flags: AgentFlags): Promise<number> =>
   })
 
 const sessionsIn = (count: number): string => (count === 1 ? '1 session' : `${count} sessions`)
-
-function duration(ms: number): string {
-  const seconds = Math.round(ms / 1000)
-  if (seconds < 60) return `${seconds} s`
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min`
-  return `${Math.round(seconds / 3600)} h`
-}

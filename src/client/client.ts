@@ -23,6 +23,8 @@ export interface ClientOptions {
   /** `ws://…` or `wss://…`. */
   url: string
   token?: string | undefined
+  /** Where the gateway asks for a password instead. */
+  password?: string | undefined
   client?: { id: string; version: string; platform: string; mode: string; [member: string]: unknown }
   scopes?: string[]
   /** Besides `stream-offsets` and `delta-only`, which this client always has. */
@@ -295,7 +297,7 @@ function begin(options: ClientOptions): { client: Client; admitted: Promise<Clie
 
   /** Says who we are. Rejects when we are not let in for now. */
   async function greet(nonce: string): Promise<Greeting> {
-    const { client, scopes, caps = [], token } = options
+    const { client, scopes, caps = [], token, password } = options
     const here = socket
     const answer = new Promise<ResponseFrame>((resolve) => {
       greeted = resolve
@@ -314,7 +316,7 @@ function begin(options: ClientOptions): { client: Client; admitted: Promise<Clie
         role: 'operator',
         ...(scopes && { scopes }),
         caps: ['stream-offsets', 'delta-only', ...caps],
-        ...(token !== undefined && { auth: { token } }),
+        ...((token ?? password) !== undefined && { auth: { token, password } }),
         ...proof,
       },
     })

@@ -8,6 +8,8 @@ export interface Range {
   /** `any` holds every address, also of a peer that has none (a Unix socket). */
   members: BlockList | 'any'
   family: 'ipv4' | 'ipv6' | 'any'
+  /** Bits that all its addresses have in common, of 32 or 128; 0 = every address of the family. */
+  prefix: number
 }
 
 /**
@@ -38,7 +40,7 @@ export function canonical(address: string): string | undefined {
  */
 export function parseRange(text: string): Range | undefined {
   const trimmed = text.trim()
-  if (trimmed === '*') return { text: trimmed, members: 'any', family: 'any' }
+  if (trimmed === '*') return { text: trimmed, members: 'any', family: 'any', prefix: 0 }
   const [head = '', tail, ...rest] = trimmed.split('/')
   // A zone means something on one machine's link only, so a range cannot have one.
   if (rest.length > 0 || head.includes('%') || head.startsWith('[')) return undefined
@@ -48,13 +50,13 @@ export function parseRange(text: string): Range | undefined {
   const members = new BlockList()
   if (tail === undefined) {
     members.addAddress(address, family)
-    return { text: trimmed, members, family }
+    return { text: trimmed, members, family, prefix: family === 'ipv4' ? 32 : 128 }
   }
   if (!/^\d{1,3}$/.test(tail)) return undefined
   const prefix = Number(tail) - (family === 'ipv4' && isIP(head) === 6 ? 96 : 0)
   if (prefix < 0 || prefix > (family === 'ipv4' ? 32 : 128)) return undefined
   members.addSubnet(address, prefix, family)
-  return { text: trimmed, members, family }
+  return { text: trimmed, members, family, prefix }
 }
 
 /** Whether the range holds the address. What is not an address is in no range but `*`. */

@@ -43,6 +43,7 @@ function noneAtAll(text: string): string | undefined {
   if (text.includes(Secret.marker)) return 'is the redaction marker'
   if (/\$\{/.test(text)) return 'still holds a variable that was not replaced'
   const folded = text.toLowerCase().replace(/[^a-z0-9]/g, '')
+  if (/^kur_/.test(text)) return 'is one that was made for somebody with less: whoever has it would have everything'
   if (/^<.*>$|^\[.*\]$|^\{.*\}$/.test(text) || placeholder.test(folded)) return 'is a placeholder'
   return undefined
 }

@@ -52,7 +52,8 @@ export interface ConfigFileOnDisk {
 
 /** @param running what the gateway was started with; @param source how that was found */
 export function openConfigFile(running: Config, source: ConfigSource): ConfigFileOnDisk {
-  const file = realPath(running.path ?? path.join(running.stateDir, 'openclaw.json5'))
+  const named = running.path ?? path.join(running.stateDir, 'openclaw.json5')
+  const file = realPath(named)
 
   function show(): ShownConfig {
     const raw = textOf(file)
@@ -83,7 +84,7 @@ export function openConfigFile(running: Config, source: ConfigSource): ConfigFil
   }
 
   /** @throws ConfigError */
-  const read = (text: string): Config => loadConfig({ ...source, flags: { ...source.flags, configPath: file }, text })
+  const read = (text: string): Config => loadConfig({ ...source, flags: { ...source.flags, configPath: named }, text })
 
   function write(change: (present: string) => string, baseHash: string | undefined): ShownConfig {
     if (!running.commands.config)

@@ -1,7 +1,9 @@
 /** The effective values of the `gateway` section: flags over variables over file, and what may not be combined. */
-import { accessSync, constants } from 'node:fs'
+import { X509Certificate } from 'node:crypto'
+import { readFileSync, statSync } from 'node:fs'
 import { isIP } from 'node:net'
-import { canonical, isLoopback, parseRange } from './address.ts'
+import { createSecureContext } from 'node:tls'
+import { canonical, contains, isLoopback, parseRange, type Range } from './address.ts'
 import type { Config } from './config.ts'
 import { shortestToken, type Weakness, weakness } from './credential.ts'
 import type { Findings } from './findings.ts'
@@ -23,8 +25,8 @@ interface Sources {
   env: Environment
   flags: ListenerFlags
   findings: Findings
-  /** Makes a path absolute. */
-  resolve(path: string): string
+  /** Makes a path that stands in the file absolute, as seen from there. */
+  fromFile(path: string): string
 }
 
 export function readListener(sources: Sources): Config['gateway'] {
@@ -49,9 +51,9 @@ export function readListener(sources: Sources): Config['gateway'] {
       enabled: gateway.controlUi?.enabled ?? true,
       allowInsecureAuth: gateway.controlUi?.allowInsecureAuth ?? false,
       dangerouslyDisableDeviceAuth: gateway.controlUi?.dangerouslyDisableDeviceAuth ?? false,
-      allowedOrigins: gateway.controlUi?.allowedOrigins ?? [],
+      allowedOrigins: readOrigins(sources),
     },
-    trustedProxies: readTrustedProxies(sources),
+    trustedProxies: readTrustedProxies(sources).map(({ text }) => text),
     tls,
     limits: { ...defaults.limits, ...gateway.limits },
     handshakeTimeoutMs: gateway.handshakeTimeoutMs ?? defaults.handshakeTimeoutMs,
@@ -60,19 +62,70 @@ export function readListener(sources: Sources): Config['gateway'] {
   }
 }
 
-/** The files of the certificate. One that cannot be read refuses the start: plain HTTP in its place would be weaker than asked. */
-function readTlsFiles({ reading, findings, resolve }: Sources): Config['gateway']['tls'] {
+/** A certificate that ends sooner than this is told of. */
+const RENEW_MS = 14 * 86_400_000
+
+/**
+ * The files of the certificate. Those that cannot be read, or are no pair, refuse the start: plain HTTP in their place would be
+ * weaker than asked.
+ */
+function readTlsFiles({ reading, findings, fromFile }: Sources): Config['gateway']['tls'] {
   const { tls } = reading.file.gateway ?? {}
   if (!tls) return undefined
-  const files = { cert: resolve(tls.cert), key: resolve(tls.key) }
-  for (const [name, file] of Object.entries(files)) {
+  const files = { cert: fromFile(tls.cert), key: fromFile(tls.key) }
+  const texts = (['cert', 'key'] as const).map((name) => {
     try {
-      accessSync(file, constants.R_OK)
+      return readFileSync(files[name])
     } catch (error) {
-      findings.problems.push(`gateway.tls.${name}: ${file} cannot be read (${(error as NodeJS.ErrnoException).code})`)
+      const { code } = error as NodeJS.ErrnoException
+      findings.problems.push(`gateway.tls.${name}: ${files[name]} cannot be read (${code})`)
+      return undefined
     }
-  }
+  })
+  const [cert, key] = texts
+  if (cert && key) judgePair(files, { cert, key }, findings)
   return files
+}
+
+function judgePair(
+  files: { cert: string; key: string },
+  pair: { cert: Buffer; key: Buffer },
+  findings: Findings,
+): void {
+  try {
+    createSecureContext(pair)
+  } catch (error) {
+    findings.problems.push(
+      `gateway.tls: ${files.cert} and ${files.key} are no certificate with its key, both PEM (${(error as Error).message})`,
+    )
+    return
+  }
+  const { validTo } = new X509Certificate(pair.cert)
+  const left = Date.parse(validTo) - Date.now()
+  if (left < RENEW_MS)
+    findings.warnings.push(
+      `gateway.tls.cert: ${files.cert} ${left < 0 ? 'has ended' : 'ends soon'} (${validTo}); renew it: it is read again when it changes`,
+    )
+  const mode = statSync(files.key).mode & 0o777
+  if ((mode & 0o077) !== 0)
+    findings.warnings.push(`gateway.tls.key: others can read ${files.key} (mode 0${mode.toString(8)}); chmod 600 it`)
+}
+
+/** An origin is compared letter by letter with what browsers send; one that they never send is of no use. */
+function readOrigins({ reading, findings }: Sources): string[] {
+  const origins = reading.file.gateway?.controlUi?.allowedOrigins ?? []
+  for (const [index, origin] of origins.entries()) {
+    const url = URL.parse(origin)
+    const isWeb = url?.protocol === 'http:' || url?.protocol === 'https:'
+    const sent = isWeb ? url.origin : undefined
+    // Programs that show pages have schemes of their own: `app://localhost`.
+    if (sent === origin || (url && !isWeb && /^[a-z][a-z0-9+.-]*:\/\/[^/?#]+$/.test(origin))) continue
+    const meant = sent === undefined ? 'write it as https://name or https://name:port' : `did you mean ${sent}?`
+    findings.warnings.push(
+      `gateway.controlUi.allowedOrigins[${index}]: no page comes from ${JSON.stringify(origin.slice(0, 60))}; ${meant}`,
+    )
+  }
+  return origins
 }
 
 /**
@@ -141,7 +194,7 @@ function literal(text: string): string[] | undefined {
   return [bare.includes('%') ? bare : (canonical(bare) ?? bare)]
 }
 
-function readTrustedProxies({ reading, findings }: Sources): string[] {
+function readTrustedProxies({ reading, findings }: Sources): Range[] {
   const texts = reading.file.gateway?.trustedProxies ?? []
   const ranges = texts.map((text, index) => {
     const range = parseRange(text)
@@ -151,10 +204,13 @@ function readTrustedProxies({ reading, findings }: Sources): string[] {
     }
     return range
   })
-  if (ranges.some((range) => range?.members === 'any')) {
-    findings.warnings.push('gateway.trustedProxies: * believes the forwarded headers of every peer')
+  for (const { text, family, prefix } of ranges.filter((range) => range !== undefined)) {
+    if (prefix === 0)
+      findings.warnings.push(`gateway.trustedProxies: ${text} believes the forwarded headers of every peer`)
+    else if (prefix < (family === 'ipv4' ? 8 : 32))
+      findings.warnings.push(`gateway.trustedProxies: ${text} is a very wide range; list your proxies only`)
   }
-  return ranges.flatMap((range) => range?.text ?? [])
+  return ranges.filter((range) => range !== undefined)
 }
 
 /** Decides the mode, finds its credential and judges it by who can reach the port. */
@@ -173,6 +229,10 @@ function readAuth(sources: Sources, loopbackOnly: boolean): Config['gateway']['a
       return { mode }
     }
     case 'token': {
+      if (env['OPENCLAW_GATEWAY_PASSWORD'])
+        findings.warnings.push(
+          'OPENCLAW_GATEWAY_PASSWORD is set, and nobody is asked for it: gateway.auth.mode is token (write password there)',
+        )
       const token = readToken(sources, loopbackOnly)
       return token === undefined ? { mode } : { mode, token: new Secret(token) }
     }
@@ -189,10 +249,18 @@ function readTrustedUser({ reading, findings }: Sources): Pick<Config['gateway']
   const proxy = auth?.trustedProxy
   if (!proxy) return {}
   const path = 'gateway.auth.trustedProxy'
+  const ranges = trustedProxies.map(parseRange).filter((range) => range !== undefined)
   if (trustedProxies.length === 0)
     findings.warnings.push(`${path}: no proxy is listed in gateway.trustedProxies, so nobody is let in by it`)
-  if (trustedProxies.includes('*'))
-    findings.problems.push(`${path}: gateway.trustedProxies is *, so that everybody could write ${proxy.userHeader}`)
+  const all = ranges.find(({ prefix }) => prefix === 0)
+  if (all)
+    findings.problems.push(
+      `${path}: gateway.trustedProxies is ${all.text}, so that everybody could write ${proxy.userHeader}`,
+    )
+  else if (ranges.some((range) => ['127.0.0.1', '::1'].some((address) => contains(range, address))))
+    findings.warnings.push(
+      `${path}: gateway.trustedProxies lists this machine, so that every program on it can come in as whoever it names in ${proxy.userHeader}`,
+    )
   const { userHeader, allowUsers = [], scopes = ['operator.read', 'operator.write'] } = proxy
   return { trustedProxy: { userHeader: userHeader.toLowerCase(), allowUsers, scopes } }
 }
@@ -245,8 +313,18 @@ function readPassword({ reading, env, findings }: Sources, loopbackOnly: boolean
   }
   const { source, text } = chosen
   const weak = weakness(text, 0)
-  if (weak) report(findings, `${source}: the password`, weak, loopbackOnly, 'put one there that nobody can guess')
-  else if (text.length < 12) findings.warnings.push(`${source}: the password has ${text.length} characters only`)
+  if (weak)
+    report(
+      findings,
+      `${source}: the password`,
+      weak,
+      loopbackOnly,
+      'put one there that nobody can guess (openssl rand -hex 32)',
+    )
+  else if (text.length < 12)
+    findings.warnings.push(
+      `${source}: the password has ${text.length} characters only; one of 12 or more is harder to guess (openssl rand -hex 32)`,
+    )
   return text === '' ? undefined : text
 }
 
@@ -259,5 +337,5 @@ function report(
   mend: string,
 ): void {
   if (isNone || !loopbackOnly) findings.problems.push(`${what} ${why}; ${mend}`)
-  else findings.warnings.push(`${what} ${why}`)
+  else findings.warnings.push(`${what} ${why}; ${mend}`)
 }

@@ -4,10 +4,11 @@ import path from 'node:path'
 import { readQueueMode } from '../contract/queue-mode.ts'
 import { readAgents } from './agents.ts'
 import type { Config, LogLevel } from './config.ts'
-import { ConfigError, type Findings } from './findings.ts'
+import { ConfigError, type Findings, type Path, pathText } from './findings.ts'
 import { type ListenerFlags, readListener } from './listener.ts'
 import { readModels } from './models.ts'
-import { type Environment, parseText, readFile } from './reading.ts'
+import { type Environment, parseText, readFile, variablesOf } from './reading.ts'
+import { isSecret } from './redact.ts'
 import { type ConfigFile, defaults } from './schema.ts'
 import { readMcp, readTools } from './tools.ts'
 
@@ -43,13 +44,9 @@ const largestFile = 1_048_576
  * each.
  */
 export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = false }: ConfigSource): Config {
-  const resolve = (text: string): string =>
-    path.resolve(
-      cwd,
-      text.replace(/^~(?=$|[/\\])/, () => home),
-    )
+  const resolve = (text: string, from = cwd): string => resolvePath(text, from, home)
   const findings: Findings = { problems: [], warnings: [] }
-  const stateDir = resolve(flags.stateDir || env['OPENCLAW_STATE_DIR']?.trim() || path.join(home, '.openclaw'))
+  const stateDir = stateDirOf({ env, home, cwd, flags })
 
   const named = flags.configPath || env['OPENCLAW_CONFIG_PATH']?.trim() || env['OPENCLAW_CONFIG']?.trim()
   const file = named ? resolve(named) : fileIn(stateDir)
@@ -63,7 +60,8 @@ export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = fal
 
   const reading = readFile(raw === undefined ? {} : gatewayOnly ? onlyGateway(parsed) : parsed, env, findings)
   const settings = reading.file
-  const gateway = readListener({ reading, env, flags, findings, resolve })
+  const beside = file === undefined ? cwd : path.dirname(file)
+  const gateway = readListener({ reading, env, flags, findings, fromFile: (text) => resolve(text, beside) })
   const models = readModels(settings.models, env, findings)
   const agents = readAgents(settings.agents, { models, env, findings, resolve })
   const tools = readTools(
@@ -75,6 +73,7 @@ export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = fal
   const logging = readLogging(settings.logging, env, resolve, path.join(stateDir, 'logs', 'gateway.log'), findings)
   const kurultai = readDialect(settings, env, findings)
   warnOfStateDir(stateDir, findings)
+  if (file !== undefined && path.dirname(file) !== stateDir) warnOfReaders(file, parsed, findings)
   if (settings.env?.shellEnv?.enabled) {
     findings.warnings.push('env.shellEnv.enabled: the login shell is not asked for variables here')
   }
@@ -106,6 +105,16 @@ export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = fal
     compat: { kurultai },
   }
 }
+
+/** Absolute path of the state folder. */
+export const stateDirOf = ({ env, home, cwd, flags = {} }: ConfigSource): string =>
+  resolvePath(flags.stateDir || env['OPENCLAW_STATE_DIR']?.trim() || path.join(home, '.openclaw'), cwd, home)
+
+const resolvePath = (text: string, from: string, home: string): string =>
+  path.resolve(
+    from,
+    text.replace(/^~(?=$|[/\\])/, () => home),
+  )
 
 /** Says at start-up whose forwarded headers are believed. */
 export function trustedProxiesLine({ gateway }: Pick<Config, 'gateway'>): string {
@@ -204,6 +213,29 @@ function readDialect(file: ConfigFile, env: Environment, findings: Findings): bo
     findings.warnings.push(`OPENCLAW_COMPAT: only kurultai is known, got ${JSON.stringify(asked.slice(0, 60))}`)
   }
   return file.gateway?.compat?.kurultai === true || asked === 'kurultai'
+}
+
+/** A file that is not in the state folder has no folder to protect it. */
+function warnOfReaders(file: string, parsed: unknown, findings: Findings): void {
+  const at = secretIn(parsed, [])
+  if (at === undefined || !existsSync(file)) return
+  const mode = statSync(file).mode & 0o777
+  if ((mode & 0o077) !== 0)
+    findings.warnings.push(
+      `others can read ${file} (mode 0${mode.toString(8)}), and ${pathText(at)} is in it; chmod 600 it, or name a variable there`,
+    )
+}
+
+/** The first place that holds a secret as it is: one that names a variable holds none. */
+function secretIn(value: unknown, at: Path): Path | undefined {
+  if (typeof value === 'string')
+    return value !== '' && variablesOf(value).size === 0 && isSecret(at) && at[1] !== 'tls' ? at : undefined
+  if (typeof value !== 'object' || value === null) return undefined
+  for (const [key, member] of Object.entries(value)) {
+    const found = secretIn(member, [...at, key])
+    if (found) return found
+  }
+  return undefined
 }
 
 function warnOfStateDir(stateDir: string, findings: Findings): void {

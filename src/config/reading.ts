@@ -97,7 +97,12 @@ class Visit {
         if (result !== undefined) kept[key] = result
       }
     }
-    return kept
+    // Half of what belongs together is not what was meant, and nobody behind this reader expects it.
+    const missing = requiredOf(schema).filter((key) => !Object.hasOwn(kept, key))
+    for (const key of missing) if (!Object.hasOwn(value, key)) this.#drop([...path, key], 'is required')
+    if (missing.length === 0) return kept
+    this.dropped.add(pathText(path))
+    return undefined
   }
 
   #record(schema: TSchema, value: Record<string, unknown>, path: Path): unknown {
@@ -121,11 +126,8 @@ class Visit {
   #leaf(schema: TSchema, written: unknown, path: Path): unknown {
     const missing = [...missingIn(written, path, this.#env)]
     for (const [at, name] of missing) {
-      const literal = `write $\${${name}} if the text itself is meant`
-      this.#drop(
-        at,
-        `the variable ${name} ${lookUp(name, this.#env) === undefined ? 'is not set' : 'is empty'} (${literal})`,
-      )
+      const state = lookUp(name, this.#env) === undefined ? 'is not set' : 'is empty'
+      this.#drop(at, `the variable ${name} ${state}; set it (or write $\${${name}}, where the text itself is meant)`)
     }
     if (missing.length > 0) return undefined
     if (typeof written === 'string' && written.includes(Secret.marker)) {
@@ -270,6 +272,8 @@ function isObject(value: unknown): value is Record<string, unknown> {
 
 const propertiesOf = (schema: TSchema): Record<string, TSchema> | undefined =>
   Type.IsObject(schema) ? schema.properties : undefined
+
+const requiredOf = (schema: TSchema): readonly string[] => (Type.IsObject(schema) && schema.required) || []
 
 const patternsOf = (schema: TSchema): Record<string, TSchema> | undefined =>
   Type.IsRecord(schema) ? schema.patternProperties : undefined

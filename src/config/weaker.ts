@@ -30,7 +30,8 @@ export function weakenings(before: Config, after: Config): string[] {
     const [old, now] = [was.auth[kind]?.reveal(), is.auth[kind]?.reveal()]
     unless(old === now || is.auth.mode === 'none', `gateway.auth.${kind} is replaced`)
   }
-  unless(JSON.stringify(is.tls) === JSON.stringify(was.tls) || !was.tls, 'gateway.tls is left out, or has other files')
+  // Added, too: whoever names the files may have read or written them, and a pair that is gone by then is no next start.
+  unless(JSON.stringify(is.tls) === JSON.stringify(was.tls), 'gateway.tls is changed')
   more(was.hosts, is.hosts, 'the addresses it listens on')
   unless(
     JSON.stringify(is.auth.trustedProxy) === JSON.stringify(was.auth.trustedProxy) || !is.auth.trustedProxy,

@@ -269,7 +269,7 @@ export const REFUSALS = {
   AUTH_PASSWORD_MISSING: 'No password was sent; send auth.password.',
   AUTH_PASSWORD_MISMATCH: 'The password is not the one of this gateway.',
   AUTH_RATE_LIMITED: 'Too many wrong credentials came from there; try again after retryAfterMs.',
-  PAIRING_REQUIRED: 'The device must be approved first.',
+  PAIRING_REQUIRED: 'The device must be approved first: by device.pair.approve, with details.requestId.',
 } as const
 export type Refusal = keyof typeof REFUSALS
 

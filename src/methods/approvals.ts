@@ -53,7 +53,8 @@ export function approvalMethods(needs: ApprovalsNeeds): Handlers<typeof contract
     },
 
     async 'exec.approval.resolve'({ id, decision }, caller) {
-      if (!isDecision(decision)) throw new GatewayError('INVALID_PARAMS', 'invalid decision')
+      if (!isDecision(decision))
+        throw new GatewayError('INVALID_PARAMS', 'invalid decision', { details: { allowed: [...DECISIONS] } })
       await approvals.resolve(id, decision, caller)
       return { ok: true }
     },

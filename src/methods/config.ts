@@ -1,5 +1,6 @@
 /** `config.*`: the configuration file, as far as clients may see and write it. */
 import type { Handlers } from '../broker/dispatch.ts'
+import type { Log } from '../broker/log.ts'
 import type { ConfigFileOnDisk, ShownConfig } from '../config/file.ts'
 import type { config as contract } from '../contract/config.ts'
 
@@ -13,18 +14,24 @@ export interface ConfigNeeds {
    * not, or nobody is there to do it.
    */
   restart: ((delayMs: number, note: string) => number | undefined) | undefined
+  log: Pick<Log, 'info'>
 }
 
 const RESTART_DELAY_MS = 2_000
 
-export function configMethods({ configFile, configSchema, version, restart }: ConfigNeeds): Handlers<typeof contract> {
-  const written = ({ path, config, hash }: ShownConfig, delayMs?: number) => ({
-    ok: true as const,
-    path: path!,
-    config: config as { [name: string]: unknown },
-    hash,
-    restart: { scheduled: delayMs !== undefined, ...(delayMs !== undefined && { delayMs }) },
-  })
+export function configMethods(needs: ConfigNeeds): Handlers<typeof contract> {
+  const { configFile, configSchema, version, restart, log } = needs
+
+  function written({ path, config, hash }: ShownConfig, delayMs?: number) {
+    log.info({ path, hash, delayMs }, 'a client wrote the configuration: it is used from the next start on')
+    return {
+      ok: true as const,
+      path: path!,
+      config: config as { [name: string]: unknown },
+      hash,
+      restart: { scheduled: delayMs !== undefined, ...(delayMs !== undefined && { delayMs }) },
+    }
+  }
 
   // The answer is on its way before any timer runs.
   const andRestart = (shown: ShownConfig, { restartDelayMs = RESTART_DELAY_MS, note = '' }, method: string) =>

@@ -1,13 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
+import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { echo } from '../../src/runtimes/echo.ts'
 import { startCutter } from '../client/cutter.ts'
 import { startFake } from '../client/fake-gateway.ts'
+import { canMakeCertificates, makeCertificate } from '../support/certificate.ts'
 import { startGateway, TOKEN } from '../support/gateway.ts'
 import { startModelServer } from '../support/model-server.ts'
 
@@ -132,6 +133,39 @@ describe('gateway', () => {
     const { code, err } = await run(['gateway', '--allow-unconfigured', '--bind', 'lan', '--port', '0'])
     expect(code).toBe(78)
     expect(err).toMatch(/token/i)
+  })
+
+  it('that fails before it has started, for a reason nobody foresaw, does not end like one that was stopped', async () => {
+    const state = folder()
+    mkdirSync(join(state, 'gateway-token'))
+    const { code, err } = await run(['gateway', '--allow-unconfigured', '--port', '0', '--state-dir', state])
+    expect([code, err]).toEqual([70, expect.stringContaining('the gateway could not be started: Error: EISDIR')])
+  })
+
+  it.each(["{ tls: { cert: 'a.pem' } }", '{ tls: {} }', '{ auth: { trustedProxy: {} } }'])(
+    'and `doctor` are refused half of what belongs together: %s',
+    async (half) => {
+      const state = folder()
+      writeFileSync(join(state, 'openclaw.json5'), `{ gateway: ${half} }`)
+      for (const command of ['gateway', 'doctor']) {
+        const { code, out, err } = await run([command, '--state-dir', state])
+        expect([code, out + err]).toEqual([78, expect.stringContaining('is required')])
+      }
+    },
+  )
+
+  it('that listens everywhere says where others find it', async ({ skip }) => {
+    const others = Object.values(networkInterfaces())
+      .flatMap((all) => all ?? [])
+      .filter(({ internal, family }) => !internal && family === 'IPv4')
+    if (others.length === 0) skip('this machine has no address but its own')
+    const env = { OPENCLAW_GATEWAY_TOKEN: TOKEN }
+    const gateway = start(['gateway', '--allow-unconfigured', '--bind', 'lan', '--port', '0'], env)
+    await gateway.says('Stop   Ctrl-C')
+    gateway.child.kill('SIGTERM')
+    const { out } = await gateway.finished
+    for (const { address } of others) expect(out).toContain(`  or     http://${address}:`)
+    expect(out).toMatch(/Open {3}http:\/\/localhost:/)
   })
 
   it('says who may have the port when it is taken', async () => {
@@ -267,17 +301,23 @@ describe('explain-auth', () => {
   const ask = (...flags: string[]) => run(['gateway', 'explain-auth', '--state-dir', folder(), ...flags])
 
   it('says who would be let in, with what, and by which rule', async () => {
-    const { code, out } = await ask('--scopes', 'operator.read,operator.everything')
+    const { code, out } = await ask('--credential', 'named', '--holds', 'read', '--scopes', 'read,operator.admin')
     expect(code).toBe(0)
-    expect(out).toContain('let in as operator by the rule "shared, no device"')
+    expect(out).toContain('let in as operator by the rule "named token"')
     expect(out).toContain('granted: operator.read')
-    expect(out).toContain('denied: operator.everything (no such scope)')
+    expect(out).toContain('denied: operator.admin (not granted to this credential)')
+    expect(out).toContain('not looked at: lock-outs')
   })
 
   it.each([
     ['a wrong token', ['--from', '203.0.113.7', '--credential', 'wrong'], 'AUTH_TOKEN_MISMATCH'],
     ['a page from elsewhere', ['--header', 'Origin: https://evil.example'], 'HTTP 403'],
-    ['a proxy that nobody named', ['--from', '10.0.0.9', '--header', 'X-Forwarded-For: 1.2.3.4'], 'add_trusted_proxy'],
+    [
+      'a proxy that nobody named',
+      ['--from', '10.0.0.9', '--header', 'X-Forwarded-For: 1.2.3.4'],
+      'next: list the address of the proxy in gateway.trustedProxies',
+    ],
+    ['nobody in particular', ['--from', '203.0.113.7', '--credential', 'absent'], 'next: send a token'],
     ['a node that is not paired', ['--from', '203.0.113.7', '--role', 'node'], 'PAIRING_REQUIRED'],
   ])('says why %s would be refused, and what to do', async (_, flags, words) => {
     const { code, out } = await ask(...flags)
@@ -286,9 +326,21 @@ describe('explain-auth', () => {
     expect(out).toContain(words)
   })
 
-  it('says what it does not understand, and ends with 64', async () => {
-    const { code, err } = await ask('--credential', 'good')
-    expect([code, err]).toEqual([64, expect.stringContaining('--credential is one of')])
+  it.each([
+    [['--credential', 'good'], '--credential is one of'],
+    [['--from', 'localhost'], '--from is the address of a socket'],
+    [['--scopes', 'everything'], 'there is no scope "operator.everything"; there are admin, read'],
+    [['--holds', 'operator.all'], '--holds: there is no scope'],
+    [['--device', 'valid', '--paired', 'operator:rad'], '--paired: there is no scope'],
+  ])('says what it does not understand in %j, and ends with 64', async (flags, words) => {
+    const { code, err } = await ask(...flags)
+    expect([code, err]).toEqual([64, expect.stringContaining(words)])
+  })
+
+  it('takes a page of the gateway itself for what it is', async () => {
+    const { code, out } = await ask('--header', 'Origin: http://localhost:18789', '--client-mode', 'webchat')
+    expect(out).toContain('origin allowed')
+    expect(code).toBe(0)
   })
 })
 
@@ -298,19 +350,48 @@ describe('tokens', () => {
     const at = ['--url', gateway.url]
     const asAdmin = [...at, '--token', TOKEN]
     const made = await run(['tokens', 'create', 'a page', '--scopes', 'read', '--expires', '2h', ...asAdmin])
-    expect(made).toMatchObject({ code: 0, err: expect.stringContaining('shown once') })
+    expect(made).toMatchObject({
+      code: 0,
+      err: expect.stringMatching(/shown once.*\(a page\): operator\.read in every session, until 20/),
+    })
     const text = made.out.trim()
     expect(await run(['status', ...at, '--token', text])).toMatchObject({ code: 0 })
     expect(await run(['call', 'tokens.list', ...at, '--token', text])).toMatchObject({
       code: 1,
-      err: expect.stringContaining('operator.admin'),
+      err: expect.stringMatching(/operator\.admin\n.*tokens create NAME --scopes admin/),
     })
     const { out: list } = await run(['tokens', 'list', ...asAdmin])
-    expect(list).toMatch(/valid +a page: operator.read until /)
+    expect(list).toMatch(/valid +a page: operator.read in every session, until /)
     expect(list).not.toContain(text.split('_')[3])
     expect(await run(['tokens', 'revoke', list.split(' ', 1)[0]!, ...asAdmin])).toMatchObject({ code: 0 })
     const refused = await run(['status', ...at, '--token', text])
     expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('revoked')])
+    expect(refused.err).not.toContain('--token')
+    const again = await run(['tokens', 'revoke', 'nobody', ...asAdmin])
+    expect([again.code, again.err]).toEqual([1, expect.stringContaining('tokens list" shows the ids')])
+  })
+
+  it('for some sessions are for these by their whole keys, and say so', async () => {
+    await using gateway = await startGateway()
+    const at = ['--url', gateway.url, '--token', TOKEN]
+    const sessions = 'main, notes:*, agent:other:x, *'
+    const { code, err } = await run(['tokens', 'create', 'x', '--scopes', 'write', '--sessions', sessions, ...at])
+    expect(code).toBe(0)
+    expect(err).toContain('in agent:main:main, agent:main:notes:*, agent:other:x, *, without end')
+  })
+
+  it.each([
+    [['--scopes', 'read', '--sessions', ''], '--sessions is empty'],
+    [['--scopes', 'read', '--sessions', ' , '], '--sessions is empty'],
+    [['--scopes', ''], '--scopes is empty'],
+    [['--scopes', 'read', '--expires', ''], '30m, 12h or 90d'],
+  ])('are not made of a variable that nobody set: %j', async (flags, words) => {
+    await using gateway = await startGateway()
+    const { code, err, out } = await run(['tokens', 'create', 'x', ...flags, '--url', gateway.url, '--token', TOKEN])
+    expect([code, out, err]).toEqual([64, '', expect.stringContaining(words)])
+    expect(await run(['tokens', 'list', '--url', gateway.url, '--token', TOKEN])).toMatchObject({
+      out: expect.stringContaining('no named tokens'),
+    })
   })
 
   it('say what is wrong with a span of time or a scope', async () => {
@@ -321,10 +402,125 @@ describe('tokens', () => {
       err: expect.stringContaining('30m, 12h or 90d'),
     })
     expect(await run(['tokens', 'create', 'x', '--scopes', 'everything', ...at])).toMatchObject({
-      code: 1,
-      err: expect.stringContaining('scopes'),
+      code: 64,
+      err: expect.stringContaining('there is no scope "operator.everything"'),
     })
   })
+})
+
+describe('a command', () => {
+  const withFile = (config: object) => {
+    const state = folder()
+    writeFileSync(join(state, 'openclaw.json5'), JSON.stringify(config))
+    return state
+  }
+  const PASSWORD = 'correct horse battery'
+
+  it('shows a password where the gateway asks for one, wherever it is said', async () => {
+    const state = withFile({ gateway: { auth: { mode: 'password' } } })
+    const env = { OPENCLAW_STATE_DIR: state, OPENCLAW_GATEWAY_PASSWORD: PASSWORD }
+    const gateway = start(['gateway', '--port', '0'], env)
+    await gateway.says('The gateway is running')
+    const { url } = JSON.parse(readFileSync(join(state, 'running.json'), 'utf8'))
+    const there = { OPENCLAW_STATE_DIR: state }
+    expect(await run(['status'], env)).toMatchObject({ code: 0 })
+    expect(await run(['status', '--password', PASSWORD], there)).toMatchObject({ code: 0 })
+    expect(await run(['status', '--url', url], { OPENCLAW_GATEWAY_PASSWORD: PASSWORD })).toMatchObject({ code: 0 })
+    const { code, err } = await run(['status', '--password', 'wrong'], there)
+    expect([code, err]).toEqual([1, expect.stringMatching(/^AUTH_PASSWORD_MISMATCH: .*\n.*--password/)])
+    gateway.child.kill('SIGKILL')
+    await gateway.finished
+  })
+
+  it('with a token needs none of the variables that the configuration names', async () => {
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: so a file names a variable
+    const state = withFile({ gateway: { auth: { token: '${OPENCLAW_GATEWAY_TOKEN}' } } })
+    const env = { OPENCLAW_STATE_DIR: state }
+    const gateway = start(['gateway', '--port', '0'], { ...env, OPENCLAW_GATEWAY_TOKEN: TOKEN })
+    await gateway.says('The gateway is running')
+    expect(await run(['status', '--token', TOKEN], env)).toMatchObject({ code: 0 })
+    const { code, err } = await run(['status'], env)
+    expect([code, err]).toEqual([
+      78,
+      expect.stringMatching(/OPENCLAW_GATEWAY_TOKEN is not set.*\nSet it in this terminal, too, or .* --token/),
+    ])
+    const { err: wrong } = await run(['status', '--token', 'wrong'], env)
+    expect(wrong).not.toContain('gateway.remote')
+    gateway.child.kill('SIGKILL')
+    await gateway.finished
+  })
+
+  it.skipIf(!canMakeCertificates)('believes the certificate that the configuration names', async () => {
+    const files = folder()
+    const { cert, key } = makeCertificate(files, 'own', { names: 'DNS:localhost' })
+    const state = withFile({ gateway: { tls: { cert, key }, auth: { token: TOKEN } } })
+    const env = { OPENCLAW_STATE_DIR: state }
+    const gateway = start(['gateway', '--port', '0'], env)
+    await gateway.says('The gateway is running')
+    expect(await run(['status'], env)).toMatchObject({ code: 0 })
+    const { out } = await run(['doctor'], env)
+    expect(out).toContain('the gateway of this folder runs at wss://localhost:')
+    const { url } = JSON.parse(readFileSync(join(state, 'running.json'), 'utf8'))
+    const { code, err } = await run(['status', '--url', url, '--token', TOKEN])
+    expect([code, err]).toEqual([69, expect.stringContaining('NODE_EXTRA_CA_CERTS')])
+    gateway.child.kill('SIGKILL')
+    await gateway.finished
+  })
+
+  it.skipIf(!canMakeCertificates)('`doctor` knows its own gateway, whatever name its certificate has', async () => {
+    const { cert, key } = makeCertificate(folder(), 'gateway.example')
+    const state = withFile({ gateway: { tls: { cert, key }, auth: { token: TOKEN } } })
+    const env = { OPENCLAW_STATE_DIR: state }
+    const gateway = start(['gateway', '--port', '0'], env)
+    await gateway.says('The gateway is running')
+    expect(await run(['doctor', '--json'], env)).toMatchObject({ out: expect.stringContaining('of this folder runs') })
+    gateway.child.kill('SIGKILL')
+    await gateway.finished
+  })
+
+  it('says what is wrong with a configuration that a client wrote', async () => {
+    await using gateway = await startGateway({ config: { commands: { config: true } } })
+    const at = ['--url', gateway.url, '--token', TOKEN]
+    const { hash } = JSON.parse((await run(['call', 'config.get', ...at])).out)
+    const patch = { raw: '{ gateway: { tls: {} } }', baseHash: hash }
+    const { code, err } = await run(['call', 'config.patch', JSON.stringify(patch), ...at])
+    expect([code, err]).toEqual([1, expect.stringContaining('CONFIG_INVALID')])
+    expect(err).toContain('  - gateway.tls.cert: is required\n  - gateway.tls.key: is required')
+  })
+
+  it('that waits for an approval waits for its end, and one that waits too shortly is told that the gateway runs', async () => {
+    await using gateway = await startGateway()
+    const at = ['--url', gateway.url, '--token', TOKEN]
+    const asked = ['call', 'exec.approval.request', '{"command":"ls","timeoutMs":2000}', ...at]
+    const ended = await run(asked)
+    expect(JSON.parse(ended.out)).toMatchObject({ decision: null })
+    const { code, err } = await run([...asked, '--timeout', '500'])
+    expect([code, err]).toEqual([69, expect.stringContaining('--timeout')])
+    expect(err).not.toContain('Is it running?')
+    const wrong = ['call', 'exec.approval.resolve', '{"id":"x","decision":"yes"}', ...at]
+    expect((await run(wrong)).err).toContain('one of allow-once, allow-always, deny')
+  })
+
+  it('shows each of its options once', async () => {
+    for (const command of [['call'], ['gateway', 'status'], ['gateway', 'explain-auth']]) {
+      const { out } = await run([...command, '--help'])
+      const options = [...out.matchAll(/^ +(?:-\w, )?(--[\w-]+)/gm)].map(([, name]) => name)
+      expect(options).toEqual([...new Set(options)])
+    }
+  })
+})
+
+it('a chat of somebody whose token is revoked says so', async () => {
+  await using gateway = await startGateway()
+  const at = ['--url', gateway.url, '--token', TOKEN]
+  const { out } = await run(['tokens', 'create', 'x', '--scopes', 'write', ...at])
+  const chat = start(['chat', '--url', gateway.url, '--token', out.trim()])
+  chat.child.stdin!.write('one\n')
+  await chat.says('You said: one\n')
+  expect((await run(['tokens', 'revoke', out.split('_')[2]!, ...at])).code).toBe(0)
+  const { code, err } = await chat.finished
+  expect([code, err]).toEqual([1, expect.stringContaining('AUTH_NAMED_TOKEN_REVOKED')])
+  expect(err).not.toContain('has gone')
 })
 
 describe('a chat whose line is cut', () => {

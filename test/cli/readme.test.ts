@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
+import { loadConfig } from '../../src/config/load.ts'
 import { startGateway, TOKEN } from '../support/gateway.ts'
 
 const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
@@ -25,6 +26,19 @@ it('the program in the README works as it stands', async () => {
   rmSync(folder, { recursive: true })
   expect(out).toContain('You said: hello')
   expect(code).toBe(0)
+})
+
+it('shows configurations that load as they stand, without a word', () => {
+  const blocks = [...readme.matchAll(/```json5\n([\s\S]*?)```/g)].map(([, text]) => text!)
+  expect(blocks.length).toBeGreaterThan(1)
+  for (const text of blocks) {
+    const home = mkdtempSync(join(tmpdir(), 'kurultai-readme-'))
+    writeFileSync(join(home, 'openclaw.json5'), text, { mode: 0o600 })
+    const env = { OPENCLAW_GATEWAY_TOKEN: TOKEN, MOONSHOT_API_KEY: 'x', LOCAL_KEY: 'x' }
+    const { warnings } = loadConfig({ env, home, cwd: home, flags: { stateDir: home } })
+    expect(warnings.filter((line) => !line.startsWith('no workspace folder'))).toEqual([])
+    rmSync(home, { recursive: true })
+  }
 })
 
 it('gives the two commands', () => {

@@ -19,6 +19,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openConfigFile } from '../../src/config/file.ts'
 import { loadConfig } from '../../src/config/load.ts'
 import { GatewayError } from '../../src/contract/errors.ts'
+import { canMakeCertificates, makeCertificate } from '../support/certificate.ts'
 
 let folder: string
 beforeEach(() => {
@@ -304,6 +305,26 @@ describe('a change that lets more in or out', () => {
       ).toBe('written')
     }
   })
+
+  it.skipIf(!canMakeCertificates)('is a certificate, whatever there was before', () => {
+    for (const name of ['one', 'two']) makeCertificate(folder, name)
+    const tls = (name: string) => `{ gateway: { tls: { cert: '${name}.crt', key: '${name}.key' } } }`
+    const config = open()
+    expect(codeOf(() => config.patch(tls('one'), config.show().hash))).toBe('CONFIG_WEAKER')
+    expect(text()).toBe(TEXT)
+    const secured = open(TEXT.replace('gateway: {', "gateway: { tls: { cert: 'one.crt', key: 'one.key' },"))
+    for (const patch of [tls('two'), '{ gateway: { tls: null } }'])
+      expect(codeOf(() => secured.patch(patch, secured.show().hash))).toBe('CONFIG_WEAKER')
+  })
+
+  it.each(['{ tls: {} }', "{ tls: { cert: 'a.pem' } }", '{ auth: { trustedProxy: {} } }'])(
+    'is not half of what belongs together: %s',
+    (half) => {
+      const config = open()
+      expect(codeOf(() => config.patch(`{ gateway: ${half} }`, config.show().hash))).toBe('CONFIG_INVALID')
+      expect(text()).toBe(TEXT)
+    },
+  )
 
   it('is refused together with what is harmless', () => {
     const config = open()

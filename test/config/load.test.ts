@@ -159,6 +159,11 @@ describe('a refusal', () => {
   })
 })
 
+/** As they are made for people. */
+const named = `kur_named_0123456789ab_${'0f'.repeat(32)}_01234567`
+const userFrom = (proxies: string) =>
+  `{ gateway: { auth: { trustedProxy: { userHeader: "X-User" } }, trustedProxies: [${proxies}] } }`
+const origins = (origin: string) => `{ gateway: { controlUi: { allowedOrigins: ["${origin}"] } } }`
 const lan = (auth: string) => `{ gateway: { bind: "lan", auth: ${auth} } }`
 
 describe('a weak or wrong configuration', () => {
@@ -179,6 +184,22 @@ describe('a weak or wrong configuration', () => {
     ['{ gateway: { bind: "" } }', /^gateway\.bind: /],
     ['{ gateway: { bind: "custom" } }', /^gateway\.customBindHost: .* missing$/],
     ['{ gateway: { bind: "custom", customBindHost: "moon" } }', /^gateway\.customBindHost: .* got "moon"$/],
+    ['{ gateway: { tls: { cert: "a.pem" } } }', 'gateway.tls.key: is required'],
+    ['{ gateway: { tls: { cert: "a.pem", key: 7 } } }', 'gateway.tls.key: must be string, got a number'],
+    ['{ gateway: { auth: { trustedProxy: {} } } }', 'gateway.auth.trustedProxy.userHeader: is required'],
+    [
+      '{ gateway: { auth: { trustedProxy: { userHeader: "X User" } } } }',
+      /^gateway\.auth\.trustedProxy\.userHeader: must match pattern .*, got "X User"$/,
+    ],
+    [userFrom('"0.0.0.0/0"'), /trustedProxies is 0\.0\.0\.0\/0, so that everybody could write X-User$/],
+    [userFrom('"::/0"'), /trustedProxies is ::\/0, so that everybody could write X-User$/],
+    [userFrom('"::ffff:0.0.0.0/96"'), /trustedProxies is ::ffff:0\.0\.0\.0\/96, so that everybody/],
+    [userFrom('"*"'), /trustedProxies is \*, so that everybody could write X-User$/],
+    [
+      `{ gateway: { auth: { token: "${named}" } } }`,
+      /^gateway\.auth\.token: the token is one that was made for somebody/,
+    ],
+    ['{}', /^OPENCLAW_GATEWAY_TOKEN: the token is one that was made for/, { OPENCLAW_GATEWAY_TOKEN: named }],
     ['{ gateway: { limits: { burst: -1 } } }', 'gateway.limits.burst: must be >= 0, got -1'],
     ['{ gateway: { tickIntervalMs: 60000 } }', 'gateway.tickIntervalMs: must be <= 30000, got 60000'],
     ['{ gateway: { controlUi: { enabled: "yes" } } }', 'gateway.controlUi.enabled: must be boolean, got "yes"'],
@@ -295,11 +316,25 @@ describe('a weak or wrong configuration', () => {
     ['{ skills: {}, browser: {}, wizard: {} }', 'not served here: skills, browser, wizard'],
     [
       '{ gateway: { auth: { token: "short" } } }',
-      'gateway.auth.token: the token has 5 characters; at least 24 are needed',
+      /^gateway\.auth\.token: the token has 5 characters; at least 24 are needed; .*openssl rand -hex 32/,
     ],
     ['{ gateway: { auth: { mode: "none" } } }', /^gateway\.auth\.mode: none lets in everybody/],
-    ['{ gateway: { auth: { mode: "password", password: "correct1" } } }', /the password has 8 characters only$/],
+    [
+      '{ gateway: { auth: { mode: "password", password: "correct1" } } }',
+      /the password has 8 characters only; .*openssl rand -hex 32/,
+    ],
     ['{ gateway: { trustedProxies: ["*"] } }', /believes the forwarded headers of every peer$/],
+    ['{ gateway: { trustedProxies: ["0.0.0.0/0"] } }', /0\.0\.0\.0\/0 believes the forwarded headers of every peer$/],
+    ['{ gateway: { trustedProxies: ["10.0.0.0/7"] } }', /10\.0\.0\.0\/7 is a very wide range/],
+    ['{ gateway: { trustedProxies: ["2001:db8::/31"] } }', /2001:db8::\/31 is a very wide range/],
+    [userFrom('"127.0.0.1"'), /^gateway\.auth\.trustedProxy: .*every program on it can come in as whoever/],
+    [userFrom('"::1"'), /every program on it can come in as whoever it names in X-User$/],
+    [userFrom(''), /^gateway\.auth\.trustedProxy: no proxy is listed/],
+    [origins('*'), /allowedOrigins\[0\]: no page comes from "\*"; write it as https:\/\/name/],
+    [origins('foo'), /no page comes from "foo"/],
+    [origins('https://a.example/chat'), /no page comes from .*; did you mean https:\/\/a\.example\?$/],
+    [origins('https://A.example:443'), /did you mean https:\/\/a\.example\?$/],
+    ['{}', /^OPENCLAW_GATEWAY_PASSWORD is set, and nobody is asked for it/, { OPENCLAW_GATEWAY_PASSWORD: 'x' }],
     ['{ gateway: { mode: "remote" } }', /^gateway\.mode: remote describes a client/],
     ['{}', 'LOG_LEVEL: no level is called "loud"', { LOG_LEVEL: 'loud' }],
     ['{}', /^OPENCLAW_COMPAT: only kurultai is known/, { OPENCLAW_COMPAT: 'other' }],
@@ -338,6 +373,33 @@ describe('a weak or wrong configuration', () => {
   })
 })
 
+it.each(['10.0.0.0/8', '2001:db8::/32', '100.64.0.1'])('a proxy at %s needs no word', (range) => {
+  expect(load(`{ gateway: { trustedProxies: ["${range}"] } }`).warnings).toEqual([])
+})
+
+it.each(['https://a.example', 'http://a.example:8080', 'app://localhost'])('an origin %s needs no word', (origin) => {
+  expect(load(origins(origin)).warnings).toEqual([])
+})
+
+describe('a file that others can read, outside the state folder', () => {
+  const warnings = (text: string, mode: number) => {
+    const home = folder({ 'etc/a.json5': text, '.openclaw/x': '' })
+    chmodSync(path.join(home, '.openclaw'), 0o700)
+    chmodSync(path.join(home, 'etc/a.json5'), mode)
+    const env = { OPENCLAW_CONFIG_PATH: 'etc/a.json5', T: goodToken }
+    return loadConfig({ env, home, cwd: home }).warnings
+  }
+
+  it('is warned of when a secret stands in it', () => {
+    const literal = `{ gateway: { auth: { token: "${goodToken}" } } }`
+    expect(warnings(literal, 0o644)).toEqual([
+      expect.stringMatching(/others can read .*a\.json5 \(mode 0644\), and gateway\.auth\.token is in it/),
+    ])
+    expect(warnings(literal, 0o600)).toEqual([])
+    expect(warnings('{ gateway: { auth: { token: "${T}" } } }', 0o644)).toEqual([])
+  })
+})
+
 describe('${VAR}', () => {
   it('is replaced in texts, once, and $${VAR} is the text itself', () => {
     const text = '{ agents: { list: [{ id: "a", name: "${A}-${B} $${A}" }] } }'
@@ -348,9 +410,9 @@ describe('${VAR}', () => {
 
   it('names every missing variable, and only warns in a section that is not served', () => {
     expect(problemsOf('{ agents: { list: [{ id: "a", name: "${A} ${B} ${A}", workspace: "${C}" }] } }')).toEqual([
-      'agents.list[0].name: the variable A is not set (write $${A} if the text itself is meant)',
-      'agents.list[0].name: the variable B is not set (write $${B} if the text itself is meant)',
-      'agents.list[0].workspace: the variable C is not set (write $${C} if the text itself is meant)',
+      'agents.list[0].name: the variable A is not set; set it (or write $${A}, where the text itself is meant)',
+      'agents.list[0].name: the variable B is not set; set it (or write $${B}, where the text itself is meant)',
+      'agents.list[0].workspace: the variable C is not set; set it (or write $${C}, where the text itself is meant)',
     ])
     expect(load('{ plugins: { a: [{ k: "${A}" }] } }').warnings).toEqual([
       'plugins.a[0].k: the variable A is not set (the section is not served here)',

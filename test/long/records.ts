@@ -8,7 +8,10 @@ export interface KeptRun {
   method: string
   sessionKey: string
   runId: string
+  principal: string
   state: string
+  /** By the wall clock, in ms. */
+  acceptedAt: number
   endedAt: number | undefined
   /** The whole answer of an ended run. */
   text: string
@@ -73,9 +76,11 @@ function parsed(value: unknown): Row {
 }
 
 function runOf(row: Row): KeptRun {
-  const { key, method, sessionKey, runId, state, endedAt, result } = parsed(row['record'])
+  const { result, ...record } = parsed(row['record'])
   const payloads: { text: string }[] = result?.payloads ?? []
-  return { key, method, sessionKey, runId, state, endedAt, text: payloads.map(({ text }) => text).join('') }
+  const { key, method, sessionKey, runId, principal, state, acceptedAt, endedAt } = record
+  const text = payloads.map((payload) => payload.text).join('')
+  return { key, method, sessionKey, runId, principal, state, acceptedAt, endedAt, text }
 }
 
 function transcriptsOf(db: DatabaseSync): Records['transcripts'] {

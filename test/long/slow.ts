@@ -6,6 +6,7 @@ import type { Frame } from '../support/gateway.ts'
 import { type GatewayProcess, startProcess } from '../support/gateway-process.ts'
 import { GATEWAY, type Ground, onGround, wait } from './ground.ts'
 import { type Line, openLine } from './line.ts'
+import { watchMemory } from './memory.ts'
 import { type Report, type Rounds, random, type Suite } from './suite.ts'
 import { createTally, type Tally } from './tally.ts'
 
@@ -85,7 +86,8 @@ async function stall({ folder, babbler }: Ground, { rounds, seed, say }: Rounds)
         if (done % 20 === 0) say(`${done} of ${stalling.length} have stalled ${tally.counts['stalls']} times in all`)
       }),
     )
-    const most = memory.stop()
+    const most = Math.max(whileAllRead, memory.most())
+    memory.stop()
     stage.isOver = true
     await talk
     await endTogether(all, healthy[0]!, tally, seed)
@@ -328,21 +330,4 @@ function isEstablished(url: string, port: number): boolean {
       const [, local, remote, state] = entry.trim().split(/\s+/)
       return local?.endsWith(near) && remote?.endsWith(far) && state === '01'
     })
-}
-
-/** Looks at the memory of a process again and again. */
-function watchMemory(pid: number) {
-  let most = 0
-  const look = () => {
-    const kilobytes = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
-    most = Math.max(most, Number(kilobytes) * 1024)
-  }
-  const timer = setInterval(look, 50)
-  return {
-    most: () => most,
-    stop() {
-      clearInterval(timer)
-      return most
-    },
-  }
 }

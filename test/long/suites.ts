@@ -6,11 +6,14 @@ import { dead } from './dead.ts'
 import { disk } from './disk.ts'
 import { drain } from './drain.ts'
 import { faults } from './faults.ts'
+import { flood } from './flood.ts'
 import { fuzz } from './fuzz.ts'
 import { order } from './order.ts'
+import { pairing } from './pairing.ts'
 import { power } from './power.ts'
 import { races } from './races.ts'
 import { replay } from './replay.ts'
+import { revoke } from './revoke.ts'
 import { slow } from './slow.ts'
 import type { Suite } from './suite.ts'
 import { timing } from './timing.ts'
@@ -30,4 +33,7 @@ export const suites: Record<string, Suite> = {
   faults,
   fuzz,
   timing,
+  pairing,
+  flood,
+  revoke,
 }

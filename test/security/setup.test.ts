@@ -185,6 +185,30 @@ const SET_UPS: SetUp[] = [
     exit: 78,
     says: /gateway\.trustedProxies\[0\]/,
   },
+  {
+    what: 'half a certificate',
+    gateway: { auth: { token: GOOD }, tls: { cert: 'a.pem' } },
+    exit: 78,
+    says: /^gateway\.tls\.key: is required$/,
+  },
+  {
+    what: 'a header that names people, from everybody',
+    gateway: { auth: { token: GOOD, trustedProxy: { userHeader: 'X-User' } }, trustedProxies: ['0.0.0.0/0'] },
+    exit: 78,
+    says: /everybody could write X-User/,
+  },
+  {
+    what: 'a header that names people, from this machine',
+    gateway: { auth: { token: GOOD, trustedProxy: { userHeader: 'X-User' } }, trustedProxies: ['127.0.0.1'] },
+    exit: 0,
+    says: /every program on it can come in as whoever/,
+  },
+  {
+    what: "somebody's named token on loopback",
+    gateway: local({ token: `kur_named_0123456789ab_${'0f'.repeat(32)}_01234567` }),
+    exit: 78,
+    says: /made for somebody with less/,
+  },
   { what: 'a file that is no JSON5', text: '{ gateway: { bind: "loopback" ', exit: 78, says: /line|JSON5|end/i },
   { what: 'a file that holds a list', text: '[]', exit: 78, says: /must hold an object/ },
   {
