@@ -20,6 +20,7 @@ import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub, holds } from './broker/hub.ts'
+import { createLineage } from './broker/lineage.ts'
 import { createMailbox, type Mailbox } from './broker/mailbox.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
@@ -37,6 +38,7 @@ import { openConfigFile } from './config/file.ts'
 import type { ConfigSource } from './config/load.ts'
 import { FileSchema } from './config/schema.ts'
 import { identity, systemPrompt } from './config/workspace.ts'
+import { listFiles, readFile, writeFile } from './config/workspace-files.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
@@ -293,12 +295,14 @@ export function createGateway(options: GatewayOptions): Gateway {
             },
           })
       },
-      onEnded: (record, { outcome, endedAt, startedAt, heard, spent }) => {
+      onStarted: (record) => mailbox.started(record),
+      onEnded: (record, ended) => {
+        const { outcome, endedAt, startedAt, spent } = ended
         supervisor.ended(record, outcome)
         sessions.ended(record.sessionKey, record.runId)
         chains.spend(record, spent)
         activity.ended(record, outcome.state === 'failed' ? outcome.error : undefined)
-        mailbox.ended(record, heard)
+        mailbox.ended(record, ended)
         const { runId, sessionKey } = record
         const details = { runId, sessionKey, state: outcome.state, ms: endedAt - (startedAt ?? endedAt) }
         if (outcome.error) log.warn({ ...details, error: outcome.error }, 'run ended')
@@ -331,10 +335,12 @@ export function createGateway(options: GatewayOptions): Gateway {
       turns,
       runs,
       chains,
+      hub,
       nameOf: (agentId) => agents.get(agentId)?.name ?? agentId,
       log,
       now,
     })
+    const lineage = createLineage({ store })
     const activity = createActivity({ runs, isReachable: () => true })
     const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf: activity.of, now })
     const health = createHealth({
@@ -385,6 +391,10 @@ export function createGateway(options: GatewayOptions): Gateway {
         queueMode: config.messages.queueMode,
         takesImages: (agentId, model) => prompt.modelOf(agentId, model)?.input.includes('image') ?? false,
         identity,
+        activityOf: activity.of,
+        workspaceFiles: { list: listFiles, read: readFile, write: writeFile },
+        lineage,
+        mailbox,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configSchema: FileSchema,
         version,
