@@ -21,6 +21,7 @@ import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
+import { createLineage } from './broker/lineage.ts'
 import { createMailbox, type Mailbox } from './broker/mailbox.ts'
 import { createNodes, type Nodes } from './broker/nodes.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
@@ -41,6 +42,7 @@ import type { ConfigSource } from './config/load.ts'
 import { FileSchema } from './config/schema.ts'
 import { identity, systemPrompt } from './config/workspace.ts'
 import { holds } from './contract/scopes.ts'
+import { listFiles, readFile, writeFile } from './config/workspace-files.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { connector, connectorModel } from './runtimes/connector.ts'
@@ -318,13 +320,15 @@ export function createGateway(options: GatewayOptions): Gateway {
             },
           })
       },
-      onEnded: (record, { outcome, endedAt, startedAt, heard, spent }) => {
+      onStarted: (record) => mailbox.started(record),
+      onEnded: (record, ended) => {
+        const { outcome, endedAt, startedAt, spent } = ended
         supervisor.ended(record, outcome)
         sessions.ended(record.sessionKey, record.runId)
         chains.spend(record, spent)
         activity.ended(record, outcome.state === 'failed' ? outcome.error : undefined)
         if (outcome.state !== 'aborted') standby.ended(record.agentId, outcome.state === 'completed')
-        mailbox.ended(record, heard)
+        mailbox.ended(record, ended)
         const { runId, sessionKey } = record
         const details = { runId, sessionKey, state: outcome.state, ms: endedAt - (startedAt ?? endedAt) }
         if (outcome.error) log.warn({ ...details, error: outcome.error }, 'run ended')
@@ -363,10 +367,12 @@ export function createGateway(options: GatewayOptions): Gateway {
       turns,
       runs,
       chains,
+      hub,
       nameOf: (agentId) => agents.get(agentId)?.name ?? agentId,
       log,
       now,
     })
+    const lineage = createLineage({ store })
     const activity = createActivity({
       runs,
       isReachable: (agentId) => !agents.get(agentId)?.connector || nodes.hasNodeFor(agentId),
@@ -423,6 +429,10 @@ export function createGateway(options: GatewayOptions): Gateway {
         takesImages: (agentId, model) =>
           !agents.get(agentId)?.connector && (prompt.modelOf(agentId, model)?.input.includes('image') ?? false),
         identity,
+        activityOf: activity.of,
+        workspaceFiles: { list: listFiles, read: readFile, write: writeFile },
+        lineage,
+        mailbox,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configSchema: FileSchema,
         version,

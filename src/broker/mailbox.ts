@@ -3,12 +3,15 @@
  * answer reaches the sender exactly once: in the run that waits for it, or as a turn of the sender's session.
  */
 import { createHash } from 'node:crypto'
+import { CAPS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
-import { type RunRecord, type Store, StoreError } from '../stores/store.ts'
+import type { Payload } from '../contract/index.ts'
+import { type RunRecord, type Sent, type Store, StoreError } from '../stores/store.ts'
 import { type Chains, chainOf } from './chains.ts'
 import { lastWordsOfEnded } from './endings.ts'
+import type { Hub } from './hub.ts'
 import type { Log } from './log.ts'
-import type { Runs } from './runs.ts'
+import type { Ended, Runs } from './runs.ts'
 import { AlreadyHeard } from './supervisor.ts'
 import type { Turns } from './turns.ts'
 
@@ -35,6 +38,26 @@ export interface MessageOutcome {
   text: string
 }
 
+/** A message as those are told who look after the gateway. */
+export interface MessageReport {
+  messageId: string
+  state: MessageState
+  from: Sent['from']
+  to: { agentId: string; sessionKey: string }
+  reply: Sent['reply']
+  /** Whether its sender has heard it, or is going to: it is on disk with what tells it. */
+  heard: boolean
+  chainId: string
+  hop: number
+  path: string[]
+  acceptedAt: number
+  expiresAt?: number
+  startedAt?: number
+  endedAt?: number
+  /** Why it has failed or expired. */
+  error?: string
+}
+
 export interface Mailbox {
   /**
    * Sends a message for a run. Resolves once it is on disk. The same letter of a run that is resumed is the same message.
@@ -51,8 +74,14 @@ export interface Mailbox {
     timeoutMs: number,
     signal: AbortSignal,
   ): Promise<MessageOutcome | undefined>
+  /** The start of a run is on disk. */
+  started(run: RunRecord): void
   /** A run has ended and is live no more. */
-  ended(run: RunRecord, heard: readonly string[]): void
+  ended(run: RunRecord, ended: Pick<Ended, 'outcome' | 'heard'>): void
+  /** The newest messages to an agent (by default to any), newest first. */
+  list(filter: { agentId?: string; limit: number }): Promise<MessageReport[]>
+  /** A message, what it says, and, once it is replied, the answer. Undefined when there is none of that id. */
+  look(messageId: string): Promise<(MessageReport & { message: string; answer?: string }) | undefined>
   /** Brings the answers that a former process left, and takes up the deadlines. Call it when the runs are live again. */
   recover(): Promise<number>
   /** Brings no answers any more: the next process does. */
@@ -60,10 +89,11 @@ export interface Mailbox {
 }
 
 export interface MailboxNeeds {
-  store: Pick<Store, 'run' | 'unheard'>
+  store: Pick<Store, 'run' | 'unheard' | 'mail'>
   turns: Pick<Turns, 'admit' | 'start'>
   runs: Pick<Runs, 'record' | 'wait' | 'abort' | 'ids'>
   chains: Pick<Chains, 'extend' | 'giveBack'>
+  hub: Pick<Hub, 'tellAll'>
   /** What people call an agent. */
   nameOf(agentId: string): string
   log: Log
@@ -89,7 +119,7 @@ export const stateOf = ({ state, stopReason }: Pick<RunRecord, 'state' | 'stopRe
 }
 
 export function createMailbox(needs: MailboxNeeds): Mailbox {
-  const { store, turns, runs, chains, nameOf, log, now, retryMs = 1_000 } = needs
+  const { store, turns, runs, chains, hub, nameOf, log, now, retryMs = 1_000 } = needs
   /** Messages whose answer is still to be heard, by the run that sent them. */
   const owed = new Map<string, Set<string>>()
   /** How often a live run has sent the same. */
@@ -108,6 +138,26 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
     const messages = owed.get(runId)
     messages?.delete(messageId)
     if (messages?.size === 0) owed.delete(runId)
+  }
+
+  /** Says where a message is now. Whatever is no message goes by in silence. */
+  function tell(message: RunRecord, state: Payload<'agent.message'>['state']): void {
+    const { runId: messageId, agentId, sessionKey, sent } = message
+    if (!sent) return
+    const { id: chainId, hop, path } = chainOf(message)
+    const to = { agentId, sessionKey }
+    const payload = { messageId, chainId, from: sent.from, to, hop, path, state, ts: now() }
+    // In no session's stream: it names two, and comes when an epoch may already count as told. Other clients refuse events
+    // that they do not know.
+    hub.tellAll('agent.message', payload, { only: ({ caps }) => caps.has(CAPS.streamOffsets) })
+  }
+
+  /** Says that a run has taken answers in. */
+  async function tellHeard(heard: readonly string[]): Promise<void> {
+    for (const messageId of new Set(heard)) {
+      const message = await store.run(messageId)
+      if (message?.heard) tell(message, 'answered')
+    }
   }
 
   /** What is the same when a run is begun again after a restart, and sends the same again as often. */
@@ -162,7 +212,10 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
         chain: { id, hop: hop - 1, path: path.slice(0, -1) },
         answers: messageId,
       })
-      if (admission.kind === 'new') turns.start(admission.record, admission.settings)
+      if (admission.kind === 'new') {
+        tell(message, 'answered')
+        turns.start(admission.record, admission.settings)
+      }
     } catch (error) {
       if (error instanceof AlreadyHeard) return forgive(from.runId, messageId)
       const mayPass = error instanceof StoreError || (error instanceof GatewayError && error.isRetryable)
@@ -217,6 +270,7 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
           const { record } = admission
           if (reply === 'once') owe(runId, record.runId)
           if (record.sent?.expiresAt !== undefined) watch(record.runId, record.sent.expiresAt)
+          tell(record, 'delivered')
           turns.start(record, admission.settings)
           return { messageId: record.runId, sessionKey }
         }
@@ -248,8 +302,15 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
       }
     },
 
-    ended(run, heard) {
+    started(run) {
+      tell(run, 'started')
+    },
+
+    ended(run, { outcome, heard }) {
       const { runId, sent } = run
+      tell(run, stateOf(outcome))
+      if (heard.length > 0)
+        void tellHeard(heard).catch((error: unknown) => log.debug({ runId, err: error }, 'not told'))
       clearTimeout(timers.get(runId))
       timers.delete(runId)
       repeats.delete(runId)
@@ -263,6 +324,16 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
         (message) => message && bring(message),
         () => {},
       )
+    },
+
+    list: async (filter) => (await store.mail(filter)).map(reportOf),
+
+    async look(messageId) {
+      const run = await store.run(messageId)
+      if (!run?.sent) return undefined
+      const report = reportOf(run)
+      const answer = report.state === 'replied' ? lastWordsOfEnded(run) : undefined
+      return { ...report, message: run.message, ...(answer !== undefined && { answer }) }
     },
 
     async recover() {
@@ -300,6 +371,30 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
       const waiter = awaited.get(at.runId)
       at = waiter === undefined ? undefined : runs.record(waiter)
     }
+  }
+}
+
+/** @param message a record with `sent`: the only ones that the store keeps as mail */
+function reportOf(message: RunRecord): MessageReport {
+  const { runId: messageId, agentId, sessionKey, sent, acceptedAt, startedAt, endedAt } = message
+  const { from, reply, expiresAt } = sent!
+  const { id: chainId, hop, path } = chainOf(message)
+  const state = stateOf(message)
+  return {
+    messageId,
+    state,
+    from,
+    to: { agentId, sessionKey },
+    reply,
+    heard: message.heard === true,
+    chainId,
+    hop,
+    path,
+    acceptedAt,
+    ...(expiresAt !== undefined && { expiresAt }),
+    ...(startedAt !== undefined && { startedAt }),
+    ...(endedAt !== undefined && { endedAt }),
+    ...((state === 'failed' || state === 'expired') && { error: whyNot(message) }),
   }
 }
 

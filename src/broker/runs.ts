@@ -85,6 +85,8 @@ export interface RunsNeeds {
   toolbox: Pick<Toolbox, 'call'>
   /** How often in one run a model may ask for tools. */
   maxRounds: number
+  /** The first start of a run is on disk. */
+  onStarted?(record: RunRecord): void
   /** A run has ended, in whatever way; it is on disk and announced. */
   onEnded(record: RunRecord, ended: Ended): void
   /** The deadline of a turn that names none, in ms; 0 = none. */
@@ -209,6 +211,7 @@ export function createRuns(needs: RunsNeeds): Runs {
           prepare(run)
           await started
           Object.assign(run.record, { startedAt, state: 'started', text: '' } satisfies Partial<RunRecord>)
+          if (attempt === 1) needs.onStarted?.(run.record)
         }),
         takeIn: work(async ({ runId, turns }) => {
           const run = get(runId)

@@ -2,6 +2,7 @@
 import { closeSync, constants, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs'
 import path from 'node:path'
 import type { AgentConfig } from './config.ts'
+import { isInside } from './workspace-files.ts'
 
 /** The files that make the prompt, in its order. */
 const promptFiles = ['SOUL.md', 'IDENTITY.md', 'AGENTS.md', 'USER.md', 'CLAUDE.md'] as const
@@ -87,7 +88,7 @@ function read(workspace: string, name: string, most: number, refused: Refused): 
 function readFresh(workspace: string, file: string, most: number, refused: Refused): string | undefined {
   const root = realpathSync(workspace)
   const real = realpathSync(file)
-  if (!real.startsWith(root.endsWith(path.sep) ? root : root + path.sep)) {
+  if (!isInside(root, real)) {
     refused(file, 'it is a link out of the workspace')
     return undefined
   }

@@ -3,6 +3,16 @@ import { Type } from 'typebox'
 import { method } from './block.ts'
 import { Anything, IdempotencyKey, Milliseconds, NonEmpty, Open, Said, SessionKey } from './shapes.ts'
 
+const WorkspaceFile = {
+  name: Type.String(),
+  path: Type.String(),
+  missing: Type.Boolean(),
+  /** Bytes. */
+  size: Type.Optional(Type.Integer()),
+  updatedAtMs: Type.Optional(Type.Number()),
+}
+const ofWorkspace = { agentId: Type.String(), workspace: Type.String() }
+
 export const agents = {
   agent: method({
     summary: 'Give an agent a turn. Answered twice under one id: `accepted` once it is on disk, then the result.',
@@ -91,11 +101,73 @@ export const agents = {
       ),
     }),
   }),
+  'agents.status': method({
+    summary: 'What each agent is doing, and whether it can be reached.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({}),
+    result: Type.Object({
+      agents: Type.Array(
+        Type.Object({
+          id: Type.String(),
+          name: Type.String(),
+          reachable: Type.Boolean(),
+          /** Runs under way. */
+          running: Type.Integer(),
+          /** Turns that wait for theirs. */
+          waiting: Type.Integer(),
+          /** Why its last run failed; absent when that went well, or there was none since the gateway was started. */
+          lastError: Type.Optional(Type.String()),
+          /** The model that is asked first. */
+          model: Type.Optional(Type.String()),
+          /** In place of a model: the node that answers, by its id or name where one is named. */
+          connector: Type.Optional(Type.Object({ node: Type.Optional(Type.String()) })),
+          /** The agents for which it answers now. */
+          standingInFor: Type.Array(Type.String()),
+          /** Who answers for it now. */
+          replacedBy: Type.Optional(Type.String()),
+        }),
+      ),
+    }),
+  }),
   'models.list': method({
     summary: 'All models that are configured.',
     scope: 'operator.read',
     unknown: 'ignored',
     params: Type.Object({}),
     result: Type.Object({ models: Type.Array(Open) }),
+  }),
+}
+
+/** The files of an agent's workspace that are about the agent. */
+export const agentFiles = {
+  'agents.files.list': method({
+    summary: 'The files of an agent that make its prompt, or that it keeps for itself.',
+    scope: 'operator.admin',
+    unknown: 'ignored',
+    params: Type.Object({ agentId: NonEmpty }),
+    result: Type.Object({ ...ofWorkspace, files: Type.Array(Type.Object(WorkspaceFile)) }),
+  }),
+  'agents.files.get': method({
+    summary: 'One of these files, with its text.',
+    scope: 'operator.admin',
+    unknown: 'ignored',
+    params: Type.Object({ agentId: NonEmpty, name: NonEmpty }),
+    result: Type.Object({
+      ...ofWorkspace,
+      file: Type.Object({ ...WorkspaceFile, content: Type.Optional(Type.String()) }),
+    }),
+  }),
+  'agents.files.set': method({
+    summary:
+      'Replace one of these files, or make it; at most 1 MiB. What makes the prompt is used from the next turn on.',
+    scope: 'operator.admin',
+    unknown: 'refused',
+    params: Type.Object({ agentId: NonEmpty, name: NonEmpty, content: Type.String({ maxLength: 1_048_576 }) }),
+    result: Type.Object({
+      ok: Type.Literal(true),
+      ...ofWorkspace,
+      file: Type.Object({ ...WorkspaceFile, content: Type.String() }),
+    }),
   }),
 }

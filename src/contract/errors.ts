@@ -59,6 +59,14 @@ export const ERRORS = {
     code: 'INVALID_REQUEST',
     meaning: 'The session is waiting for the very run that would wait for it; send without waiting, or answer.',
   },
+  UNKNOWN_CHAIN: {
+    code: 'INVALID_REQUEST',
+    meaning: 'Nothing of such a chain, or no such run, is known: what has ended is remembered for 24 hours.',
+  },
+  UNKNOWN_MESSAGE: {
+    code: 'INVALID_REQUEST',
+    meaning: 'No message between agents has that id: what has ended, and was heard, is remembered for 24 hours.',
+  },
   SESSION_NOT_FOUND: { code: 'INVALID_REQUEST', meaning: 'No session has that key, id or label.' },
   RUN_NOT_IN_SESSION: { code: 'INVALID_REQUEST', meaning: 'The run belongs to another session; send its sessionKey.' },
   SEND_DENIED: {
@@ -215,6 +223,23 @@ export const ERRORS = {
     meaning: 'The node hears as many sessions as it may; let go of one with `chat.unsubscribe`.',
   },
   TOO_MANY_CALLS: { code: 'INVALID_REQUEST', meaning: 'The run has called as many tools as one run may.' },
+  UNSUPPORTED_FILE: {
+    code: 'INVALID_REQUEST',
+    meaning: 'Not one of the files of a workspace that clients may see; `agents.files.list` names them.',
+  },
+  NO_WORKSPACE: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The agent has no workspace: set agents.list[].workspace in the configuration.',
+  },
+  FILE_TOO_LARGE: { code: 'INVALID_REQUEST', meaning: 'A file of a workspace is at most 1 MiB.' },
+  WORKSPACE_UNREADABLE: {
+    code: 'UNAVAILABLE',
+    meaning: 'The file is there and cannot be read, or leads out of the workspace; the message says why.',
+  },
+  WORKSPACE_UNWRITABLE: {
+    code: 'UNAVAILABLE',
+    meaning: 'The file cannot be written, as in a read-only workspace; the message says why. Nothing was changed.',
+  },
   NOT_SERVED: { code: 'INVALID_REQUEST', meaning: 'The reference gateway has this, this one does not.' },
   RUN_FAILED: {
     code: 'UNAVAILABLE',

@@ -1,20 +1,25 @@
 /** The whole contract as two tables: every method and every event there is. */
-import { agents } from './agents.ts'
+import { agentFiles, agents } from './agents.ts'
 import { approvalEvents, approvals } from './approvals.ts'
 import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf, Role } from './block.ts'
+import { chains } from './chains.ts'
 import { chat, chatEvents } from './chat.ts'
 import { config } from './config.ts'
 import { deviceEvents, devices } from './devices.ts'
+import { messageEvents, messages } from './messages.ts'
 import { nodeEvents, nodes } from './nodes.ts'
 import { sessions } from './sessions.ts'
 import { system, systemEvents } from './system.ts'
 import { tokens } from './tokens.ts'
+import { usage } from './usage.ts'
 
 export const METHODS = {
-  ...{ ...system, ...config, ...agents, ...sessions, ...chat },
-  ...{ ...approvals, ...devices, ...nodes, ...tokens },
+  ...{ ...system, ...config, ...agents, ...agentFiles, ...sessions, ...chat },
+  ...{ ...chains, ...messages, ...usage, ...approvals, ...devices, ...nodes, ...tokens },
 }
-export const EVENTS = { ...systemEvents, ...chatEvents, ...approvalEvents, ...deviceEvents, ...nodeEvents }
+export const EVENTS = {
+  ...{ ...systemEvents, ...chatEvents, ...messageEvents, ...approvalEvents, ...deviceEvents, ...nodeEvents },
+}
 
 export type MethodName = keyof typeof METHODS
 export type EventName = keyof typeof EVENTS

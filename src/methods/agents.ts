@@ -24,6 +24,10 @@ export interface AgentsNeeds {
   scope: string
   takesImages(agentId: string, sessionModel: string | undefined): boolean
   identity(agent: AgentConfig): { name: string; avatar?: string | undefined }
+  /** What an agent is doing. */
+  activityOf(agentId: string): { reachable: boolean; running: number; waiting: number; lastError?: string }
+  /** For whom an agent answers now, and who answers for it. Absent: everybody for itself. */
+  standIn?(agentId: string): { standingInFor: string[]; replacedBy?: string }
 }
 
 const WAIT_MS = 30_000
@@ -220,6 +224,18 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
       mainKey: agents.mainKey,
       scope: needs.scope,
       agents: agents.list().map(({ id, name }) => ({ id, name })),
+    }),
+
+    'agents.status': () => ({
+      agents: agents.list().map(({ id, name, models: [model], connector }) => ({
+        id,
+        name,
+        ...needs.activityOf(id),
+        ...(connector
+          ? { connector: connector.node === undefined ? {} : { node: connector.node } }
+          : model !== undefined && { model }),
+        ...(needs.standIn?.(id) ?? { standingInFor: [] }),
+      })),
     }),
 
     'models.list': () => ({

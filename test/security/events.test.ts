@@ -4,6 +4,7 @@ import { createHub } from '../../src/broker/hub.ts'
 import type { Scope } from '../../src/contract/block.ts'
 import { EVENTS, type EventName } from '../../src/contract/index.ts'
 import { CONNECT, endOf, openPeer, type Peer, startGateway } from '../support/gateway.ts'
+import { startModelServer } from '../support/model-server.ts'
 import { connectAsNode } from '../support/node.ts'
 import { listening, places } from '../support/rooms.ts'
 import { connectDevice, connectNode, isWorth, makeToken, SCOPE_SETS, UNCOUNTED } from './ground.ts'
@@ -17,6 +18,7 @@ const HEARD_WITH: Record<EventName, string> = {
   presence: 'operator.read',
   agent: 'operator.read',
   chat: 'operator.read',
+  'agent.message': 'operator.read',
   'exec.approval.requested': 'operator.approvals',
   'exec.approval.resolved': 'operator.approvals',
   'device.pair.requested': 'operator.pairing',
@@ -32,8 +34,8 @@ const mayHear = (scopes: readonly string[], event: string): boolean => {
   return needed === 'everyone' || (needed !== 'its node' && isWorth(scopes, needed))
 }
 const OF_SESSIONS = new Set(['agent', 'chat'])
-/** Sent to one connection at its beginning, and each minute. */
-const ELSEWHERE = new Set(['connect.challenge', 'health'])
+/** Sent to one connection at its beginning, each minute, and when models send to each other (in a test of its own). */
+const ELSEWHERE = new Set(['connect.challenge', 'health', 'agent.message'])
 
 const MINE = 'agent:main:mine'
 const OTHER = 'agent:main:other'
@@ -133,6 +135,44 @@ describe('every event', () => {
       expect([who, JSON.stringify(peer.frames).includes(`a word in ${OTHER}`)]).toEqual([who, mayReadOther])
     }
     await gateway.stop()
+  })
+
+  it('of messages between agents reaches those who may read, know offsets, and are held to no session', async () => {
+    await using model = await startModelServer()
+    await using gateway = await startGateway({
+      config: {
+        gateway: { limits: UNCOUNTED },
+        models: { providers: { fake: { baseUrl: `${model.url}/v1`, apiKey: 'none', models: [{ id: 'm' }] } } },
+        agents: { defaults: { model: 'fake/m' }, list: [{ id: 'main' }, { id: 'other' }] },
+        tools: { agentToAgent: { enabled: true, allow: ['*'] } },
+      },
+    })
+    const caps = ['stream-offsets']
+    const operator = await gateway.connect({ caps })
+    const ears: { who: string; peer: Peer; may: boolean }[] = []
+    for (const scopes of SCOPE_SETS) {
+      const may = isWorth(scopes, 'operator.read')
+      ears.push({ who: `operator ${scopes}`, peer: await gateway.connect({ scopes, caps }), may })
+      ears.push({ who: `operator without offsets ${scopes}`, peer: await gateway.connect({ scopes }), may: false })
+      ears.push({ who: `node ${scopes}`, peer: await connectNode(gateway, scopes), may: false })
+    }
+    for (const sessions of [['agent:other:*'], ['agent:main:*'], ['agent:main:mine*', 'agent:other:main']]) {
+      const token = await makeToken(operator, { scopes: ['operator.read'], sessions })
+      const peer = await gateway.connect({ scopes: undefined, caps, auth: { token } })
+      ears.push({ who: `token for ${sessions}`, peer, may: false })
+    }
+    await operator.request('chat.send', {
+      sessionKey: MINE,
+      message: '[[tool=sessions_send args={"agentId":"other","message":"hello"}]]',
+      idempotencyKey: 'a',
+    })
+    await operator.next(({ event, payload }) => event === 'agent.message' && payload.state === 'answered')
+    // Whatever was said before an answer to them has come to them.
+    for (const { who, peer, may } of ears) {
+      await peer.request('health')
+      const states = peer.frames.filter(({ event }) => event === 'agent.message').map(({ payload }) => payload.state)
+      expect([who, states]).toEqual([who, may ? ['delivered', 'started', 'replied', 'answered'] : []])
+    }
   })
 
   describe('in the hub', () => {

@@ -5,7 +5,7 @@ import { createHub, type Hub } from '../../src/broker/hub.ts'
 import type { Log } from '../../src/broker/log.ts'
 import type { Peer } from '../../src/broker/peer.ts'
 import type { Step } from '../../src/broker/prompt.ts'
-import { createRuns, type Runs } from '../../src/broker/runs.ts'
+import { createRuns, type Runs, type RunsNeeds } from '../../src/broker/runs.ts'
 import { createSessions, type Sessions } from '../../src/broker/sessions.ts'
 import type { Supervisor } from '../../src/broker/supervisor.ts'
 import { type Admission, createSupervisor, type SupervisorNeeds } from '../../src/broker/supervisor.ts'
@@ -146,6 +146,9 @@ export interface RoomsOptions {
   onPlace?(runId: string): void
   /** Called before a session begins a run; what it throws, the session's effect throws. */
   onBegin?(runId: string): void
+  onStarted?: NonNullable<RunsNeeds['onStarted']>
+  /** Called when supervisor and session know. */
+  onEnded?: RunsNeeds['onEnded']
   log?: Log
 }
 
@@ -216,9 +219,11 @@ export function openRooms(options: RoomsOptions = {}): Rooms {
           askedOf(runId, nth).resolve({ sink, signal, finish, fail: reject, joined, steps })
         })
     },
-    onEnded(record, { outcome }) {
-      supervisor.ended(record, outcome)
+    onStarted: (record) => options.onStarted?.(record),
+    onEnded(record, ended) {
+      supervisor.ended(record, ended.outcome)
       sessions.ended(record.sessionKey, record.runId)
+      options.onEnded?.(record, ended)
     },
   })
   const sessions = createSessions({

@@ -42,8 +42,16 @@ export const DEVIATIONS: Deviation[] = [
     file: 'connect-*',
     where: '* connect 1 › payload.features.methods',
     kind: 'extra',
-    here: ['chat.resume'],
+    here: ['agents.status', 'chat.resume', 'chains.get', 'chains.list', 'messages.list', 'messages.get', 'usage.by'],
     reason: 'What this gateway has beyond the reference is announced among the methods.',
+    guarantee: 'section 1 of the guarantees',
+  },
+  {
+    file: ['connect-*', 'v4/connect-*'],
+    where: '* connect 1 › payload.features.events',
+    kind: 'extra',
+    here: ['agent.message'],
+    reason: 'The same among the events. It is sent to connections with the cap stream-offsets only.',
     guarantee: 'section 1 of the guarantees',
   },
   {

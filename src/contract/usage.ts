@@ -1,0 +1,118 @@
+/** What models were used for, and what that cost, by the prices in the configuration. */
+import { Type } from 'typebox'
+import { method } from './block.ts'
+import { Open, SessionKey } from './shapes.ts'
+
+/** At most as many as are remembered. */
+const Days = Type.Integer({ minimum: 1, maximum: 400 })
+const Day = Type.String({ pattern: '^[0-9]{4}-[0-9]{2}-[0-9]{2}$' })
+
+const sums = {
+  input: Type.Integer(),
+  output: Type.Integer(),
+  cacheRead: Type.Integer(),
+  cacheWrite: Type.Integer(),
+  totalTokens: Type.Integer(),
+  totalCost: Type.Number(),
+  inputCost: Type.Number(),
+  outputCost: Type.Number(),
+  cacheReadCost: Type.Number(),
+  cacheWriteCost: Type.Number(),
+  /** How often a model was used by a run that has no price: what is missing from the costs. */
+  missingCostEntries: Type.Integer(),
+}
+const Sums = Type.Object(sums)
+const OfModel = Type.Object({ provider: Type.String(), model: Type.String(), count: Type.Integer(), totals: Sums })
+const OfDay = Type.Object({ date: Type.String(), tokens: Type.Integer(), cost: Type.Number() })
+
+export const usage = {
+  'usage.status': method({
+    summary: 'The quotas that providers tell of; the interfaces of models that are served here tell of none.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({}),
+    result: Type.Object({ updatedAt: Type.Number(), providers: Type.Array(Open) }),
+  }),
+  'usage.cost': method({
+    summary:
+      'Tokens and cost of each UTC day in which something was used, from so many days ago (30 unless told otherwise) to today.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({ days: Type.Optional(Days) }),
+    result: Type.Object({
+      updatedAt: Type.Number(),
+      /** Days looked at, the first and the last included. */
+      days: Type.Integer(),
+      daily: Type.Array(Type.Object({ date: Type.String(), ...sums })),
+      totals: Sums,
+    }),
+  }),
+  'usage.by': method({
+    summary:
+      'Tokens and cost by agent, session, model, day or chain, from so many days ago (30 unless told otherwise) to today; the largest first, days in their order, 100 unless told otherwise. Chains: of the newest 50 that have messages those with one in that time, with what their runs used as far as they are still known.',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({
+      by: Type.Enum(['agent', 'session', 'model', 'day', 'chain']),
+      days: Type.Optional(Days),
+      limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+    }),
+    result: Type.Object({
+      updatedAt: Type.Number(),
+      by: Type.String(),
+      startDate: Type.String(),
+      endDate: Type.String(),
+      rows: Type.Array(
+        Type.Object({
+          /** Id of the agent, key of the session, `provider/model`, `YYYY-MM-DD`, or id of the chain. */
+          key: Type.String(),
+          /** How often a model was used by a run. */
+          count: Type.Integer(),
+          ...sums,
+        }),
+      ),
+      /** Of all rows, also of those beyond the limit. */
+      totals: Sums,
+    }),
+  }),
+  'sessions.usage': method({
+    summary:
+      'Tokens and cost of sessions, by day and model; the last 30 days, and the 50 sessions that used most, unless told otherwise.',
+    // The reference gateway counts whatever it does not name as administration, and lists it not.
+    scope: 'operator.admin',
+    unlisted: true,
+    unknown: 'ignored',
+    params: Type.Object({
+      key: Type.Optional(SessionKey),
+      startDate: Type.Optional(Day),
+      endDate: Type.Optional(Day),
+      limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 500 })),
+      includeContextWeight: Type.Optional(Type.Boolean()),
+    }),
+    result: Type.Object({
+      updatedAt: Type.Number(),
+      startDate: Type.String(),
+      endDate: Type.String(),
+      sessions: Type.Array(
+        Type.Object({
+          key: Type.String(),
+          agentId: Type.String(),
+          /** Absent, like the next two, when the session is gone: what it used is remembered. */
+          sessionId: Type.Optional(Type.String()),
+          label: Type.Optional(Type.String()),
+          updatedAt: Type.Optional(Type.Number()),
+          usage: Type.Object({ ...sums, daily: Type.Array(OfDay), models: Type.Array(OfModel) }),
+          /** What the last answer and what it was asked with came to; null when that is not known. */
+          contextWeight: Type.Optional(Type.Union([Type.Object({ tokens: Type.Integer() }), Type.Null()])),
+        }),
+      ),
+      /** Of all sessions, also of those beyond the limit. */
+      totals: Sums,
+      aggregates: Type.Object({
+        byAgent: Type.Array(Type.Object({ agentId: Type.String(), totals: Sums })),
+        byModel: Type.Array(OfModel),
+        daily: Type.Array(OfDay),
+      }),
+    }),
+  }),
+}

@@ -1,0 +1,119 @@
+import { describe, expect, it, vi } from 'vitest'
+import { createChains } from '../../src/broker/chains.ts'
+import { createMailbox, type Letter, type Mailbox } from '../../src/broker/mailbox.ts'
+import type { Payload } from '../../src/contract/index.ts'
+import { openMemoryStore } from '../../src/stores/memory.ts'
+import type { RunRecord, Store } from '../../src/stores/store.ts'
+import { openRooms, quiet, type Rooms, SESSION, settled } from '../support/rooms.ts'
+
+const limits = { hops: 0, visits: 0, messages: 0, fanOut: 0, tokens: 0, cost: 0 }
+const SENDER = 'agent:main:sender'
+
+/** The rooms with a mailbox, and what it tells. */
+function open(store: Store = openMemoryStore(), recovery: 'interrupt' | 'resume' = 'interrupt') {
+  const told: Payload<'agent.message'>[] = []
+  const rooms: Rooms = openRooms({
+    store,
+    recovery,
+    onStarted: (record) => mailbox.started(record),
+    onEnded: (record, ended) => mailbox.ended(record, ended),
+  })
+  const mailbox: Mailbox = createMailbox({
+    store,
+    turns: rooms.turns,
+    runs: rooms.runs,
+    chains: createChains({ store, rules: { enabled: true, allow: ['*'], limits } }),
+    hub: { tellAll: (_, payload) => void told.push(payload as Payload<'agent.message'>) },
+    nameOf: (agentId) => agentId,
+    log: quiet,
+    now: () => Date.now(),
+  })
+  return {
+    ...rooms,
+    mailbox,
+    told,
+    states: (messageId: string) => told.filter((one) => one.messageId === messageId).map(({ state }) => state),
+  }
+}
+
+/** A run under way in {@link SENDER}. */
+async function sender({ send, runs, asked }: Rooms, key = 'sender'): Promise<RunRecord> {
+  await send(key, { sessionKey: SENDER })
+  await asked(key)
+  return runs.record(key)!
+}
+
+const letter = (changes: Partial<Letter> = {}): Letter => ({
+  to: { agentId: 'main', sessionKey: SESSION },
+  message: 'dig',
+  reply: 'once',
+  ...changes,
+})
+
+describe('a message', () => {
+  it('is told to be delivered before it is told to have started, and answered when its answer is brought', async () => {
+    const rooms = open()
+    const { messageId } = await rooms.mailbox.send(await sender(rooms), letter())
+    expect(rooms.states(messageId)).toEqual(['delivered'])
+    await rooms.asked(messageId)
+    expect(rooms.states(messageId)).toEqual(['delivered', 'started'])
+    ;(await rooms.asked(messageId)).finish()
+    await vi.waitFor(() => expect(rooms.states(messageId)).toEqual(['delivered', 'started', 'replied']))
+    // Its sender is under way, and may still ask for it.
+    await settled()
+    expect(rooms.states(messageId)).toHaveLength(3)
+    ;(await rooms.asked('sender')).finish()
+    await vi.waitFor(() => expect(rooms.states(messageId).slice(3)).toEqual(['answered']))
+    await settled()
+    expect(rooms.states(messageId)).toHaveLength(4)
+    // The turn that brought it is no message.
+    expect(new Set(rooms.told.map((one) => one.messageId))).toEqual(new Set([messageId]))
+  })
+
+  it('that is not begun in time expires, unstarted, and its sender hears that', async () => {
+    const rooms = open()
+    await rooms.send('busy')
+    await rooms.asked('busy')
+    const { messageId } = await rooms.mailbox.send(await sender(rooms), letter({ expiresMs: 1 }))
+    await vi.waitFor(() => expect(rooms.states(messageId)).toEqual(['delivered', 'expired']))
+    expect(await rooms.mailbox.look(messageId)).toMatchObject({
+      state: 'expired',
+      error: 'it was not begun in time',
+      heard: false,
+      message: 'dig',
+    })
+    expect((await rooms.mailbox.look(messageId))!.startedAt).toBeUndefined()
+    ;(await rooms.asked('sender')).finish()
+    await vi.waitFor(() => expect(rooms.states(messageId)).toEqual(['delivered', 'expired', 'answered']))
+    expect((await rooms.mailbox.list({ limit: 9 })).map(({ heard }) => heard)).toEqual([true])
+  })
+
+  it('nobody waits for is not told to be answered', async () => {
+    const rooms = open()
+    const { messageId } = await rooms.mailbox.send(await sender(rooms), letter({ reply: 'none' }))
+    ;(await rooms.asked(messageId)).finish()
+    ;(await rooms.asked('sender')).finish()
+    await vi.waitFor(() => expect(rooms.runs.size).toBe(0))
+    await settled()
+    expect(rooms.states(messageId)).toEqual(['delivered', 'started', 'replied'])
+  })
+
+  it('that is sent again by a run that was resumed is the same, and told once', async () => {
+    const store = openMemoryStore()
+    const first = open(store)
+    const { messageId } = await first.mailbox.send(await sender(first), letter())
+    await first.asked(messageId)
+    const second = open(store, 'resume')
+    await second.turns.recover()
+    await second.mailbox.recover()
+    await second.asked('sender')
+    const again = await second.mailbox.send(second.runs.record('sender')!, letter())
+    expect(again.messageId).toBe(messageId)
+    await second.asked(messageId)
+    // Neither is new: it was delivered, and started, before.
+    expect(second.states(messageId)).toEqual([])
+    ;(await second.asked(messageId)).finish()
+    ;(await second.asked('sender')).finish()
+    await vi.waitFor(() => expect(second.states(messageId)).toEqual(['replied', 'answered']))
+  })
+})
