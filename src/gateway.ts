@@ -41,8 +41,8 @@ import { openConfigFile } from './config/file.ts'
 import type { ConfigSource } from './config/load.ts'
 import { FileSchema } from './config/schema.ts'
 import { identity, systemPrompt } from './config/workspace.ts'
-import { holds } from './contract/scopes.ts'
 import { listFiles, readFile, writeFile } from './config/workspace-files.ts'
+import { holds } from './contract/scopes.ts'
 import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { connector, connectorModel } from './runtimes/connector.ts'
@@ -51,6 +51,7 @@ import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/i
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
+import { createApi } from './transport/api.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -432,6 +433,10 @@ export function createGateway(options: GatewayOptions): Gateway {
         activityOf: activity.of,
         workspaceFiles: { list: listFiles, read: readFile, write: writeFile },
         lineage,
+        standIn: (agentId) => {
+          const replacedBy = standby.standInFor(agentId)
+          return { standingInFor: standby.standingInFor(agentId), ...(replacedBy !== undefined && { replacedBy }) }
+        },
         mailbox,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configSchema: FileSchema,
@@ -468,17 +473,18 @@ export function createGateway(options: GatewayOptions): Gateway {
       },
       onUnkept: (error) => log.error({ err: error }, 'failed attempts could not be kept'),
     })
+    const authenticator = createAuthenticator({
+      auth,
+      pagesNeedNoDevice: controlUi.allowInsecureAuth || controlUi.dangerouslyDisableDeviceAuth,
+      devices,
+      tokens,
+      pairings,
+      attempts,
+      pause: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+      now,
+    })
     const connections = createConnections({
-      authenticator: createAuthenticator({
-        auth,
-        pagesNeedNoDevice: controlUi.allowInsecureAuth || controlUi.dangerouslyDisableDeviceAuth,
-        devices,
-        tokens,
-        pairings,
-        attempts,
-        pause: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
-        now,
-      }),
+      authenticator,
       limits: config.gateway.limits,
       monotonic,
       dispatch,
@@ -518,8 +524,14 @@ export function createGateway(options: GatewayOptions): Gateway {
         }, PRESENCE_GATHERED_MS).unref()
       },
     })
+    const api = createApi({
+      ...{ authenticator, dispatch, audit, agents, monotonic, now },
+      maySend: (from, to) => chains.maySend(from, to),
+      limits: config.gateway.limits,
+    })
     const listener = await createListener({
       connections,
+      api,
       log,
       policy: {
         allowedOrigins: controlUi.allowedOrigins,

@@ -13,8 +13,8 @@ export interface Chains {
   giveBack(from: RunRecord): void
   /** What a run used counts for its chain. */
   spend(run: RunRecord, spent: readonly Spent[]): void
-  /** Whether one agent may send to another at all. */
-  maySend(from: string, to: string): boolean
+  /** Whether one agent may send to another at all. `undefined`: who speaks for agents and is none; it may what all of a list may. */
+  maySend(from: string | undefined, to: string): boolean
 }
 
 export interface ChainsNeeds {
@@ -59,12 +59,13 @@ export function createChains({ store, rules: { enabled, allow, limits } }: Chain
     return tally
   }
 
-  function maySend(from: string, to: string): boolean {
+  function maySend(from: string | undefined, to: string): boolean {
     // To other sessions of its own.
     if (from === to) return true
     if (!enabled) return false
-    if (Array.isArray(allow)) return [from, to].every((id) => allow.includes('*') || allow.includes(id))
-    const receivers = [...(Object.hasOwn(allow, from) ? allow[from]! : []), ...(allow['*'] ?? [])]
+    if (Array.isArray(allow)) return [from ?? to, to].every((id) => allow.includes('*') || allow.includes(id))
+    const own = from !== undefined && Object.hasOwn(allow, from) ? allow[from]! : []
+    const receivers = [...own, ...(allow['*'] ?? [])]
     return receivers.includes('*') || receivers.includes(to)
   }
 

@@ -80,6 +80,22 @@ export const agents = {
       error: Type.Optional(Type.String()),
     }),
   }),
+  'agent.result': method({
+    summary:
+      'What a run came to, or `accepted` while it has not ended. HTTP asks it for messages that it answered with 202.',
+    scope: 'operator.read',
+    bySession: true,
+    unknown: 'refused',
+    unlisted: true,
+    params: Type.Object({ runId: NonEmpty }),
+    result: Type.Object({
+      runId: Type.String(),
+      agentId: Type.String(),
+      sessionKey: Type.String(),
+      status: Type.Union([Type.Literal('accepted'), Type.Literal('ok')]),
+      text: Type.Optional(Type.String()),
+    }),
+  }),
   'agent.identity.get': method({
     summary: 'The name and the sign an agent goes by.',
     scope: 'operator.read',

@@ -68,6 +68,7 @@ export const ERRORS = {
     meaning: 'No message between agents has that id: what has ended, and was heard, is remembered for 24 hours.',
   },
   SESSION_NOT_FOUND: { code: 'INVALID_REQUEST', meaning: 'No session has that key, id or label.' },
+  UNKNOWN_RUN: { code: 'INVALID_REQUEST', meaning: 'No run has that id, or it ended more than a day ago.' },
   RUN_NOT_IN_SESSION: { code: 'INVALID_REQUEST', meaning: 'The run belongs to another session; send its sessionKey.' },
   SEND_DENIED: {
     code: 'INVALID_REQUEST',

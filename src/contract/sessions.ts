@@ -30,6 +30,27 @@ export const sessions = {
       sessions: Type.Array(Open),
     }),
   }),
+  'sessions.digest': method({
+    summary: 'Which sessions there are, and how much has been said in them. HTTP answers `/api/sessions` with it.',
+    scope: 'operator.read',
+    bySession: true,
+    unknown: 'ignored',
+    unlisted: true,
+    params: Type.Object({}),
+    result: Type.Object({
+      sessions: Type.Array(
+        Type.Object({
+          /** The key. */
+          sessionId: Type.String(),
+          agentId: Type.String(),
+          /** Milliseconds since 1970. */
+          lastActivity: Type.Number(),
+          /** Entries of the present transcript. */
+          messageCount: Type.Integer(),
+        }),
+      ),
+    }),
+  }),
   'sessions.preview': method({
     summary: 'The last few entries of several sessions, as short text.',
     scope: 'operator.read',

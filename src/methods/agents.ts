@@ -1,6 +1,7 @@
 /** The agents and their models; turns addressed to an agent. */
 import type { Agents } from '../broker/agents.ts'
 import { type Caller, eventually, Failure, type Handlers, type Reply, twice } from '../broker/dispatch.ts'
+import { lastWordsOfEnded } from '../broker/endings.ts'
 import { mayReach } from '../broker/hub.ts'
 import type { Ended, Runs } from '../broker/runs.ts'
 import type { Turns } from '../broker/turns.ts'
@@ -207,6 +208,16 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     },
 
     'agent.wait': ({ runId, timeoutMs = WAIT_MS }, caller) => eventually(waitFor(runId, timeoutMs, caller)),
+
+    async 'agent.result'({ runId }, caller) {
+      const run = await store.run(runId)
+      // In the words for what is not there: what there is beyond is nobody's business.
+      if (!run || !mayReach(caller, run.sessionKey)) throw new GatewayError('UNKNOWN_RUN', 'unknown run id')
+      const about = { runId, agentId: run.agentId, sessionKey: run.sessionKey }
+      if (run.endedAt === undefined) return { ...about, status: 'accepted' }
+      const ended = await result(runId)
+      return ended instanceof Failure ? ended : { ...about, status: 'ok', text: lastWordsOfEnded(run) }
+    },
 
     'agent.identity.get'(params) {
       let agentId = agents.defaultId

@@ -115,6 +115,20 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       }
     },
 
+    async 'sessions.digest'(_, caller) {
+      const all = await store.sessions({})
+      return {
+        sessions: all
+          .filter(({ key }) => mayReach(caller, key))
+          .map(({ key, agentId, updatedAt, messageCount }) => ({
+            sessionId: key,
+            agentId,
+            lastActivity: updatedAt,
+            messageCount,
+          })),
+      }
+    },
+
     async 'sessions.preview'(params) {
       const limit = params.limit ?? PREVIEW_LIMIT
       const chars = params.maxChars ?? PREVIEW_CHARS

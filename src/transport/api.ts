@@ -66,6 +66,7 @@ class HttpError extends Error {
 /** How a failure of the wire is told, by its own code; whatever else is not in the list was wrong with the request. */
 const STATUS: Record<string, number> = {
   UNKNOWN_AGENT: 404,
+  UNKNOWN_RUN: 404,
   SESSION_NOT_FOUND: 404,
   MISSING_SCOPE: 403,
   AGENT_NOT_ALLOWED: 403,

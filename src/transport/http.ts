@@ -10,6 +10,7 @@ import { type Log, sampled } from '../broker/log.ts'
 import { contains } from '../config/address.ts'
 import { Closes } from '../contract/closes.ts'
 import { LIMITS } from '../contract/connect.ts'
+import type { Api } from './api.ts'
 import { type BudgetLimits, createBudget, type Lease, RETRY_AFTER_S } from './budget.ts'
 import { type DoorPolicy, knock, pathOf } from './door.ts'
 import { startHeartbeat } from './heartbeat.ts'
@@ -38,6 +39,8 @@ export interface ListenerNeeds {
   connections: Pick<Connections, 'accept' | 'size'>
   log: Log
   policy: DoorPolicy
+  /** Answers for the paths that are for agents and their sessions. */
+  api: Api
   probe(): Probe
   uptimeMs(): number
   maxConnections: number
@@ -120,6 +123,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     const knocked = knock(request, policy)
     if (!knocked.admitted) return refuse(knocked.status, 'NOT_ADMITTED', knocked.message)
     const path = pathOf(request)
+    // Before it is ready, what a former process left has to be settled first.
+    if (probe().serving && needs.api.answer(path, request, response, knocked.facts)) return
     const known = ROUTES.has(path)
     if (known && request.method !== 'GET' && request.method !== 'HEAD')
       return refuse(405, 'METHOD_NOT_ALLOWED', 'use GET', { allow: 'GET, HEAD' })

@@ -7,7 +7,7 @@ import { connectNode, isWorth, makeToken, SCOPE_SETS, UNCOUNTED } from './ground
 /** What each method needs, written down apart from the contract: who changes one has to change the other. */
 const NEEDED = {
   'operator.read':
-    'health status system-presence last-heartbeat logs.tail agent.identity.get agents.list agents.status models.list sessions.list sessions.preview chat.history chat.resume node.list node.describe chains.get chains.list messages.list messages.get usage.status usage.cost usage.by',
+    'health status system-presence last-heartbeat logs.tail agent.identity.get agents.list agents.status models.list sessions.list sessions.digest sessions.preview agent.result chat.history chat.resume node.list node.describe chains.get chains.list messages.list messages.get usage.status usage.cost usage.by',
   'operator.write': 'agent agent.wait chat.send chat.abort node.invoke',
   'operator.admin':
     'audit.list config.get config.schema config.set config.patch config.apply sessions.resolve sessions.patch sessions.reset sessions.delete chat.inject exec.approvals.get exec.approvals.set tokens.create tokens.list tokens.revoke agents.files.list agents.files.get agents.files.set sessions.usage',
