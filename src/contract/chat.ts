@@ -82,6 +82,7 @@ export const chat = {
     scope: 'operator.read',
     ofOneSession: true,
     unknown: 'ignored',
+    isLarge: true,
     params: Type.Object({
       sessionKey: SessionKey,
       limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
@@ -103,6 +104,7 @@ export const chat = {
     scope: 'operator.read',
     ofOneSession: true,
     unknown: 'ignored',
+    isLarge: true,
     params: Type.Object({
       sessionKey: SessionKey,
       /** The position of the last event seen: `payload.epoch` and `payload.offset`. Without it, a snapshot is answered. */

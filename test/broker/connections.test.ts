@@ -347,3 +347,65 @@ describe('a revocation', () => {
     expect([...hub.peers()].map(({ connId }) => connId)).toHaveLength(1)
   })
 })
+
+describe('what is asked and not read', () => {
+  const MIB = 1024 * 1024
+
+  /** Peers whose requests wait for a test to answer them. */
+  async function peers(count: number, principals: string[] = []) {
+    const asked: { id: string; connId: string; send(text: string): void; done(): void }[] = []
+    const dispatch: Dispatch = {
+      dispatch: ({ id }, { connId }, send, done = () => {}) => void asked.push({ id, connId, send, done }),
+      answered: () => Promise.resolve(),
+    }
+    let come = 0
+    const at = open(
+      async () => ({ ...admitted, principal: principals[come++] ?? 'token:shared' }),
+      {},
+      { dispatch, monotonic: () => 0 },
+    )
+    const all = Array.from({ length: count }, () => {
+      const { peer, send, connect } = at.accept()
+      const wire = peer.wire as { bytesWaiting: number }
+      const ask = (id: string, method: string) => send({ type: 'req', id, method, params: {} })
+      return { peer, wire, connect, ask }
+    })
+    for (const { connect } of all) {
+      connect()
+      await settled()
+    }
+    return { ...at, asked, all }
+  }
+
+  it('costs whoever holds most the connection, once all together hold too much', async () => {
+    const { all, asked } = await peers(4)
+    const [most, other, read, last] = all as [(typeof all)[0], (typeof all)[0], (typeof all)[0], (typeof all)[0]]
+    for (const [place, { ask }] of all.entries()) ask(`${place}`, 'health')
+    const answer = (place: number, wire: { bytesWaiting: number }, bytes: number) => {
+      wire.bytesWaiting = bytes
+      asked[place]!.send('{}')
+    }
+    answer(0, most.wire, 120 * MIB)
+    answer(1, other.wire, 80 * MIB)
+    answer(2, read.wire, 90 * MIB)
+    await settled()
+    expect(all.map(({ peer }) => peer.closedBy?.reason)).toEqual(['slow consumer', undefined, undefined, undefined])
+    // It has read what it was sent, and holds nothing.
+    read.wire.bytesWaiting = 0
+    answer(3, last.wire, 100 * MIB)
+    await settled()
+    expect(all.map(({ peer }) => peer.closedBy?.reason)).toEqual(['slow consumer', undefined, undefined, undefined])
+  })
+
+  it('is made a few at once where answers may be large, and principals take turns', async () => {
+    const { all, asked } = await peers(12, [...Array.from({ length: 11 }, () => 'greedy'), 'modest'])
+    for (const [place, { ask }] of all.entries()) {
+      ask(`${place}`, 'chat.history')
+      ask(`${place} again`, 'chat.history')
+    }
+    expect(asked.map(({ id }) => id)).toEqual(['0', '1', '2', '3', '4', '5', '6', '7'])
+    asked[0]!.done()
+    asked[1]!.done()
+    expect(asked.map(({ id }) => id).slice(8)).toEqual(['8', '11'])
+  })
+})
