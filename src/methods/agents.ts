@@ -16,7 +16,7 @@ import { setting } from './settings.ts'
 
 export interface AgentsNeeds {
   agents: Agents
-  store: Pick<Store, 'run' | 'session' | 'sessions'>
+  store: Pick<Store, 'run' | 'session' | 'sessionOf'>
   turns: Turns
   runs: Pick<Runs, 'ending' | 'wait'>
   models: Config['models']
@@ -124,7 +124,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   }
 
   async function keyById(sessionId: string): Promise<string> {
-    const found = (await store.sessions({})).find((session) => session.sessionId === sessionId)
+    const found = await store.sessionOf(sessionId)
     if (!found) throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${sessionId.slice(0, 200)}`)
     return found.key
   }

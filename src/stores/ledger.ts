@@ -151,7 +151,9 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   unsettled: () => ask('unsettled', []),
   age: (elapsedMs, bounds) => ask('age', [elapsedMs, bounds]),
   session: (key) => ask('session', [key]),
+  sessionOf: (sessionId) => ask('sessionOf', [sessionId]),
   sessions: (filter) => ask('sessions', [filter]),
+  overview: (recent) => ask('overview', [recent]),
   patchSession: (session, settings, at) => ask('patchSession', [session, settings, at]),
   resetSession: (session, at) => ask('resetSession', [session, at]),
   deleteSession: (key) => ask('deleteSession', [key]),
@@ -218,13 +220,14 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     return newSession(wanted, at)
   }
 
-  /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. Answers how many entries. */
-  const addUserMessage = (sessionId: string, run: RunRecord, timestamp: number): number => {
+  /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. Answers the entries. */
+  const addUserMessage = (sessionId: string, run: RunRecord, timestamp: number): TranscriptMessage[] => {
     // A command has no words of its own to keep, only its answer.
-    if (run.message === '' && run.attachments.length === 0) return 0
-    tables.addMessage(sessionId, userMessage(run, timestamp))
+    if (run.message === '' && run.attachments.length === 0) return []
+    const message = userMessage(run, timestamp)
+    tables.addMessage(sessionId, message)
     for (const { sha256 } of run.attachments) tables.holdPicture(sha256, { transcript: sessionId })
-    return 1
+    return [message]
   }
 
   const ages = (): Ages => (tables.document('store', 'age') as Ages | undefined) ?? { now: 0, eras: [] }
@@ -274,7 +277,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       // Before the entry: a transcript has an owner only once its session is there.
       tables.putSession({ ...session, systemSent: true })
       const added = addUserMessage(session.sessionId, run, startedAt)
-      tables.putSession({ ...session, systemSent: true, messageCount: session.messageCount + added })
+      tables.putSession(added.reduce(withEntry, { ...session, systemSent: true }))
       tables.putRun({ ...run, sessionId: session.sessionId, state: 'started', startedAt })
       tables.addText(runId)
     },
@@ -291,15 +294,15 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       // A started turn ends in the transcript it began in, even if the session has begun another one since. An ending
       // never brings a deleted session back.
       const sessionId = run.state === 'started' ? run.sessionId : (session?.sessionId ?? run.sessionId)
-      let added = 0
+      const added: TranscriptMessage[] = []
       if (tables.owner(sessionId) === run.sessionKey) {
-        if (run.state === 'admitted') added += addUserMessage(sessionId, run, ending.endedAt)
+        if (run.state === 'admitted') added.push(...addUserMessage(sessionId, run, ending.endedAt))
         if (ending.message !== undefined) {
           tables.addMessage(sessionId, ending.message)
-          added += 1
+          added.push(ending.message)
         }
       }
-      if (session?.sessionId === sessionId) tables.putSession(afterRun(session, ending, added))
+      if (session?.sessionId === sessionId) tables.putSession(added.reduce(withEntry, afterRun(session, ending)))
       tables.putRun(ended({ ...run, sessionId }, ending))
       tables.deleteText(runId)
       return true
@@ -332,6 +335,12 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 
     session: (key) => tables.session(key),
 
+    sessionOf(sessionId) {
+      const key = tables.owner(sessionId)
+      const session = key === undefined ? undefined : tables.session(key)
+      return session?.sessionId === sessionId ? session : undefined
+    },
+
     sessions(filter) {
       const found: SessionRecord[] = []
       const limit = filter.limit ?? Number.POSITIVE_INFINITY
@@ -342,6 +351,18 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
         if (found.length >= limit) break
       }
       return found
+    },
+
+    overview(most) {
+      const agents = new Map<string, { agentId: string; count: number; recent: SessionRecord[] }>()
+      for (const session of tables.sessions(Number.NEGATIVE_INFINITY)) {
+        const { agentId } = session
+        const agent = agents.get(agentId) ?? { agentId, count: 0, recent: [] }
+        agents.set(agentId, agent)
+        agent.count += 1
+        if (agent.recent.length < most) agent.recent.push(session)
+      }
+      return [...agents.values()]
     },
 
     patchSession(wanted, settings, at) {
@@ -366,7 +387,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       }
       if (owner !== undefined) tables.deleteTranscript(wanted.sessionId)
       tables.addTranscript(wanted.sessionId, wanted.key)
-      const { contextTokens: _, ...kept } = touched(known ?? newSession(wanted, at), at)
+      const { contextTokens: _, opening: __, latest: ___, ...kept } = touched(known ?? newSession(wanted, at), at)
       const reset: SessionRecord = {
         ...kept,
         sessionId: wanted.sessionId,
@@ -396,7 +417,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const session = create ? sessionOrNew({ key, ...create }, message.timestamp) : tables.session(key)
       if (session === undefined) return undefined
       tables.addMessage(session.sessionId, message)
-      const appended = { ...touched(session, message.timestamp), messageCount: session.messageCount + 1 }
+      const appended = withEntry(touched(session, message.timestamp), message)
       tables.putSession(appended)
       return appended
     },
@@ -540,14 +561,24 @@ const touched = (session: SessionRecord, at: number): SessionRecord => ({
   updatedAt: Math.max(session.updatedAt, at),
 })
 
-const afterRun = (session: SessionRecord, ending: Ending, added: number): SessionRecord => ({
+/** Characters of an entry that are kept with its session, for lists. */
+const KEPT_CHARS = 240
+
+/** A session with one more entry in its present transcript. */
+const withEntry = (session: SessionRecord, { role, content }: TranscriptMessage): SessionRecord => {
+  const texts = content.map((part) => (part.type === 'text' && typeof part['text'] === 'string' ? part['text'] : ''))
+  const latest = texts.join('').trimStart().slice(0, KEPT_CHARS)
+  const isOpening = role === 'user' && session.opening === undefined && latest !== ''
+  return { ...session, messageCount: session.messageCount + 1, latest, ...(isOpening && { opening: latest }) }
+}
+
+const afterRun = (session: SessionRecord, ending: Ending): SessionRecord => ({
   ...touched(session, ending.endedAt),
   abortedLastRun: ending.state === 'aborted' || ending.state === 'timedOut',
   inputTokens: session.inputTokens + (ending.usage?.input ?? 0),
   outputTokens: session.outputTokens + (ending.usage?.output ?? 0),
   totalTokens: session.totalTokens + (ending.usage?.totalTokens ?? 0),
   ...(ending.usage && { contextTokens: ending.usage.totalTokens }),
-  messageCount: session.messageCount + added,
   ...(ending.modelProvider === undefined ? {} : { modelProvider: ending.modelProvider }),
   ...(ending.model === undefined ? {} : { model: ending.model }),
 })

@@ -121,6 +121,9 @@ export interface SessionRecord {
   model?: string
   /** Entries in the present transcript. */
   messageCount: number
+  /** How the first words of the user and the newest entry of the present transcript begin, up to 240 characters of each. */
+  opening?: string
+  latest?: string
 }
 
 export interface History {
@@ -219,7 +222,11 @@ export interface Store {
   ): Promise<{ runs: number; chunks: number }>
 
   session(key: string): Promise<SessionRecord | undefined>
+  /** The session whose present transcript has this id. */
+  sessionOf(sessionId: string): Promise<SessionRecord | undefined>
   sessions(filter: SessionFilter): Promise<SessionRecord[]>
+  /** How many sessions each agent has, and the `recent` of them that were touched last, the newest first. */
+  overview(recent: number): Promise<{ agentId: string; count: number; recent: SessionRecord[] }[]>
   /** Sets members of `settings` (null clears one), making the session if it is new. */
   patchSession(
     session: { key: string; agentId: string; sessionId: string },
