@@ -52,6 +52,7 @@ export const ERRORS = {
   },
   MESSAGE_REQUIRED: { code: 'INVALID_REQUEST', meaning: 'A message or an attachment is required.' },
   MESSAGE_TOO_LARGE: { code: 'INVALID_REQUEST', meaning: 'A message is at most 256 KiB.' },
+  CONTEXT_TOO_LARGE: { code: 'INVALID_REQUEST', meaning: 'The context of a message is at most 16 KiB of JSON.' },
   BAD_ATTACHMENT: {
     code: 'INVALID_REQUEST',
     meaning: 'Attachments are images in base64 of at most 5,000,000 bytes each, for a model that takes images.',
@@ -64,6 +65,12 @@ export const ERRORS = {
     code: 'UNAVAILABLE',
     retryable: true,
     meaning: 'The session has as many turns waiting as it keeps; try again after retryAfterMs.',
+  },
+  TURNS_TOO_LARGE: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning:
+      'The turns of this principal that have not ended have as many bytes as they may; try again after retryAfterMs.',
   },
   SESSION_QUARANTINED: {
     code: 'UNAVAILABLE',

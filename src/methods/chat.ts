@@ -166,6 +166,8 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
     if (Buffer.byteLength(text) > LIMITS.message)
       throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
 
+    if (params.context !== undefined && Buffer.byteLength(JSON.stringify(params.context)) > LIMITS.context)
+      throw new GatewayError('CONTEXT_TOO_LARGE', `context is larger than ${LIMITS.context} bytes of JSON`)
     if (attachments.length > 0 && !needs.takesImages(agentId, setting(await store.session(sessionKey), 'model')))
       throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
 
