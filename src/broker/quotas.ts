@@ -1,4 +1,4 @@
-/** How much of the gateway one principal may take up: sockets, and what the store keeps. */
+/** How much of the gateway one principal may take up: sockets, waits, bytes of turns, and what the store keeps. */
 import type { Quotas } from '../stores/store.ts'
 
 export interface QuotaLimits {

@@ -92,6 +92,11 @@ export const ERRORS = {
     retryable: true,
     meaning: 'The store could not keep the request: nothing was accepted.',
   },
+  TOO_MANY_WAITS: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'This principal waits for as many runs as it may; the run goes on. Ask again after retryAfterMs.',
+  },
   RESUME_UNDER_WAY: {
     code: 'UNAVAILABLE',
     retryable: true,
@@ -191,7 +196,7 @@ export const ERRORS = {
   SESSION_QUOTA: {
     code: 'UNAVAILABLE',
     retryable: true,
-    meaning: 'There are as many sessions as may be; delete some.',
+    meaning: 'This principal has made as many sessions as it may; delete some.',
   },
   DEDUPE_QUOTA: {
     code: 'UNAVAILABLE',

@@ -33,11 +33,11 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   const { agents, store, turns, runs } = needs
 
   /** Resolves when a run has ended that was admitted, though it may not be live yet. */
-  async function over(runId: string): Promise<void> {
+  async function over(runId: string, principal: string): Promise<void> {
     const known = new AbortController()
     try {
       // Listen first, look second: a run that ends in between is not missed.
-      const next = runs.wait(runId, LONGEST_MS, known.signal)
+      const next = runs.wait(runId, LONGEST_MS, principal, known.signal)
       if ((await store.run(runId))?.endedAt === undefined) await next
     } finally {
       known.abort()
@@ -49,6 +49,10 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     const run = await store.run(runId)
     if (!run)
       return new Failure(new GatewayError('RUN_FAILED', 'the run is no longer known'), { runId, status: 'error' })
+    if (run.endedAt === undefined) {
+      const retryAfterMs = 1_000
+      return failure(runId, new GatewayError('TOO_MANY_WAITS', 'too many waits for runs', { retryAfterMs }), 'timeout')
+    }
     switch (run.state) {
       case 'completed':
         return { runId, status: 'ok', summary: 'completed', result: run.result }
@@ -86,7 +90,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     if (gone.aborted) giveUp()
     try {
       // Listen first, look second: a run that ends in between is not missed.
-      const next = runs.wait(runId, timeoutMs, listening.signal)
+      const next = runs.wait(runId, timeoutMs, caller.principal, listening.signal)
       const kept = await store.run(runId)
       if (kept?.endedAt !== undefined) return answer(kept)
       const ended: Ended | undefined = await next
@@ -179,7 +183,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
       case 'running':
         return twice(
           { runId: admission.runId, status: 'accepted', acceptedAt: admission.acceptedAt },
-          over(admission.runId).then(() => result(admission.runId)),
+          over(admission.runId, caller.principal).then(() => result(admission.runId)),
         )
       case 'ended':
         return result(admission.runId)

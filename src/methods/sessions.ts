@@ -155,7 +155,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       const { key, agentId } = session(spelling, addressed, agents, caller)
       checkSettings(settings, needs.knowsModel)
       const record = await store.patchSession(
-        { key, agentId, sessionId: randomUUID() },
+        { key, agentId, sessionId: randomUUID(), principal: caller.principal },
         settings as { [name: string]: Json },
         now(),
       )
@@ -171,7 +171,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
 
     async 'sessions.reset'(params, caller) {
       const { key, agentId } = session(params.key, params.agentId, agents, caller)
-      return { ok: true, key, entry: entryOf(await turns.reset(key, agentId)) }
+      return { ok: true, key, entry: entryOf(await turns.reset(key, agentId, caller.principal)) }
     },
 
     async 'sessions.delete'(params, caller) {

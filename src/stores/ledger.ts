@@ -19,6 +19,7 @@ import type {
   SessionRecord,
   Store,
   TranscriptMessage,
+  WantedSession,
 } from './store.ts'
 import { StoreError } from './store.ts'
 
@@ -50,7 +51,6 @@ export interface Tables {
   sessions(updatedSince: number): Iterable<SessionRecord>
   putSession(session: SessionRecord): void
   deleteSession(key: string): void
-  countSessions(): number
 
   /** The session a transcript belongs to. */
   owner(sessionId: string): string | undefined
@@ -180,17 +180,26 @@ const NO_QUOTAS: Quotas = { sessions: 0, keys: 0 }
 /** Binds the rules to tables. */
 export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
   /** Counted once, and then kept up to date: to count 100,000 keys takes longer than all the rest of an `accept`. */
-  let sessionCount: number | undefined
+  let sessionCounts: Map<string | undefined, number> | undefined
   const keyCounts = new Map<string, number>()
 
-  const refuseOneMoreSession = (): void => {
+  /** Counts a session that was made or removed, where sessions are counted. */
+  const countSession = ({ madeBy }: SessionRecord, change: 1 | -1): void => {
+    sessionCounts?.set(madeBy, (sessionCounts.get(madeBy) ?? 0) + change)
+  }
+
+  const refuseOneMoreSession = (principal: string | undefined): void => {
     const most = quotas.sessions
     if (most === 0) return
-    sessionCount ??= tables.countSessions()
-    if (sessionCount >= most)
+    if (sessionCounts === undefined) {
+      sessionCounts = new Map()
+      for (const session of tables.sessions(Number.NEGATIVE_INFINITY)) countSession(session, 1)
+    }
+    const count = sessionCounts.get(principal) ?? 0
+    if (count >= most)
       throw new StoreError(
         'SESSION_QUOTA',
-        `there are ${sessionCount} sessions, which is as many as may be; delete some`,
+        `there are ${count} sessions that this principal made, which is as many as may be; delete some`,
       )
   }
 
@@ -211,13 +220,14 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
   }
 
   /** Gives the session, making it with a new transcript when there is none. Throws before it writes. */
-  const sessionOrNew = (wanted: { key: string; agentId: string; sessionId: string }, at: number): SessionRecord => {
+  const sessionOrNew = (wanted: WantedSession, at: number): SessionRecord => {
     const known = tables.session(wanted.key)
     if (known !== undefined) return known
     if (tables.owner(wanted.sessionId) !== undefined) throw foreignTranscript(wanted.sessionId)
     tables.addTranscript(wanted.sessionId, wanted.key)
-    if (sessionCount !== undefined) sessionCount += 1
-    return newSession(wanted, at)
+    const made = newSession(wanted, at)
+    countSession(made, 1)
+    return made
   }
 
   /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. Answers the entries. */
@@ -250,7 +260,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const runId = tables.run(turn.runId) === undefined ? turn.runId : turn.spareRunId
       if (tables.run(runId) !== undefined) throw new StoreError('CONFLICT', `both ids for the run are taken: ${runId}`)
       refuseOneMoreKey(turn.principal)
-      if (known === undefined) refuseOneMoreSession()
+      if (known === undefined) refuseOneMoreSession(turn.principal)
       const session = sessionOrNew({ ...turn, key: turn.sessionKey }, turn.acceptedAt)
       tables.putSession(touched(session, turn.acceptedAt))
       tables.addRun(newRun(turn, runId, session.sessionId), era())
@@ -366,7 +376,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     },
 
     patchSession(wanted, settings, at) {
-      if (tables.session(wanted.key) === undefined) refuseOneMoreSession()
+      if (tables.session(wanted.key) === undefined) refuseOneMoreSession(wanted.principal)
       const session = sessionOrNew(wanted, at)
       // `fromEntries` defines members, so one named `__proto__` stays a member.
       const merged = Object.fromEntries(
@@ -381,13 +391,11 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const known = tables.session(wanted.key)
       const owner = tables.owner(wanted.sessionId)
       if (owner !== undefined && owner !== wanted.key) throw foreignTranscript(wanted.sessionId)
-      if (known === undefined) {
-        refuseOneMoreSession()
-        if (sessionCount !== undefined) sessionCount += 1
-      }
+      if (known === undefined) refuseOneMoreSession(wanted.principal)
       if (owner !== undefined) tables.deleteTranscript(wanted.sessionId)
       tables.addTranscript(wanted.sessionId, wanted.key)
       const { contextTokens: _, opening: __, latest: ___, ...kept } = touched(known ?? newSession(wanted, at), at)
+      if (known === undefined) countSession(kept, 1)
       const reset: SessionRecord = {
         ...kept,
         sessionId: wanted.sessionId,
@@ -403,17 +411,18 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     },
 
     deleteSession(key) {
-      if (tables.session(key) === undefined) return false
+      const session = tables.session(key)
+      if (session === undefined) return false
       tables.deleteTranscripts(key)
       tables.deleteStream(key)
       tables.deleteSession(key)
       tables.dropPictures()
-      if (sessionCount !== undefined) sessionCount -= 1
+      countSession(session, -1)
       return true
     },
 
     append(key, message, create) {
-      if (create && tables.session(key) === undefined) refuseOneMoreSession()
+      if (create && tables.session(key) === undefined) refuseOneMoreSession(create.principal)
       const session = create ? sessionOrNew({ key, ...create }, message.timestamp) : tables.session(key)
       if (session === undefined) return undefined
       tables.addMessage(session.sessionId, message)
@@ -501,7 +510,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     remove: (kind, id) => tables.deleteDocument(kind, id),
 
     undone() {
-      sessionCount = undefined
+      sessionCounts = undefined
       keyCounts.clear()
     },
   }
@@ -510,10 +519,11 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 const foreignTranscript = (sessionId: string): StoreError =>
   new StoreError('CONFLICT', `the transcript ${sessionId} belongs to another session`)
 
-const newSession = (wanted: { key: string; agentId: string; sessionId: string }, at: number): SessionRecord => ({
+const newSession = (wanted: WantedSession, at: number): SessionRecord => ({
   key: wanted.key,
   agentId: wanted.agentId,
   sessionId: wanted.sessionId,
+  ...(wanted.principal !== undefined && { madeBy: wanted.principal }),
   createdAt: at,
   updatedAt: at,
   settings: {},

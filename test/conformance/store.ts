@@ -72,6 +72,7 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         await store.accept(turn('a'))
         expect(await store.session(key)).toEqual({
           ...main,
+          madeBy: 'device-1',
           createdAt: 1000,
           updatedAt: 1000,
           settings: {},

@@ -222,7 +222,7 @@ describe('what cannot be kept', () => {
     const settle = vi.fn(conflict)
     const rooms = openRooms({ store: storeWith(openMemoryStore(), { settle }) })
     await rooms.send('k1')
-    const waited = rooms.runs.wait('k1', 10_000)
+    const waited = rooms.runs.wait('k1', 10_000, 'p')
     const { sink, finish } = await rooms.asked('k1')
     sink.delta('text')
     finish()
