@@ -100,8 +100,10 @@ interface Port {
 }
 
 const connectParams = validator(ConnectParams)
-/** Refused connections that are in the log each second: a flood is not to fill the disk. */
+/** Refused connections that are in the log each second, and as many with refused scopes: a flood is not to fill the disk. */
 const REFUSALS_PER_SECOND = 10
+/** Refused scopes of one connection that are named in the log. */
+const MOST_DENIED = 8
 /** Sessions whose spelling is remembered for each connection of protocol 3. */
 const MOST_SPELLINGS = 1000
 /** Frames too deep or too long to be read, until the connection is closed. */
@@ -115,6 +117,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   const { authenticator, dispatch, hub, presence, log, audit, now } = needs
   const ports = new Map<string, Port>()
   const warnOfRefusal = sampled((details, message) => log.warn(details, message), REFUSALS_PER_SECOND, needs.monotonic)
+  const tellOfDenied = sampled((details, message) => log.info(details, message), REFUSALS_PER_SECOND, needs.monotonic)
   const waiters: (() => void)[] = []
   const sockets = createQuota(needs.limits.socketsPerPrincipal)
   const large = createLane(MOST_LARGE)
@@ -277,8 +280,14 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         refusal(message),
       )
     }
-    if (decision.denied.length > 0)
-      log.info({ connId, client: client.id, denied: decision.denied }, 'scopes were asked for and not granted')
+    const { denied } = decision
+    if (denied.length > 0) {
+      const names = denied.slice(0, MOST_DENIED).map(({ scope, reason }) => ({ scope: scope.slice(0, 32), reason }))
+      tellOfDenied(
+        { connId, client: client.id, denied: names, count: denied.length },
+        'scopes were asked for and not granted',
+      )
+    }
     note({ ok: true, principal, what: decision.rule }, { client: client.id, role: decision.role })
     port.admitted = { request, protocol, client, caps: params.caps ?? [], outcome: outcome as Admitted }
     return { admitted: true }
@@ -287,11 +296,10 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   function welcome(port: Port): void {
     const { request, protocol, client, caps, outcome } = port.admitted!
     const { decision, deviceToken, deviceId } = outcome
-    // By the device where it is known, else by the instance: a peer that comes back replaces its former entry. `cli` comes and
-    // goes with every command, and is not listed.
+    // `cli` comes and goes with every command, and is not listed.
     if (client.id !== 'cli') {
-      port.presenceKey = deviceId ?? client.instanceId ?? port.connId
-      presence.join(port.presenceKey, port.connId, client, { role: decision.role, scopes: decision.granted, deviceId })
+      const { role, granted: scopes } = decision
+      port.presenceKey = presence.join(port.connId, client, { principal: outcome.principal, role, scopes, deviceId })
     }
     // Old clients refuse members they do not know.
     const denied =

@@ -238,6 +238,25 @@ describe('a connection', () => {
   })
 })
 
+describe('scopes that are asked for and not granted', () => {
+  it('are in the log a few times a second, a few of them, and cut', async () => {
+    const lines: { [name: string]: unknown }[] = []
+    const denied = Array.from({ length: 64 }, () => ({ scope: '\u0001'.repeat(128), reason: 'no such scope' }))
+    const { accept } = open(
+      async () => ({ ...admitted, decision: { ...admitted.decision, denied } as Admitted['decision'] }),
+      {},
+      { monotonic: () => 0, log: { ...quiet, info: (details) => void lines.push({ ...details }) } },
+    )
+    for (let n = 0; n < 50; n++) {
+      accept().connect()
+      await settled()
+    }
+    expect(lines).toHaveLength(10)
+    const named = { scope: '\u0001'.repeat(32), reason: 'no such scope' }
+    expect(lines[0]).toMatchObject({ denied: Array(8).fill(named), count: 64 })
+  })
+})
+
 describe('a request that waits for those before it', () => {
   /** One connection with 32 requests under way, and 28 more behind them. */
   async function crowd() {
