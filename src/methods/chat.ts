@@ -1,6 +1,6 @@
 /** `chat.*`: what a turn means, from typed text to a run under way. */
 import { after, type Caller, Failure, type Handlers, type Reply } from '../broker/dispatch.ts'
-import { type Hub, holds } from '../broker/hub.ts'
+import { type Hub, holds, mayReach } from '../broker/hub.ts'
 import type { Replay } from '../broker/replay.ts'
 import type { Runs } from '../broker/runs.ts'
 import type { Sessions } from '../broker/sessions.ts'
@@ -228,7 +228,8 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       if (runId !== undefined) {
         await turns.arrived(key)
         const run = needs.runs.record(runId)
-        if (run && run.sessionKey !== key)
+        // Whether there is such a run in a session that the caller does not reach is not for it to know.
+        if (run && run.sessionKey !== key && mayReach(caller, run.sessionKey))
           throw new GatewayError('RUN_NOT_IN_SESSION', 'runId does not match sessionKey')
       }
       return abort(key, runId ?? null, 'rpc')
