@@ -7,7 +7,7 @@ const MOST_UNDER_WAY = 32
 /** Requests that wait before the socket is read no further. */
 const MOST_WAITING = 64
 /** Bytes of requests that may be under way at once, and as many that wait before the socket is read no further. */
-export const MOST_TAKEN_BYTES = 8 * 1024 * 1024
+const MOST_TAKEN_BYTES = 8 * 1024 * 1024
 /** Bytes that wait to be read by the peer before none of its requests is begun: it gets those first. */
 export const MOST_UNREAD_BYTES = 8 * 1024 * 1024
 
