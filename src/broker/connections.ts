@@ -133,8 +133,12 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
 
   function forget(connId: string): void {
     const port = ports.get(connId)
-    port?.share?.giveBack()
-    held -= port?.load ?? 0
+    if (port) {
+      port.share?.giveBack()
+      held -= port.load
+      // Its last answers may be yet to come.
+      port.load = 0
+    }
     ports.delete(connId)
     if (ports.size === 0) for (const wake of waiters.splice(0)) wake()
   }
@@ -418,12 +422,15 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       start(request, send, done) {
         if (!isLarge(request)) return start(request, send, done)
         // It keeps its place until it is done, also when its peer has gone: what it reads is read all the same.
-        large.enter(connId, peer.principal, () =>
-          start(request, send, () => {
-            large.leave(connId)
-            done()
-          }),
-        )
+        const leaveLane = () => {
+          large.leave(connId)
+          done()
+        }
+        large.enter(connId, peer.principal, () => {
+          if (port.lane) start(request, send, leaveLane)
+          // Not at once: behind it may wait thousands who have gone, too.
+          else queueMicrotask(leaveLane)
+        })
       },
     })
     port.turnstile = turnstile

@@ -384,15 +384,13 @@ describe('what is asked and not read', () => {
       { dispatch, monotonic: () => 0 },
     )
     const all = Array.from({ length: count }, () => {
-      const { peer, send, connect } = at.accept()
+      const { peer, send, connect, connection } = at.accept()
       const wire = peer.wire as { bytesWaiting: number }
       const ask = (id: string, method: string) => send({ type: 'req', id, method, params: {} })
-      return { peer, wire, connect, ask }
+      return { peer, wire, connect, ask, connection }
     })
-    for (const { connect } of all) {
-      connect()
-      await settled()
-    }
+    for (const { connect } of all) connect()
+    await settled()
     return { ...at, asked, all }
   }
 
@@ -426,5 +424,38 @@ describe('what is asked and not read', () => {
     asked[0]!.done()
     asked[1]!.done()
     expect(asked.map(({ id }) => id).slice(8)).toEqual(['8', '11'])
+  })
+  it('is not made for those who have gone, however many they are, and others come next', async () => {
+    const { all, asked } = await peers(5_001)
+    const stays = all.pop()!
+    for (const { ask } of all) ask('x', 'chat.history')
+    for (const { connection } of all) connection.gone()
+    stays.ask('y', 'chat.history')
+    await settled()
+    expect(asked).toHaveLength(8)
+    for (const { send, done } of asked.splice(0)) {
+      send('{}')
+      done()
+    }
+    await settled()
+    expect(asked.map(({ id }) => id)).toEqual(['y'])
+  })
+
+  it('of those who have gone counts no more, and no less', async () => {
+    const { all, asked } = await peers(3)
+    const [gone, one, other] = all as [(typeof all)[0], (typeof all)[0], (typeof all)[0]]
+    for (const [place, { ask }] of all.entries()) ask(`${place}`, 'health')
+    gone.wire.bytesWaiting = 200 * MIB
+    asked[0]!.send('{}')
+    gone.connection.gone()
+    asked[0]!.send('{}')
+    one.wire.bytesWaiting = 150 * MIB
+    asked[1]!.send('{}')
+    await settled()
+    expect(one.peer.closedBy).toBeUndefined()
+    other.wire.bytesWaiting = 151 * MIB
+    asked[2]!.send('{}')
+    await settled()
+    expect([one, other].map(({ peer }) => peer.closedBy?.reason)).toEqual([undefined, 'slow consumer'])
   })
 })
