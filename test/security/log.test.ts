@@ -167,7 +167,9 @@ describe('the log', () => {
     const lines = linesOf()
     judge(lines)
     const ofClients = lines.filter(({ entry }) => String(entry['client']).startsWith('mark'))
-    expect(ofClients.filter(({ entry }) => entry['denied'] !== undefined)).toHaveLength(500)
+    expect(ofClients.filter(({ entry }) => entry['msg'] === 'connected')).toHaveLength(500)
+    // Of scopes that were refused, only some.
+    expect(ofClients.some(({ entry }) => entry['denied'] !== undefined)).toBe(true)
   })
 
   it('is not told what stands in the headers of three thousand requests, nor ten thousand scopes at length', async () => {
@@ -202,7 +204,7 @@ describe('the log', () => {
     }
     await gateway.stop()
     const lines = linesOf()
-    expect(lines.length).toBeGreaterThan(100)
+    expect(lines.filter(({ entry }) => entry['msg'] === 'connected')).toHaveLength(50)
     const ofHeaders = lines.filter(({ entry }) => entry['denied'] === undefined)
     for (const { text } of ofHeaders) expect(text).not.toContain('mark')
     judge(lines)
