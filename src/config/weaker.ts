@@ -55,7 +55,13 @@ export function weakenings(before: Config, after: Config): string[] {
   turnedOn(before.tools.agentToAgent.enabled, agentToAgent.enabled, 'tools.agentToAgent.enabled')
   more(before.tools.agentToAgent.allow, agentToAgent.allow, 'tools.agentToAgent.allow')
   // Whoever chooses an address is sent what goes there, with the key; whoever names a variable or a file can have it read.
-  more(addressesIn(before), addressesIn(after), 'models.providers')
+  more(Object.keys(providersOf(before)), Object.keys(providersOf(after)), 'models.providers')
+  for (const [id, provider] of Object.entries(providersOf(after))) {
+    const old = providersOf(before)[id]
+    // Never what it says: an address and headers, too, can hold what a client is not shown.
+    for (const name of ['baseUrl', 'headers', 'apiKey'])
+      unless(!old || textOf(old, name) === textOf(provider, name), `models.providers.${id}.${name} is another`)
+  }
   more(workspacesIn(before), workspacesIn(after), 'agents')
   more(variablesIn(before), variablesIn(after), 'what is filled in from the environment')
   unless(before.logging.file === after.logging.file, 'logging.file is another file')
@@ -63,14 +69,10 @@ export function weakenings(before: Config, after: Config): string[] {
   return [...new Set(found)]
 }
 
-/** Which provider is at which address, as the file says: also those whose models it does not list. */
-const addressesIn = ({ parsed }: Config): string[] =>
-  Object.entries(members(members(parsed, 'models'), 'providers')).flatMap(([id, provider]) =>
-    ['baseUrl', 'headers'].flatMap((name) => {
-      const value = members(provider)[name]
-      return value === undefined ? [] : [`${id}.${name} ${shown(value)}`]
-    }),
-  )
+/** The providers as the file says: also those whose models it does not list. */
+const providersOf = ({ parsed }: Config) => members(members(parsed, 'models'), 'providers')
+
+const textOf = (holder: unknown, name: string): string | undefined => JSON.stringify(members(holder)[name])
 
 /** Which agent works in which folder, as the file says. */
 function workspacesIn({ parsed }: Config): string[] {

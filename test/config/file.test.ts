@@ -213,6 +213,14 @@ describe('a change that lets more in or out', () => {
       "{ models: { providers: { evil: { baseUrl: 'https://evil.example', models: [{ id: 'm' }] } } } }",
     ],
     ['a new address without models', "{ models: { providers: { openai: { baseUrl: 'https://evil.example' } } } }"],
+    ['another key for a provider', "{ models: { providers: { local: { apiKey: 'a-key-of-the-attacker' } } } }"],
+    ['the key of the environment for a provider', '{ models: { providers: { local: { apiKey: null } } } }'],
+    ['another provider', "{ models: { providers: { other: { models: [{ id: 'm' }] } } } }"],
+    [
+      'another provider at an address that has one',
+      "{ models: { providers: { other: { baseUrl: 'http://127.0.0.1:1/v1', apiKey: 'x', models: [{ id: 'm' }] } } } }",
+    ],
+    ['a built-in provider that was not used', "{ models: { providers: { openai: { apiKey: 'k' } } } }"],
     ['headers for a provider', "{ models: { providers: { local: { headers: { 'x-a': 'b' } } } } }"],
     [
       'a key that goes elsewhere',
@@ -262,6 +270,38 @@ describe('a change that lets more in or out', () => {
         codeOf(() => config.patch(patch, config.show().hash)),
         patch,
       ).toBe('CONFIG_WEAKER')
+    }
+  })
+
+  it('is named with the provider whose key is another, and never with a key', () => {
+    const config = open(TEXT.replace("'${KEY}'", "'the-key-before'"))
+    const { hash } = config.show()
+    const patch = "{ models: { providers: { local: { apiKey: 'the-key-after' }, other: { apiKey: 'a-third-key' } } } }"
+    const said = () => config.patch(patch, hash)
+    expect(said).toThrow('models.providers.local.apiKey is another')
+    expect(said).toThrow('models.providers gains other')
+    expect(said).not.toThrow(/the-key|a-third-key/)
+  })
+
+  it('is named without what is hidden beside it', () => {
+    const headers = "headers: { authorization: 'Bearer a-hidden-one' }"
+    const config = open(TEXT.replace('models: [{', `${headers}, models: [{`))
+    const { hash } = config.show()
+    const said = () => config.patch("{ models: { providers: { local: { headers: { 'x-a': 'b' } } } } }", hash)
+    expect(said).toThrow('models.providers.local.headers is another')
+    expect(said).not.toThrow('a-hidden-one')
+  })
+
+  it('is not a provider that is left out, nor its name', () => {
+    for (const patch of [
+      '{ models: { providers: { local: null } } }',
+      "{ models: { providers: { local: { models: [{ id: 'm', name: 'M' }] } } } }",
+    ]) {
+      const config = open()
+      expect(
+        codeOf(() => config.patch(patch, config.show().hash)),
+        patch,
+      ).toBe('written')
     }
   })
 
