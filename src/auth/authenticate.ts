@@ -24,7 +24,7 @@ export interface PeerFacts {
   address: string
   /** The address behind trusted proxies, else `address`. */
   clientAddress: string
-  /** Loopback peer, no forwarding headers, local Host, no foreign Origin. */
+  /** Loopback peer, no forwarding headers, local Host, no page but the gateway's own. */
   local: boolean
   origin: Facts['origin']
   /** Whose wrong credentials are counted together. */

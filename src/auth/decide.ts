@@ -65,7 +65,7 @@ export interface Facts {
   requestedScopes: readonly string[] | undefined
   clientId: string
   clientMode: string
-  /** Loopback peer, no forwarding headers, local Host, no foreign Origin. */
+  /** Loopback peer, no forwarding headers, local Host, no page but the gateway's own. */
   local: boolean
   /** Forwarding headers that came from a peer which is not a trusted proxy. */
   forwardedByStranger: boolean

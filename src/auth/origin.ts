@@ -40,6 +40,11 @@ export function originAllowed(
   if (policy.allowedOrigins.includes(origin)) return true
   if (host === undefined) return false
   if (!viaTrustedProxy && !hostKnown(host, policy)) return false
+  return isOwnPage(origin, host)
+}
+
+/** Whether a page of this origin came from the very host and port that the request is for. */
+export function isOwnPage(origin: string, host: string): boolean {
   const name = host.toLowerCase()
   return origin === `http://${name}` || origin === `https://${name}`
 }

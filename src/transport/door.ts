@@ -1,7 +1,7 @@
 /** What can be known of a peer from its request alone: where it comes from, through whom, and on whose page. */
 import type { IncomingMessage } from 'node:http'
 import type { PeerFacts } from '../auth/authenticate.ts'
-import { hostKnown, isLocalName, type OriginPolicy, originAllowed } from '../auth/origin.ts'
+import { hostKnown, isLocalName, isOwnPage, type OriginPolicy, originAllowed } from '../auth/origin.ts'
 import { canonical, contains, isLoopback, networkOf, type Range } from '../config/address.ts'
 
 /** Headers that proxies add. One of them from a peer that is no trusted proxy is somebody's claim. */
@@ -62,7 +62,7 @@ export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
         origin,
         isShared: (isLoopback(clientAddress) && !forwarded) || trusted(clientAddress),
       },
-      local: isLoopback(address) && !forwarded && (host === undefined || isLocalName(host)),
+      local: isLoopback(address) && !forwarded && isHere(host, origin),
       origin: origin === undefined ? 'absent' : 'allowed',
       forwardedByStranger: forwarded && !viaProxy,
       ...(viaProxy && named?.length === 1 && isName(named[0]!) && { user: named[0]!.trim() }),
@@ -70,6 +70,10 @@ export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
     },
   }
 }
+
+/** Whether a request names what only this machine is called, and comes from no page but the gateway's own. */
+const isHere = (host: string | undefined, origin: string | undefined): boolean =>
+  host === undefined ? origin === undefined : isLocalName(host) && (origin === undefined || isOwnPage(origin, host))
 
 /** What a proxy may call somebody: text of a sensible length, so that it can stand in a log and in an id. */
 const isName = (text: string): boolean => /^[\p{L}\p{N}][\p{L}\p{N} ._@+-]{0,127}$/u.test(text.trim())

@@ -323,3 +323,28 @@ describe('over the wire', () => {
     expect(await answer(gateway.port, ['GET / HTTP/1.1', ...UPGRADE])).toBe('400')
   })
 })
+
+describe('somebody here', () => {
+  const host = '127.0.0.1:18789'
+  it.for<[what: string, headers: Record<string, string | undefined>, address: string, isHere: boolean]>([
+    ['a program', { host }, '127.0.0.1', true],
+    ['a program that sends no Host', {}, '::1', true],
+    ["the gateway's own page", { host, origin: `http://${host}` }, '127.0.0.1', true],
+    ["the gateway's own page by another name", { host: 'LOCALHOST:1', origin: 'https://localhost:1' }, '::1', true],
+    ['a page of the list', { host, origin: 'https://kurultai.example' }, '127.0.0.1', false],
+    ['a page of the list, at an address', { host, origin: 'http://10.1.2.3:18789' }, '127.0.0.1', false],
+    ['a page of the list that sends no Host', { origin: 'https://kurultai.example' }, '127.0.0.1', false],
+    [
+      'a page of the list by its own name',
+      { host: 'kurultai.example', origin: 'https://kurultai.example' },
+      '::1',
+      false,
+    ],
+    ['a program from afar', { host }, '10.1.1.1', false],
+    ['the own page from afar', { host: '10.1.2.9:1', origin: 'http://10.1.2.9:1' }, '10.1.1.1', false],
+  ])('is, or is not, %s', ([, headers, address, isHere]) => {
+    const httpVersion = headers['host'] === undefined ? '1.0' : '1.1'
+    const knocked = knock(Object.assign(request(headers, address), { httpVersion }), POLICY)
+    expect(knocked.admitted && knocked.facts.local).toBe(isHere)
+  })
+})

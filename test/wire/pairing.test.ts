@@ -85,6 +85,19 @@ describe('a device from afar', () => {
     expect((await connect(gateway, device, { peer: PAGE })).auth.scopes).toEqual(ADMIN)
   })
 
+  it('is one behind a page of another origin, though the page is allowed and the browser is here', async () => {
+    await using gateway = await startGateway({ config: CONFIG })
+    const [other, own] = [createDevice(), createDevice()]
+    const Host = `127.0.0.1:${gateway.port}`
+    const { answer } = await connect(gateway, other, { peer: { headers: { Host, Origin: 'https://gateway.example' } } })
+    expect(answer['error']).toMatchObject({ code: 'NOT_PAIRED', details: { code: 'PAIRING_REQUIRED' } })
+    const { auth } = await connect(gateway, own, { peer: { headers: { Host, Origin: `http://${Host}` } } })
+    expect(auth).toMatchObject({ deviceToken: expect.stringMatching(/^[0-9a-f]{32}$/) })
+    const operator = await gateway.connect()
+    const { payload } = await operator.request('device.pair.list', {})
+    expect(payload).toMatchObject({ pending: [{ deviceId: other.id }], paired: [{ deviceId: own.id }] })
+  })
+
   it('as a node is refused without being paired, and let in as one with it', async () => {
     await using gateway = await startGateway()
     const operator = await gateway.connect()
