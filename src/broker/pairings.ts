@@ -356,14 +356,14 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     },
     async rotate({ deviceId, role, scopes }, approver) {
       mayChange(approver, deviceId, 'unknown deviceId/role')
-      const record = devices.get(deviceId, role)
-      if (!record) throw new GatewayError('UNKNOWN_DEVICE', 'unknown deviceId/role')
       const unknown = scopes?.find((scope) => !OPERATOR_SCOPES.includes(scope as Scope))
       if (unknown !== undefined) throw new GatewayError('TOKEN_TOO_WIDE', `there is no scope ${unknown.slice(0, 64)}`)
-      const worth = (scopes as readonly Scope[] | undefined) ?? worthOf(record)
-      const beyond = worth.find((scope) => !holds(approver.scopes, scope))
-      if (beyond) throw missingScope(beyond)
-      const rotated = await devices.rotate(deviceId, role, worth)
+      const rotated = await devices.rotate(deviceId, role, (record) => {
+        const worth = (scopes as readonly Scope[] | undefined) ?? worthOf(record)
+        const beyond = worth.find((scope) => !holds(approver.scopes, scope))
+        if (beyond) throw missingScope(beyond)
+        return worth
+      })
       return { token: devices.token(rotated), scopes: worthOf(rotated), rotatedAtMs: rotated.issuedAtMs }
     },
     async revoke({ deviceId, role }, approver) {

@@ -2,7 +2,7 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { Attempts } from '../../src/auth/attempts.ts'
 import { createAuthenticator } from '../../src/auth/authenticate.ts'
-import { type DeviceRecord, type Devices, openDevices } from '../../src/auth/devices.ts'
+import { type DeviceRecord, type Devices, openDevices, worthOf } from '../../src/auth/devices.ts'
 import { SHARED } from '../../src/auth/principals.ts'
 import { makeToken } from '../../src/auth/token-text.ts'
 import { openTokens, type Tokens } from '../../src/auth/tokens.ts'
@@ -460,9 +460,14 @@ describe('a guess', () => {
 describe('what somebody was admitted on', () => {
   const facts = { address: '::1', clientAddress: '::1', local: true, origin: 'absent', path: '/' } as const
 
-  async function admit(auth: object, prove?: (token: string) => object) {
+  async function admit(
+    auth: object,
+    prove?: (token: string) => object,
+    tokenOf?: (devices: Devices) => Promise<string>,
+  ) {
     const store = openMemoryStore()
     const devices = await openDevices(store, SECRET, { now: () => NOW })
+    const own = await tokenOf?.(devices)
     const named = await openTokens({ store, now: () => NOW, onRevoked() {} })
     const { token, text } = await named.create(
       {
@@ -481,7 +486,7 @@ describe('what somebody was admitted on', () => {
       pause: () => Promise.resolve(),
       now: () => NOW,
     })
-    const given = { token: text.reveal(), ...auth }
+    const given = { token: own ?? text.reveal(), ...auth }
     const params = { role: 'operator', scopes: ASKED, auth: given, ...(prove && { device: prove(given.token) }) }
     const outcome = await authenticator.authenticate(
       {
@@ -508,9 +513,22 @@ describe('what somebody was admitted on', () => {
     const { outcome, devices } = await admit({ token: TEXTS.shared }, prove)
     expect(outcome).toMatchObject({ principal: device.id, credential: 'shared' })
     expect(outcome.isCurrent!()).toBe(true)
-    await devices.rotate(device.id, 'operator', undefined)
+    await devices.rotate(device.id, 'operator', worthOf)
     expect(outcome.isCurrent!()).toBe(true)
     await devices.revoke(device.id, 'operator')
+    expect(outcome.isCurrent!()).toBe(false)
+  })
+
+  it("by a device's token does not stand where that is narrowed, though it is taken for a while", async () => {
+    let own = ''
+    const { outcome, devices } = await admit({}, prove, async (devices) => {
+      own = devices.token(await devices.pair(newPairing(device.id, 'operator')))
+      return own
+    })
+    expect(outcome).toMatchObject({ principal: device.id, decision: { granted: PAIRED_FOR.toSorted() } })
+    expect(outcome.isCurrent!()).toBe(true)
+    const narrowed = await devices.rotate(device.id, 'operator', () => ['operator.read'])
+    expect(devices.credential(narrowed, own)).toBe(outcome.credential)
     expect(outcome.isCurrent!()).toBe(false)
   })
 

@@ -434,20 +434,22 @@ describe('a device token', () => {
     const { pairings, devices, paired, revoked } = await open()
     const { device } = await paired('d', ['operator.read'])
     const rotate = () => pairings.rotate({ deviceId: 'd', role: 'operator', scopes: undefined }, ROOT)
+    const credential = devices.credential(device, devices.token(device))!
     const { token: second } = await rotate()
     await rotate()
     const now = devices.get('d', 'operator')
     expect(devices.credential(now, devices.token(device))).toBeUndefined()
     expect(devices.credential(now, second)).toEqual(expect.any(String))
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential: devices.current(device) }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential }])
   })
 
   it('that is narrowed closes what came in by the wider one at once, and can be widened again', async () => {
     const { pairings, devices, paired, revoked } = await open()
     const { device } = await paired('d', ['operator.read', 'operator.write'])
     const rotate = (scopes: Scope[]) => pairings.rotate({ deviceId: 'd', role: 'operator', scopes }, ROOT)
+    const credential = devices.credential(device, devices.token(device))!
     expect(await rotate(['operator.read'])).toMatchObject({ scopes: ['operator.read'] })
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential: devices.current(device), silences: true }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential, silences: true }])
     expect(devices.get('d', 'operator')).toMatchObject({
       scopes: ['operator.read', 'operator.write'],
       tokenScopes: ['operator.read'],
@@ -456,6 +458,15 @@ describe('a device token', () => {
       scopes: ['operator.read', 'operator.write'],
     })
     expect(await rotate([])).toMatchObject({ scopes: [] })
+  })
+
+  it('that is narrowed stays so, though it is rotated without a word about scopes at the same time', async () => {
+    const { pairings, devices, paired } = await open()
+    await paired('d', ['operator.read', 'operator.write'])
+    const rotate = (scopes: Scope[] | undefined) => pairings.rotate({ deviceId: 'd', role: 'operator', scopes }, ROOT)
+    const [, after] = await Promise.all([rotate(['operator.read']), rotate(undefined)])
+    expect(after).toMatchObject({ scopes: ['operator.read'] })
+    expect(devices.get('d', 'operator')).toMatchObject({ tokenScopes: ['operator.read'] })
   })
 
   it('is never worth more than the device was paired for, or than the caller holds', async () => {
