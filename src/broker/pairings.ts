@@ -201,6 +201,8 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     // Not before: had the disk refused, the former would still wait.
     if (former) host.get(former.request.requestId)?.send({ type: 'supersede' })
     open(pending, ttlMs)
+    // Nobody is told of what waits for the next process.
+    if (isOver) return { pending, created: true }
     const id = subjectOf(pending)
     const may = (listener: Approver) => mayHandle(listener, id)
     if (pending.kind === 'device') tell('device.pair.requested', pending.request, may)

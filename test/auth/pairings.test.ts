@@ -131,6 +131,39 @@ describe('a device that waits', () => {
     expect(devices.get('d', 'operator')).toBeUndefined()
   })
 
+  it('that asks again while it is being written is answered when it is on disk', async () => {
+    const store = openMemoryStore()
+    const disk = Promise.withResolvers<void>()
+    const put: typeof store.put = (...args) => disk.promise.then(() => store.put(...args))
+    const { pairings, told } = await open({ store: { ...store, put } }, store)
+    const answers: boolean[] = []
+    const ask = async () => void answers.push((await pairings.requestNode({ nodeId: 'n' }, ROOT)).created)
+    const both = Promise.all([ask(), ask()])
+    await vi.advanceTimersByTimeAsync(1)
+    expect([answers, told, pairings.nodes(ROOT).pending]).toEqual([[], [], []])
+    disk.resolve()
+    await both
+    expect(answers).toEqual([true, false])
+    expect(await store.list('pairing')).toHaveLength(1)
+  })
+
+  it('is told of before its end, and not at all where it waits for the next process', async () => {
+    const store = openMemoryStore()
+    const disk = Promise.withResolvers<void>()
+    const put: typeof store.put = (...args) => disk.promise.then(() => store.put(...args))
+    const { pairings, told } = await open({ store: { ...store, put }, ttlMs: 0 }, store)
+    const asked = pairings.ask(asks('d', ['operator.read']), '10.0.0.1')
+    disk.resolve()
+    await asked
+    await vi.advanceTimersByTimeAsync(1)
+    expect(told.map(({ event }) => event)).toEqual(['device.pair.requested', 'device.pair.resolved'])
+    const late = pairings.ask(asks('d', ['operator.write']), '10.0.0.1')
+    pairings.stop()
+    await late
+    expect(told).toHaveLength(2)
+    expect(await store.list('pairing')).toHaveLength(1)
+  })
+
   it('is one, though it asks for several things at the same time', async () => {
     const { pairings, store } = await open()
     const wishes: Scope[][] = [['operator.read'], ['operator.write'], ['operator.admin']]
