@@ -253,6 +253,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     const tokens = await openTokens({ store, now, onRevoked })
     const pairings = await openPairings({
       devices,
+      tokens,
       store,
       log,
       now,

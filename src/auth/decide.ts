@@ -225,7 +225,8 @@ export function decide(facts: Facts): Decision {
   const pairing = {
     wire: 'NOT_PAIRED' as const,
     next: 'approve_device',
-    asks: device.kind === 'valid' ? asking : undefined,
+    // What it is paired for would outlive a named token, and reach beyond its sessions.
+    asks: device.kind === 'valid' && credential !== 'named' ? asking : undefined,
   }
   if (role === 'node' && !known && !(device.kind === 'valid' && local))
     return refused('node without pairing', 'pairing required', 'PAIRING_REQUIRED', pairing)

@@ -132,7 +132,8 @@ const TABLE: [row: string, fits: (it: Case) => boolean, verdict: (it: Case) => V
   [
     'a browser from afar whose device is not paired',
     (it) => isProven(it) && !isPaired(it) && !isHere(it) && it.origin !== 'absent',
-    () => ({ refused: 'PAIRING_REQUIRED', waits: true }),
+    // What it was paired for would outlive a named token.
+    (it) => ({ refused: 'PAIRING_REQUIRED', ...(credential(it) !== 'named' && { waits: true as const }) }),
   ],
   [
     'a named token',

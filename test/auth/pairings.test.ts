@@ -311,6 +311,31 @@ describe('an approval', () => {
     expect(pairings.devices(ROOT).pending).toHaveLength(1)
   })
 
+  it('is none by a named token that has an end, nor is a rotation; it may still refuse, revoke and remove', async () => {
+    const list = () => [
+      { id: 'ends', name: 'a test', scopes: [], createdAtMs: NOW, expiresAtMs: NOW + 1, status: 'valid' as const },
+      { id: 'stays', name: 'a test', scopes: [], createdAtMs: NOW, status: 'valid' as const },
+    ]
+    const { pairings, devices, paired } = await open({ tokens: { list } })
+    const [ends, stays] = [approver('token:ends', 'operator.admin'), approver('token:stays', 'operator.admin')]
+    await paired('p', ['operator.read'])
+    const requestId = (await pairings.ask(asks('d', ['operator.read']), '10.0.0.1'))!
+    const node = (await pairings.requestNode({ nodeId: 'n' }, ends)).request.requestId
+    const own = { deviceId: 'p', role: 'operator' }
+    for (const act of [
+      () => pairings.approveDevice(requestId, ends),
+      () => pairings.approveNode(node, ends),
+      () => pairings.rotate({ ...own, scopes: undefined }, ends),
+    ])
+      await expect(act()).rejects.toMatchObject({ kind: 'TOKEN_TOO_WIDE' })
+    expect(devices.get('d', 'operator')).toBeUndefined()
+    await pairings.rotate({ ...own, scopes: undefined }, stays)
+    await pairings.revoke(own, ends)
+    await pairings.removeDevice('p', ends)
+    await pairings.rejectNode(node, ends)
+    expect(await pairings.approveDevice(requestId, stays)).toMatchObject({ scopes: ['operator.read'] })
+  })
+
   it('counts once, of many at the same time', async () => {
     const { pairings, decisions } = await open()
     const requestId = (await pairings.ask(asks('d', ['operator.read']), '10.0.0.1'))!
