@@ -200,7 +200,7 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
         looksLike: credential.looksLike,
         named: credential.named?.scopes ?? credential.scopes,
         device: proof,
-        paired: record && { role: record.role, scopes: record.scopes, tokenScopes: record.tokenScopes },
+        paired: record && { scopes: record.scopes, tokenScopes: record.tokenScopes },
         role,
         requestedScopes: params.scopes,
         clientId: client.id,

@@ -1,4 +1,5 @@
 /** Every half-valid way to come in, against a table that was written without looking at the code. */
+import type { IncomingMessage } from 'node:http'
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { Attempts } from '../../src/auth/attempts.ts'
 import { createAuthenticator } from '../../src/auth/authenticate.ts'
@@ -6,10 +7,12 @@ import { type DeviceRecord, type Devices, openDevices, worthOf } from '../../src
 import { SHARED } from '../../src/auth/principals.ts'
 import { makeToken } from '../../src/auth/token-text.ts'
 import { openTokens, type Tokens } from '../../src/auth/tokens.ts'
+import { parseRange } from '../../src/config/address.ts'
 import { Secret } from '../../src/config/secret.ts'
 import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
 import type { ConnectParams } from '../../src/contract/connect.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
+import { knock } from '../../src/transport/door.ts'
 import { createDevice } from '../support/device.ts'
 import { patient } from '../support/rooms.ts'
 
@@ -63,7 +66,7 @@ interface Verdict {
 
 // The table. A case is judged by the first row it fits.
 
-const isHere = ({ proxy, origin }: Case) => proxy === 'absent' && origin !== 'wrong'
+const isHere = ({ proxy }: Case) => proxy === 'absent'
 const isProven = ({ signature, nonce }: Case) => signature === 'right' && nonce === 'right'
 const isPaired = (it: Case) => isProven(it) && it.pairing === 'right'
 
@@ -94,10 +97,11 @@ const ALL = ASKED
 const shared = 'the shared credential'
 
 const TABLE: [row: string, fits: (it: Case) => boolean, verdict: (it: Case) => Verdict][] = [
+  ['a page of elsewhere', (it) => it.origin === 'wrong', () => ({ refused: 'HTTP 403' })],
   ['a stranger forwards', (it) => it.proxy === 'wrong', () => ({ refused: 'PROXY_ATTRIBUTION_REQUIRED' })],
   [
-    'a page of elsewhere',
-    (it) => it.page && it.origin !== 'right',
+    'a page that comes from nowhere',
+    (it) => it.page && it.origin === 'absent',
     () => ({ refused: 'CONTROL_UI_ORIGIN_NOT_ALLOWED' }),
   ],
   [
@@ -131,7 +135,7 @@ const TABLE: [row: string, fits: (it: Case) => boolean, verdict: (it: Case) => V
   ['a revoked named token', (it) => credential(it) === 'revoked', () => ({ refused: 'AUTH_NAMED_TOKEN_REVOKED' })],
   [
     'a browser from afar whose device is not paired',
-    (it) => isProven(it) && !isPaired(it) && !isHere(it) && it.origin !== 'absent',
+    (it) => isProven(it) && !isPaired(it) && !isHere(it) && it.origin === 'right',
     // What it was paired for would outlive a named token.
     (it) => ({ refused: 'PAIRING_REQUIRED', ...(credential(it) !== 'named' && { waits: true as const }) }),
   ],
@@ -239,6 +243,19 @@ function proofFor(it: Case, token: string, clientId: string): NonNullable<Connec
   return proof as NonNullable<ConnectParams['device']>
 }
 
+/** As the door sees it. */
+function requestOf({ origin, proxy }: Case): IncomingMessage {
+  const headers = {
+    host: '127.0.0.1:18789',
+    ...(origin !== 'absent' && { origin: origin === 'right' ? 'http://127.0.0.1:18789' : 'https://elsewhere.example' }),
+    ...(proxy !== 'absent' && { 'x-forwarded-for': '203.0.113.7' }),
+  }
+  const headersDistinct = Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, [value]]))
+  const remoteAddress = { absent: '127.0.0.1', wrong: '10.0.0.8', right: '10.0.0.9' }[proxy]
+  const request = { httpVersion: '1.1', url: '/', headers, headersDistinct, socket: { remoteAddress } }
+  return request as unknown as IncomingMessage
+}
+
 async function judge(it: Case): Promise<Verdict> {
   const auth = {
     token: tokenTexts[it.token],
@@ -278,19 +295,9 @@ async function judge(it: Case): Promise<Verdict> {
     auth,
     ...(it.signature !== 'absent' && { device: proofFor(it, auth.token || auth.deviceToken, clientId) }),
   }
-  const outcome = await authenticator.authenticate(
-    params,
-    {
-      address: '127.0.0.1',
-      clientAddress: it.proxy === 'right' ? '203.0.113.7' : '127.0.0.1',
-      local: isHere(it),
-      origin: ({ absent: 'absent', wrong: 'foreign', right: 'allowed' } as const)[it.origin],
-      guesser,
-      forwardedByStranger: it.proxy === 'wrong',
-      path: '/',
-    },
-    NONCE,
-  )
+  const knocked = knock(requestOf(it), { allowedOrigins: [], trustedProxies: [parseRange('10.0.0.9')!] })
+  if (!knocked.admitted) return { refused: `HTTP ${knocked.status}` }
+  const outcome = await authenticator.authenticate(params, knocked.facts, NONCE)
   if (!('principal' in outcome)) {
     const said = JSON.stringify(outcome)
     if (Object.values(auth).some((text) => text && said.includes(text))) throw new Error(`a credential is in ${said}`)
