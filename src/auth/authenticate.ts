@@ -28,7 +28,7 @@ export interface PeerFacts {
   local: boolean
   origin: Facts['origin']
   /** Whose wrong credentials are counted together. */
-  guesser: Omit<Guesser, 'credential'>
+  guesser: Omit<Guesser, 'credential' | 'device'>
   forwardedByStranger: boolean
   /** Whom a listed proxy says this is, by the header that is configured for it. */
   user?: string | undefined
@@ -182,7 +182,10 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
       const isGuess = !peer.forwardedByStranger && (token !== '' || password !== '')
       const attempt =
         isGuess && auth.mode !== 'none'
-          ? needs.attempts.begin({ ...peer.guesser, credential: auth.mode }, JSON.stringify([token, password]))
+          ? needs.attempts.begin(
+              { ...peer.guesser, credential: auth.mode, device: record?.deviceId },
+              JSON.stringify([token, password]),
+            )
           : undefined
       if (attempt && !attempt.mayTry) {
         await attempt.kept

@@ -436,6 +436,47 @@ describe('a guess', () => {
     expect(ends).toEqual(isRight === undefined ? [] : [isRight])
   })
 
+  it('of a device that has proved itself is counted as that of nobody else', async () => {
+    const counted = async (pairing: Three, signature: Three) => {
+      const seen: (string | undefined)[] = []
+      const authenticator = createAuthenticator({
+        auth: { mode: 'token', token: new Secret(TEXTS.shared) },
+        pagesNeedNoDevice: false,
+        devices: devicesBy[pairing],
+        attempts: {
+          begin(guesser, value) {
+            seen.push(guesser.device)
+            return patient.begin(guesser, value)
+          },
+        },
+        pause: () => Promise.resolve(),
+        now: () => NOW,
+      })
+      const facts = { address: '::1', clientAddress: '::1', local: true, origin: 'absent', path: '/' } as const
+      const proof = device.prove(NONCE, {
+        token: TEXTS.wrong,
+        scopes: ASKED,
+        signedAt: NOW,
+        clientId: 'gateway-client',
+      })
+      await authenticator.authenticate(
+        {
+          client: { id: 'gateway-client', version: 'dev', platform: 'linux', mode: 'backend' },
+          role: 'operator',
+          scopes: ASKED,
+          auth: { token: TEXTS.wrong },
+          device: signature === 'right' ? proof : { ...proof, signature: 'A'.repeat(86) },
+        } as ConnectParams,
+        { ...facts, guesser, forwardedByStranger: false },
+        NONCE,
+      )
+      return seen
+    }
+    expect(await counted('right', 'right')).toEqual([device.id])
+    expect(await counted('absent', 'right')).toEqual([undefined])
+    expect(await counted('right', 'wrong')).toEqual([undefined])
+  })
+
   it('is not looked at when there were too many, and waits where it is to wait', async () => {
     const said: string[] = []
     const authenticate = async (attempt: ReturnType<Attempts['begin']>) => {
