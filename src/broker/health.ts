@@ -19,6 +19,7 @@ const RECENT = 5
 export function createHealth(needs: {
   agents: AgentNames
   store: Pick<Store, 'sessions'>
+  /** Where the sessions are kept, as everybody is told who may ask how the gateway is. */
   path: string
   now(): number
   modelOf(agentId: string): Model | undefined

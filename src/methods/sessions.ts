@@ -9,6 +9,7 @@ import type { sessions as contract } from '../contract/sessions.ts'
 import type { Model } from '../runtimes/runtime.ts'
 import type { Json, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import { session } from './door.ts'
+import { placeFor } from './place.ts'
 import { checkSettings, setting } from './settings.ts'
 
 export interface SessionsNeeds {
@@ -108,7 +109,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       const model = needs.modelOf(agents.defaultId, undefined)
       return {
         ts: now(),
-        path: needs.path,
+        path: placeFor(caller, needs.path),
         count: shown.length,
         defaults: { modelProvider: model?.provider, model: model?.id, contextTokens: model?.contextWindow },
         sessions: await Promise.all(shown.map((record) => rowOf(record, derive))),
@@ -162,7 +163,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       const model = needs.modelOf(agentId, setting(record, 'model'))
       return {
         ok: true,
-        path: needs.path,
+        path: placeFor(caller, needs.path),
         key,
         entry: entryOf(record),
         resolved: { modelProvider: model?.provider, model: model?.id },
