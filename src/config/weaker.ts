@@ -67,19 +67,19 @@ export function weakenings(before: Config, after: Config): string[] {
   turnedOn(before.tools.agentToAgent.enabled, agentToAgent.enabled, 'tools.agentToAgent.enabled')
   more(before.tools.agentToAgent.allow, agentToAgent.allow, 'tools.agentToAgent.allow')
   // Whoever chooses an address is sent what goes there, with the key; whoever names a variable or a file can have it read.
-  more(namesOf(before), namesOf(after), 'models.providers')
-  for (const [id, provider] of Object.entries(providersOf(after))) {
-    const old = providersOf(before)[id]
+  more(Object.keys(providersOf(before)), Object.keys(providersOf(after)), 'models.providers')
+  more(listedIn(before), listedIn(after), 'models.providers')
+  // Where nothing is written of a provider any more, what is built in counts.
+  for (const id of listedIn(after)) {
+    const [old, provider] = [providersOf(before)[id], providersOf(after)[id]]
     // Never what it says: an address and headers, too, can hold what a client is not shown.
     for (const name of ['baseUrl', 'headers', 'apiKey'])
       unless(!old || textOf(old, name) === textOf(provider, name), `models.providers.${id}.${name} is another`)
-  }
-  // Where nothing is written any more, what is built in counts.
-  for (const id of namesOf(after))
     unless(
-      !namesOf(before).includes(id) || gained(waysTo(id, before), waysTo(id, after)).length === 0,
+      !listedIn(before).includes(id) || gained(waysTo(id, before), waysTo(id, after)).length === 0,
       `models.providers.${id} would be asked at another address, or in another form`,
     )
+  }
   more(workspacesIn(before), workspacesIn(after), 'agents')
   more(variablesIn(before), variablesIn(after), 'what is filled in from the environment')
   unless(before.logging.file === after.logging.file, 'logging.file is another file')
@@ -94,8 +94,8 @@ export function weakenings(before: Config, after: Config): string[] {
 /** The providers as the file says: also those whose models it does not list. */
 const providersOf = ({ parsed }: Config) => members(members(parsed, 'models'), 'providers')
 
-/** Every provider that is written or built in. */
-const namesOf = (config: Config): string[] => [
+/** Every provider that is written, or built in and not left out. */
+const listedIn = (config: Config): string[] => [
   ...new Set([...Object.keys(providersOf(config)), ...config.models.list.map(({ provider }) => provider)]),
 ]
 

@@ -221,6 +221,7 @@ describe('a change that lets more in or out', () => {
       "{ models: { providers: { other: { baseUrl: 'http://127.0.0.1:1/v1', apiKey: 'x', models: [{ id: 'm' }] } } } }",
     ],
     ['a built-in provider that was not used', "{ models: { providers: { openai: { apiKey: 'k' } } } }"],
+    ['another key for a built-in provider', "{ models: { providers: { 'kimi-coding': { apiKey: 'k' } } } }"],
     ['headers for a provider', "{ models: { providers: { local: { headers: { 'x-a': 'b' } } } } }"],
     [
       'a key that goes elsewhere',
@@ -285,6 +286,13 @@ describe('a change that lets more in or out', () => {
         patch,
       ).toBe('CONFIG_WEAKER')
     }
+  })
+
+  it('is a built-in provider that would be asked with the key of the environment again', () => {
+    const config = open(TEXT.replace('local: {', "moonshot: { apiKey: 'literal-key-1' }, local: {"))
+    expect(codeOf(() => config.patch('{ models: { providers: { moonshot: null } } }', config.show().hash))).toBe(
+      'CONFIG_WEAKER',
+    )
   })
 
   it('is a built-in provider that would be asked at its own address again', () => {
