@@ -1,5 +1,5 @@
 /** The peers that are connected: each an actor, its socket, and the lane its requests take. */
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { nanoid } from 'nanoid'
 import { connectionMachine, type Verdict } from '../../machines/connection.ts'
 import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
@@ -501,7 +501,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         connId,
         wire,
         facts,
-        nonce: randomUUID(),
+        nonce: randomBytes(32).toString('base64url'),
         held: [],
         connecting: undefined,
         lane: undefined,

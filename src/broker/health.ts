@@ -26,6 +26,7 @@ interface Some {
 export function createHealth(needs: {
   agents: AgentNames
   store: Pick<Store, 'overview'>
+  /** Where the sessions are kept, as everybody is told who may ask how the gateway is. */
   path: string
   now(): number
   modelOf(agentId: string): Model | undefined

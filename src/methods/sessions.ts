@@ -9,6 +9,7 @@ import type { sessions as contract } from '../contract/sessions.ts'
 import type { Model } from '../runtimes/runtime.ts'
 import type { Json, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import { session } from './door.ts'
+import { placeFor } from './place.ts'
 import { checkSettings, setting } from './settings.ts'
 
 export interface SessionsNeeds {
@@ -89,7 +90,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
   return {
     async 'sessions.list'(params, caller) {
       const agentId = params.agentId === undefined ? undefined : (agents.resolve(params.agentId) ?? params.agentId)
-      const isSifted = params.label !== undefined || params.spawnedBy !== undefined
+      const isSifted = params.label !== undefined || params.spawnedBy !== undefined || caller.sessions !== undefined
       const all = await store.sessions({
         ...(params.limit !== undefined && !isSifted && { limit: params.limit }),
         ...(agentId !== undefined && { agentId }),
@@ -107,7 +108,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       const model = needs.modelOf(agents.defaultId, undefined)
       return {
         ts: now(),
-        path: needs.path,
+        path: placeFor(caller, needs.path),
         count: shown.length,
         defaults: { modelProvider: model?.provider, model: model?.id, contextTokens: model?.contextWindow },
         sessions: shown.map((record) => rowOf(record, derive)),
@@ -164,7 +165,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       const model = needs.modelOf(agentId, setting(record, 'model'))
       return {
         ok: true,
-        path: needs.path,
+        path: placeFor(caller, needs.path),
         key,
         entry: entryOf(record),
         resolved: { modelProvider: model?.provider, model: model?.id },

@@ -173,6 +173,13 @@ describe('a connection', () => {
     expect(peer.closedBy).toEqual({ code: 1011, reason: 'internal error' })
   })
 
+  it('is given a nonce of 32 random bytes, and nobody else the same', () => {
+    const { accept } = open()
+    const nonces = Array.from({ length: 100 }, () => accept().peer.heard[0]!['payload'].nonce as string)
+    for (const nonce of nonces) expect(Buffer.from(nonce, 'base64url')).toHaveLength(32)
+    expect(new Set(nonces).size).toBe(100)
+  })
+
   it('is told nothing but the challenge before it is known, and nothing after it is gone', async () => {
     const { accept, hub } = open()
     const { peer, connect, connection } = accept()

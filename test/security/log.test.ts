@@ -236,3 +236,13 @@ describe('the log', () => {
     await gateway.stop()
   })
 })
+
+describe('a listed proxy that names nobody', () => {
+  it('is warned of, once', async () => {
+    await using gateway = await logging('info', { config: { gateway: { trustedProxies: ['127.0.0.1'] } } })
+    for (let n = 0; n < 3; n += 1) await gateway.open({ headers: { forwarded: 'for=203.0.113.7' } })
+    await gateway.open({ headers: { 'x-forwarded-for': '203.0.113.7' } })
+    const told = linesOf().filter(({ entry }) => String(entry['msg']).includes('a listed proxy does not say'))
+    expect(told.map(({ entry }) => entry['proxy'])).toEqual(['127.0.0.1'])
+  })
+})
