@@ -68,6 +68,7 @@ export function weakenings(before: Config, after: Config): string[] {
   turnedOn(before.tools.agentToAgent.enabled, agentToAgent.enabled, 'tools.agentToAgent.enabled')
   more(before.tools.agentToAgent.allow, agentToAgent.allow, 'tools.agentToAgent.allow')
   // Whoever chooses an address is sent what goes there, with the key; whoever names a variable or a file can have it read.
+  more(Object.keys(providersOf(before)), Object.keys(providersOf(after)), 'models.providers')
   more(listedIn(before), listedIn(after), 'models.providers')
   // Where nothing is written of a provider any more, what is built in counts.
   for (const id of listedIn(after)) {
