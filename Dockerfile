@@ -24,4 +24,4 @@ VOLUME /data
 EXPOSE 18789
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 \
   CMD ["node", "-e", "fetch('http://127.0.0.1:18789/health').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-CMD ["node", "dist/index.js", "gateway", "--bind", "lan", "--port", "18789", "--allow-unconfigured"]
+CMD ["node", "--disable-proto=throw", "dist/index.js", "gateway", "--bind", "lan", "--port", "18789", "--allow-unconfigured"]

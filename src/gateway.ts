@@ -2,7 +2,7 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { chmodSync, mkdirSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { createActor, toPromise } from 'xstate'
 import { gatewayMachine } from '../machines/gateway.ts'
 import { type Attempts, createAttempts, type KeptAttempts } from './auth/attempts.ts'
@@ -275,6 +275,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     const tokens = await openTokens({ store, now, onRevoked })
     const pairings = await openPairings({
       devices,
+      tokens,
       store,
       log,
       now,
@@ -382,7 +383,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     const health = createHealth({
       agents,
       store,
-      path: databasePath,
+      path: basename(databasePath),
       now,
       modelOf: (id) => prompt.modelOf(id, undefined),
       problem: () => (seeking ? 'the disk is full: no turn is taken until there is space' : undefined),

@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --disable-proto=throw
 /** The process: finds a Node.js that is new enough, then runs the command line. Everything else is loaded after that. */
 import { spawn } from 'node:child_process'
 import { constants } from 'node:os'
@@ -18,7 +18,7 @@ if (supported()) {
     console.error(tooOld)
     process.exitCode = 1
   } else {
-    const child = spawn(node, process.argv.slice(1), { stdio: 'inherit' })
+    const child = spawn(node, ['--disable-proto=throw', ...process.argv.slice(1)], { stdio: 'inherit' })
     forwardSignals(child)
     child.on('exit', (code, signal) => process.exit(signal ? 128 + constants.signals[signal] : (code ?? 1)))
   }

@@ -16,7 +16,7 @@ if (stale()) {
   console.error('Building (once after each change) …')
   await build()
 }
-const child = spawn(node, [join(root, 'dist/index.js'), ...process.argv.slice(2)], {
+const child = spawn(node, ['--disable-proto=throw', join(root, 'dist/index.js'), ...process.argv.slice(2)], {
   stdio: 'inherit',
   env: { ...process.env, OPENCLAW_STATE_DIR: process.env.OPENCLAW_STATE_DIR || join(root, '.state') },
 })

@@ -25,6 +25,8 @@ export interface Guesser {
   isShared: boolean
   /** Which credential the gateway asks for. Nothing the peer chooses. */
   credential: 'token' | 'password'
+  /** The paired device that it has proved to be. */
+  device?: string | undefined
 }
 
 export type Attempt =
@@ -261,13 +263,16 @@ export function createAttempts(needs: AttemptsNeeds): Attempts {
 const newBucket = (id: string): Bucket => ({ id, wrong: new Map(), held: new Map(), lockedUntil: 0, freeAt: 0 })
 
 /**
- * A page has the bucket of its origin where it comes from this machine or through a proxy that does not say for whom: a foreign page in
+ * A paired device has a bucket of its own: nobody else can fill it, so that it comes in whoever guesses beside it. Of the others, a
+ * page has the bucket of its origin where it comes from this machine or through a proxy that does not say for whom: a foreign page in
  * somebody's browser must not lock the terminal beside it out, nor have the leave that a terminal has.
  */
-const idOf = ({ network, origin, isShared, credential }: Guesser): string =>
-  isShared && origin === undefined
+function idOf({ network, origin, isShared, credential, device }: Guesser): string {
+  if (device !== undefined) return `${credential} device ${device}`
+  return isShared && origin === undefined
     ? `${SLOWED}${credential} ${isHere(network) ? 'here' : network}`
     : `${credential} ${isShared ? origin : network}`
+}
 
 /** All of this machine is one peer: it has millions of addresses. */
 const isHere = (network: string): boolean => network.startsWith('127.') || network === '0:0:0:0::/64'

@@ -5,7 +5,7 @@ import type { Scope } from '../contract/block.ts'
 import { type ConnectParams, GENERIC_CLIENT } from '../contract/connect.ts'
 import type { Attempts, Guesser } from './attempts.ts'
 import { type Asking, type CredentialFact, type Decision, decide, type Facts, type Likeness } from './decide.ts'
-import { checkDevice, type DeviceRecord, type Devices, type NewPairing, sameSecret } from './devices.ts'
+import { checkDevice, type DeviceRecord, type Devices, type NewPairing, sameSecret, worthOf } from './devices.ts'
 import { SHARED, tokenPrincipal, userPrincipal } from './principals.ts'
 import type { Tokens } from './tokens.ts'
 
@@ -28,7 +28,7 @@ export interface PeerFacts {
   local: boolean
   origin: Facts['origin']
   /** Whose wrong credentials are counted together. */
-  guesser: Omit<Guesser, 'credential'>
+  guesser: Omit<Guesser, 'credential' | 'device'>
   forwardedByStranger: boolean
   /** Whom a listed proxy says this is, by the header that is configured for it. */
   user?: string | undefined
@@ -144,6 +144,7 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
     { name, named }: Credential,
     token: string,
     device: { id: string; role: string } | undefined,
+    granted: readonly Scope[],
   ): boolean {
     if (named) {
       const check = tokens?.check(token)
@@ -151,7 +152,10 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
     }
     if (!device) return true
     const record = devices.get(device.id, device.role)
-    return record !== undefined && (!name.startsWith('device:') || devices.credential(record, token) === name)
+    if (!record) return false
+    if (!name.startsWith('device:')) return true
+    // The name alone would not do: the token before a rotation is taken for a while, and is worth what the new one is.
+    return devices.credential(record, token) === name && granted.every((scope) => worthOf(record).includes(scope))
   }
 
   return {
@@ -178,7 +182,10 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
       const isGuess = !peer.forwardedByStranger && (token !== '' || password !== '')
       const attempt =
         isGuess && auth.mode !== 'none'
-          ? needs.attempts.begin({ ...peer.guesser, credential: auth.mode }, JSON.stringify([token, password]))
+          ? needs.attempts.begin(
+              { ...peer.guesser, credential: auth.mode, device: record?.deviceId },
+              JSON.stringify([token, password]),
+            )
           : undefined
       if (attempt && !attempt.mayTry) {
         await attempt.kept
@@ -196,7 +203,7 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
         looksLike: credential.looksLike,
         named: credential.named?.scopes ?? credential.scopes,
         device: proof,
-        paired: record && { role: record.role, scopes: record.scopes, tokenScopes: record.tokenScopes },
+        paired: record && { scopes: record.scopes, tokenScopes: record.tokenScopes },
         role,
         requestedScopes: params.scopes,
         clientId: client.id,
@@ -238,7 +245,7 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
         deviceId: device ? device.deviceId : undefined,
         credential: credential.name,
         ...(named?.sessions && { sessions: named.sessions }),
-        isCurrent: () => stands(credential, token, known),
+        isCurrent: () => stands(credential, token, known, decision.granted),
       }
     },
   }

@@ -1,30 +1,35 @@
 /**
- * Who may come in, and with what. One pure function of verified facts; no other place decides.
+ * Who may come in, and with what. One pure function of verified facts. Before it the door has turned away what comes of a page or a
+ * name that is not allowed; instead of it, attempts refuse who has guessed too often; after it, a principal that has all its sockets is
+ * told so.
  *
- * The table, from the top; the first row that fits decides:
+ * The table, from the top; the first row that fits decides. Its first column is the rule that a decision names.
  *
- * | fact | decision |
- * |---|---|
- * | forwarding headers from a peer that is no trusted proxy | refused: PROXY_ATTRIBUTION_REQUIRED |
- * | role is neither operator nor node | refused: invalid role |
- * | a browser client from an Origin that is not allowed | refused: origin not allowed |
- * | no credential of either kind and no device, and credentials are asked for | refused: device identity required |
- * | a control page without a device, unless the configuration lifts it | refused: secure context required |
- * | a device whose proof does not hold | refused in the words of the proof |
- * | credential missing, wrong, or a device's token for another role | refused: unauthorized |
- * | a named token that has expired or was revoked, or for a node | refused: unauthorized, in words of its own |
- * | role node without a paired device | pairing required |
- * | a user whom a listed proxy names, and who is allowed | admitted on the scopes that are configured for them, known by the name; nothing is paired |
- * | a right named token, a browser from afar with an unpaired device | pairing required, unless the configuration lifts it |
- * | a right named token | admitted on the scopes of its record, known by the token: nothing is paired and no device token issued, since those would outlive it |
- * | right credential, a device from here | paired silently, device token issued |
- * | right credential, an unpaired device from afar, a browser | pairing required, unless the configuration lifts it |
- * | right credential, an unpaired device from afar, no browser | admitted on the credential's grant, no device token |
- * | right credential, no device | admitted on the credential's grant |
- * | a paired device's own token | admitted on what it is worth: what the device was paired for, or less |
+ * | rule | fact | decision |
+ * |---|---|---|
+ * | forwarded headers from a stranger | forwarding headers from a peer that is no trusted proxy | PROXY_ATTRIBUTION_REQUIRED |
+ * | role | neither operator nor node | INVALID_ROLE |
+ * | origin | a browser client without an Origin | CONTROL_UI_ORIGIN_NOT_ALLOWED |
+ * | page without device | the control page without a device, unless the configuration lifts it, no credential is asked for, or a proxy names its user | CONTROL_UI_DEVICE_IDENTITY_REQUIRED |
+ * | nothing to know the peer by | no device and no credential of either kind, and no browser | DEVICE_IDENTITY_REQUIRED |
+ * | device proof | a device whose proof does not hold | the code of the proof |
+ * | credential missing | none, or one of the other kind only | AUTH_TOKEN_MISSING or AUTH_PASSWORD_MISSING |
+ * | credential wrong | it is none that there is, or one of another device or role | AUTH_TOKEN_MISMATCH or AUTH_PASSWORD_MISMATCH |
+ * | named token expired | its time is over | AUTH_NAMED_TOKEN_EXPIRED |
+ * | named token revoked | it was taken away | AUTH_NAMED_TOKEN_REVOKED |
+ * | user for a node | whom a proxy names, as a node | INVALID_ROLE |
+ * | named token for a node | a right one, as a node | AUTH_NAMED_TOKEN_ROLE |
+ * | node without pairing | a node that is not paired, unless it is a proven device from here | PAIRING_REQUIRED |
+ * | page with an unpaired device | from afar, with an Origin, unless the configuration lifts it or a proxy names its user | PAIRING_REQUIRED |
+ * | named token | a right one | admitted on the scopes of its record, known by the token: nothing is paired and no device token issued, since those would outlive it |
+ * | user of a proxy | whom a listed proxy names, and who is allowed | admitted on the scopes that are configured for them, known by the name; nothing is paired |
+ * | no device | a right credential | admitted on what it holds, known by it |
+ * | paired device | a right credential, or the device's own token | admitted on what that holds, known as the device, with a device token; from here any but that token widens what it is paired for |
+ * | newly paired device | a right credential, from here, as a node or an operator | paired silently for what it is granted; the same |
+ * | unpaired device | a right credential, from afar, no browser | admitted on what it holds, known by it, without a device token |
  *
  * A proven device that is told to be paired, or that is let in and holds less by its pairing than it asks for, leaves a request to
- * be paired (`asks`): only somebody who may grants it.
+ * be paired (`asks`): only somebody who may grants it. By a named token nobody asks.
  */
 import { OPERATOR_SCOPES, type Role, type Scope } from '../contract/block.ts'
 import type { Refusal } from '../contract/errors.ts'
@@ -58,8 +63,8 @@ export interface Facts {
   /** The scopes of the named token, or of those whom the proxy names. */
   named?: readonly Scope[] | undefined
   device: DeviceProof
-  /** What the device was paired for, if it was, and what its token is worth where that is less. */
-  paired: { role: string; scopes: readonly Scope[]; tokenScopes?: readonly Scope[] | undefined } | undefined
+  /** What the device was paired for in that role, if it was, and what its token is worth where that is less. */
+  paired: { scopes: readonly Scope[]; tokenScopes?: readonly Scope[] | undefined } | undefined
   role: string
   /** Undefined = not asked for anything. */
   requestedScopes: readonly string[] | undefined
@@ -69,7 +74,8 @@ export interface Facts {
   local: boolean
   /** Forwarding headers that came from a peer which is not a trusted proxy. */
   forwardedByStranger: boolean
-  origin: 'absent' | 'allowed' | 'foreign'
+  /** One that is not allowed does not come as far as this. */
+  origin: 'absent' | 'allowed'
   /** `gateway.controlUi.allowInsecureAuth` or `dangerouslyDisableDeviceAuth`. */
   pagesNeedNoDevice: boolean
 }
@@ -163,7 +169,7 @@ export function decide(facts: Facts): Decision {
       { next: 'add_trusted_proxy' },
     )
   if (role !== 'operator' && role !== 'node') return refused('role', 'invalid role', 'INVALID_ROLE')
-  if (browser && facts.origin !== 'allowed')
+  if (browser && facts.origin === 'absent')
     return refused(
       'origin',
       'origin not allowed (open the Control UI from the gateway host or allow it in gateway.controlUi.allowedOrigins)',
@@ -190,8 +196,7 @@ export function decide(facts: Facts): Decision {
       mode === 'password' ? 'AUTH_PASSWORD_MISSING' : 'AUTH_TOKEN_MISSING',
       { reason: `${what}_missing`, next: 'update_auth_configuration' },
     )
-  // A device's token is for the role it was given for: a node's makes nobody an operator.
-  if (credential === 'wrong' || (credential === 'device' && paired?.role !== role)) {
+  if (credential === 'wrong') {
     const isBare = facts.looksLike === 'device' && device.kind === 'none'
     const why = isBare ? BARE_DEVICE : facts.looksLike ? LIKENESSES[facts.looksLike] : hint(clientId, mode)
     return refused(
@@ -220,7 +225,7 @@ export function decide(facts: Facts): Decision {
       { reason: 'named_token_role', next: 'approve_device' },
     )
 
-  const known = device.kind === 'valid' && paired?.role === role
+  const known = device.kind === 'valid' && paired !== undefined
   // A device's own token is worth what it was given for; the shared credential holds every operator scope.
   const grant = role === 'node' ? [] : grantOf(facts)
   const wanted =
@@ -241,7 +246,15 @@ export function decide(facts: Facts): Decision {
     !facts.pagesNeedNoDevice &&
     credential !== 'proxy'
   )
-    return refused('page with an unpaired device', 'pairing required', 'PAIRING_REQUIRED', pairing)
+    // What it is paired for would outlive a named token, and reach beyond its sessions.
+    return credential === 'named'
+      ? refused(
+          'page with an unpaired device',
+          'pairing required (a named token pairs nothing: pair this browser by another credential first)',
+          'PAIRING_REQUIRED',
+          { wire: 'NOT_PAIRED' },
+        )
+      : refused('page with an unpaired device', 'pairing required', 'PAIRING_REQUIRED', pairing)
 
   const granted: Scope[] = []
   const denied: { scope: string; reason: string }[] = []

@@ -149,15 +149,13 @@ export interface Devices {
    * such device.
    */
   credential(record: DeviceRecord | undefined, candidate: string): string | undefined
-  /** The name of the token in force, as a credential. */
-  current(record: DeviceRecord): string
   /**
    * Gives a paired device a new token, and takes the old one for a while. With fewer scopes than before the sockets that came in
    * by the old one are closed at once, else when its time is up.
-   * @param scopes what it is worth; undefined = what the old one was
-   * @throws GatewayError UNKNOWN_DEVICE, TOKEN_TOO_WIDE
+   * @param choose says what it is worth, of the record that is there when no other change of the device is under way
+   * @throws GatewayError UNKNOWN_DEVICE, TOKEN_TOO_WIDE, and what `choose` throws: then nothing is changed
    */
-  rotate(deviceId: string, role: string, scopes: readonly Scope[] | undefined): Promise<DeviceRecord>
+  rotate(deviceId: string, role: string, choose: (record: DeviceRecord) => readonly Scope[]): Promise<DeviceRecord>
   /** Ends the token, and closes the sockets of the device in that role. @throws GatewayError UNKNOWN_DEVICE */
   revoke(deviceId: string, role: string): Promise<DeviceRecord>
   /** Gives a device in that role another name. Durable when it resolves. @throws GatewayError UNKNOWN_DEVICE */
@@ -283,11 +281,10 @@ export async function openDevices(
       if (isCurrent) return nameOf(deviceId, role, tokenId)
       return previous && isPrevious && isTaken(previous.untilMs) ? nameOf(deviceId, role, previous.tokenId) : undefined
     },
-    current: ({ deviceId, role, tokenId }) => nameOf(deviceId, role, tokenId),
-    rotate: (deviceId, role, asked) =>
+    rotate: (deviceId, role, choose) =>
       inTurn(deviceId, async () => {
         const record = paired(deviceId, role)
-        const scopes = asked ?? worthOf(record)
+        const scopes = choose(record)
         const beyond = scopes.find((scope) => !record.scopes.includes(scope))
         if (beyond) throw new GatewayError('TOKEN_TOO_WIDE', `the device was not paired for ${beyond}`)
         const at = now()

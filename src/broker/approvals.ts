@@ -213,7 +213,7 @@ export function createApprovals(needs: ApprovalsNeeds): Approvals {
       const leave = () => void host.get(id)?.send({ type: 'gone' })
       const opened: Pending = {
         asked,
-        shown: { id, request, createdAtMs, expiresAtMs },
+        shown: { id, request, requestedBy: principal, createdAtMs, expiresAtMs },
         requester,
         commandHash,
         answered: Promise.withResolvers(),
@@ -270,7 +270,10 @@ function hashOf({ command, cwd, host, resolvedPath }: Shown): string {
     .digest('hex')
 }
 
-/** Whether somebody is who asked: by the connection, and by the device where one was proven. */
+/**
+ * Whether somebody is who asked: by the connection, and by the principal. Behind the shared token may be anybody: of that, another
+ * connection is somebody else.
+ */
 function isRequester(approver: Approver, requester: Requester): boolean {
   return (
     approver.connId === requester.connId ||

@@ -1,5 +1,5 @@
 /** The peers that are connected: each an actor, its socket, and the lane its requests take. */
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { nanoid } from 'nanoid'
 import { connectionMachine, type Verdict } from '../../machines/connection.ts'
 import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
@@ -17,19 +17,20 @@ import {
 } from '../contract/connect.ts'
 import { type ErrorShape, GatewayError, type Protocol } from '../contract/errors.ts'
 import { decode, type Incoming, type RequestFrame } from '../contract/frames.ts'
-import { FEATURES } from '../contract/index.ts'
+import { FEATURES, methodBlock } from '../contract/index.ts'
 import { validator } from '../contract/validate.ts'
 import { type AllowanceLimits, createAllowance } from './allowance.ts'
 import type { Audit, AuditEntry } from './audit.ts'
 import { type Caller, type Dispatch, encode } from './dispatch.ts'
 import { createHost, work } from './host.ts'
 import type { Hub } from './hub.ts'
+import { createLane } from './lane.ts'
 import { type Log, sampled } from './log.ts'
 import type { Nodes } from './nodes.ts'
 import type { Peer, Wire } from './peer.ts'
 import type { Presence } from './presence.ts'
 import { createQuota, type Share } from './quotas.ts'
-import { createTurnstile, MOST_UNREAD_BYTES } from './turnstile.ts'
+import { createTurnstile, MOST_UNREAD_BYTES, type Turnstile } from './turnstile.ts'
 
 /** The broker's side of a socket. */
 export interface Connection {
@@ -80,7 +81,11 @@ interface Port {
   held: Incoming[]
   /** The `connect` that is being checked, or was. */
   connecting: RequestFrame | undefined
+  /** Takes a frame of so many bytes. */
   lane: ((incoming: Incoming, bytes: number) => void) | undefined
+  turnstile: Turnstile | undefined
+  /** Bytes of requests and answers that it held when it was looked at last. */
+  load: number
   /** Bytes a frame may have; `ws` itself stops at what it may have at the most. */
   maxPayload: number
   /** Made for those who want to know when the peer has left. */
@@ -106,19 +111,29 @@ interface Port {
 }
 
 const connectParams = validator(ConnectParams)
-/** Refused connections that are in the log each second: a flood is not to fill the disk. */
+/** Refused connections that are in the log each second, and as many with refused scopes: a flood is not to fill the disk. */
 const REFUSALS_PER_SECOND = 10
+/** Refused scopes of one connection that are named in the log. */
+const MOST_DENIED = 8
 /** Sessions whose spelling is remembered for each connection of protocol 3. */
 const MOST_SPELLINGS = 1000
 /** Frames too deep or too long to be read, until the connection is closed. */
 const MOST_STRIKES = 3
+/** Bytes of requests that are not done and of answers that are not read, over all connections. */
+const MOST_HELD_BYTES = 256 * 1024 * 1024
+/** Requests under way at once whose answers may have megabytes, over all connections; principals take turns. */
+const MOST_LARGE = 8
 
 export function createConnections(needs: ConnectionsNeeds): Connections {
   const { authenticator, dispatch, hub, presence, nodes, log, audit, now } = needs
   const ports = new Map<string, Port>()
   const warnOfRefusal = sampled((details, message) => log.warn(details, message), REFUSALS_PER_SECOND, needs.monotonic)
+  const tellOfDenied = sampled((details, message) => log.info(details, message), REFUSALS_PER_SECOND, needs.monotonic)
   const waiters: (() => void)[] = []
   const sockets = createQuota(needs.limits.socketsPerPrincipal)
+  const large = createLane(MOST_LARGE)
+  /** The loads of all connections together. */
+  let held = 0
 
   /** A connection that an effect is about is there by construction: it is forgotten only after its actor is done. */
   const get = (connId: string): Port => {
@@ -128,9 +143,49 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   }
 
   function forget(connId: string): void {
-    ports.get(connId)?.share?.giveBack()
+    const port = ports.get(connId)
+    if (port) {
+      port.share?.giveBack()
+      held -= port.load
+      // Its last answers may be yet to come.
+      port.load = 0
+    }
     ports.delete(connId)
     if (ports.size === 0) for (const wake of waiters.splice(0)) wake()
+  }
+
+  /** What a connection holds of the memory. Of the events that wait for a slow reader its delivery takes care. */
+  function loadOf({ lane, turnstile, wire }: Port): number {
+    if (!lane || !turnstile) return 0
+    return turnstile.bytesTaken + Math.max(0, wire.bytesWaiting - wire.eventBytesWaiting)
+  }
+
+  /** Notes that a connection may hold more than before. Who holds most makes room, once all together hold too much. */
+  function weigh(port: Port): void {
+    const load = loadOf(port)
+    held += load - port.load
+    port.load = load
+    if (held <= MOST_HELD_BYTES) return
+    // What was read meanwhile nobody told.
+    held = 0
+    let heaviest = port
+    for (const other of ports.values()) {
+      other.load = loadOf(other)
+      held += other.load
+      if (other.load > heaviest.load) heaviest = other
+    }
+    if (held <= MOST_HELD_BYTES) return
+    const { connId, known, wire } = heaviest
+    log.warn(
+      { connId, principal: known?.principal, bytes: heaviest.load, held },
+      'too much is not read; who holds most is disconnected',
+    )
+    held -= heaviest.load
+    heaviest.load = 0
+    leave(heaviest)
+    host.tell(connId, { type: 'close', close: 'slowConsumer' })
+    // A close frame would wait behind all that it has not read.
+    wire.terminate()
   }
 
   const host = createHost({
@@ -252,8 +307,14 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         refusal(message),
       )
     }
-    if (decision.denied.length > 0)
-      log.info({ connId, client: client.id, denied: decision.denied }, 'scopes were asked for and not granted')
+    const { denied } = decision
+    if (denied.length > 0) {
+      const names = denied.slice(0, MOST_DENIED).map(({ scope, reason }) => ({ scope: scope.slice(0, 32), reason }))
+      tellOfDenied(
+        { connId, client: client.id, denied: names, count: denied.length },
+        'scopes were asked for and not granted',
+      )
+    }
     note({ ok: true, principal, what: decision.rule }, { client: client.id, role: decision.role })
     const { caps = [], commands = [] } = params
     port.admitted = { request, protocol, client, caps, commands, outcome: outcome as Admitted }
@@ -263,11 +324,10 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   function welcome(port: Port): void {
     const { request, protocol, client, caps, outcome } = port.admitted!
     const { decision, deviceToken, deviceId } = outcome
-    // By the device where it is known, else by the instance: a peer that comes back replaces its former entry. `cli` comes and
-    // goes with every command, and is not listed.
+    // `cli` comes and goes with every command, and is not listed.
     if (client.id !== 'cli') {
-      port.presenceKey = deviceId ?? client.instanceId ?? port.connId
-      presence.join(port.presenceKey, port.connId, client, { role: decision.role, scopes: decision.granted, deviceId })
+      const { role, granted: scopes } = decision
+      port.presenceKey = presence.join(port.connId, client, { principal: outcome.principal, role, scopes, deviceId })
     }
     // Old clients refuse members they do not know.
     const denied =
@@ -349,7 +409,6 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         if (peer.spellings.size > MOST_SPELLINGS) peer.spellings.delete(peer.spellings.keys().next().value!)
       },
     }
-    const send = (text: string) => wire.send(text)
     const allowance = createAllowance(needs.limits, needs.monotonic)
     let strikes = 0
     const end = (close: CloseName) => void host.tell(connId, { type: 'close', close })
@@ -373,9 +432,6 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     }
     const pausable = pausableBySeveral(wire)
     // What waited when the lane was closed is not carried out: whoever asked may be nobody any more.
-    const letIn = createTurnstile(pausable, (request, done) =>
-      port.lane && !port.isRevoked ? dispatch.dispatch(request, caller, send, done) : done(),
-    )
     /** Whether a request is a part of an answer under way. Such are bounded by their bytes: who says more is read more slowly. */
     const isStreamed = (request: RequestFrame, bytes: number): boolean => {
       if (peer.role !== 'node' || !nodes.isOfLive(request, connId)) return false
@@ -386,13 +442,42 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
       }
       return true
     }
+    const start = (request: RequestFrame, send: (text: string) => void, done: () => void) => {
+      // What waited when the lane was closed is not carried out: whoever asked may be nobody any more.
+      if (!port.lane || port.isRevoked) return done()
+      const weighed = (text: string) => {
+        send(text)
+        weigh(port)
+      }
+      dispatch.dispatch(request, caller, weighed, done)
+    }
+    const isLarge = ({ method }: RequestFrame) => methodBlock(method)?.isLarge === true
+    const turnstile = createTurnstile({
+      wire: pausable,
+      isLarge,
+      start(request, send, done) {
+        if (!isLarge(request)) return start(request, send, done)
+        // It keeps its place until it is done, also when its peer has gone: what it reads is read all the same.
+        const leaveLane = () => {
+          large.leave(connId)
+          done()
+        }
+        large.enter(connId, peer.principal, () => {
+          if (port.lane && !port.isRevoked) start(request, send, leaveLane)
+          // Not at once: behind it may wait thousands who have gone, too.
+          else queueMicrotask(leaveLane)
+        })
+      },
+    })
+    port.turnstile = turnstile
     const lane = (incoming: Incoming, bytes: number) => {
       // Refusals are answers, too: who sends what is none and reads nothing does not fill the memory with them.
       if (incoming.kind !== 'request' && wire.bytesWaiting > MOST_UNREAD_BYTES) return end('slowConsumer')
       switch (incoming.kind) {
         case 'request':
-          if (isStreamed(incoming.request, bytes) || isAllowed(incoming.request.id)) letIn(incoming.request)
-          return
+          if (!isStreamed(incoming.request, bytes) && !isAllowed(incoming.request.id)) return
+          turnstile.come(incoming.request, bytes)
+          return weigh(port)
         case 'invalid':
           if (incoming.isUnbounded && ++strikes >= MOST_STRIKES) return end('invalidFrame')
           if (!isAllowed(incoming.id)) return
@@ -418,6 +503,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
     // What was revoked while it was being let in was told before there was anybody to close.
     if (outcome.isCurrent?.() === false) return void host.tell(connId, { type: 'close', close: 'authChanged' })
     if (peer.role === 'node') nodes.join({ connId, nodeId: outcome.principal, client, caps, commands })
+    // These are small.
     for (const incoming of port.held.splice(0)) lane(incoming, 0)
   }
 
@@ -438,10 +524,12 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         connId,
         wire,
         facts,
-        nonce: randomUUID(),
+        nonce: randomBytes(32).toString('base64url'),
         held: [],
         connecting: undefined,
         lane: undefined,
+        turnstile: undefined,
+        load: 0,
         maxPayload: LIMITS.preauthPayload,
         left: undefined,
         admitted: undefined,
@@ -518,6 +606,7 @@ function pausableBySeveral(wire: Wire) {
     get bytesWaiting() {
       return wire.bytesWaiting
     },
+    send: (text: string) => wire.send(text),
     onDrained: (callback: () => void) => wire.onDrained(callback),
     pause() {
       pauses += 1

@@ -15,10 +15,18 @@ export interface Health {
 export type HealthSnapshot = { ok: boolean; ts: number; [name: string]: unknown }
 
 const RECENT = 5
+const RECENT_IN_STATUS = 10
+
+/** The sessions of one agent, or of all. */
+interface Some {
+  count: number
+  recent: SessionRecord[]
+}
 
 export function createHealth(needs: {
   agents: AgentNames
-  store: Pick<Store, 'sessions'>
+  store: Pick<Store, 'overview'>
+  /** Where the sessions are kept, as everybody is told who may ask how the gateway is. */
   path: string
   now(): number
   modelOf(agentId: string): Model | undefined
@@ -29,10 +37,20 @@ export function createHealth(needs: {
   let version = 0
   let current: HealthSnapshot = { ok: true, ts: now() }
 
-  const summary = (sessions: SessionRecord[], at: number) => ({
+  const look = joined(async () => {
+    const agents = await store.overview(RECENT_IN_STATUS)
+    const all: Some = {
+      count: agents.reduce((sum, { count }) => sum + count, 0),
+      recent: agents.flatMap(({ recent }) => recent).sort((one, other) => other.updatedAt - one.updatedAt),
+    }
+    const of = (id: string): Some => agents.find(({ agentId }) => agentId === id) ?? { count: 0, recent: [] }
+    return { all, of }
+  })
+
+  const summary = ({ count, recent }: Some, at: number) => ({
     path,
-    count: sessions.length,
-    recent: sessions.slice(0, RECENT).map(({ key, updatedAt }) => ({ key, updatedAt, age: at - updatedAt })),
+    count,
+    recent: recent.slice(0, RECENT).map(({ key, updatedAt }) => ({ key, updatedAt, age: at - updatedAt })),
   })
 
   return {
@@ -42,7 +60,7 @@ export function createHealth(needs: {
     },
     async refresh() {
       const at = now()
-      const all = await store.sessions({})
+      const { all, of } = await look()
       version += 1
       current = {
         ok: true,
@@ -57,10 +75,7 @@ export function createHealth(needs: {
           agentId,
           isDefault: agentId === agents.defaultId,
           heartbeat: { enabled: false, every: '0m', everyMs: null, prompt: '', target: 'last', ackMaxChars: 300 },
-          sessions: summary(
-            all.filter((session) => session.agentId === agentId),
-            at,
-          ),
+          sessions: summary(of(agentId), at),
         })),
         sessions: summary(all, at),
       }
@@ -68,7 +83,7 @@ export function createHealth(needs: {
     },
     async status() {
       const at = now()
-      const all = await store.sessions({})
+      const { all, of } = await look()
       const row = (session: SessionRecord) => {
         const {
           key,
@@ -113,12 +128,12 @@ export function createHealth(needs: {
         queuedSystemEvents: [],
         sessions: {
           paths: [path],
-          count: all.length,
+          count: all.count,
           defaults: { model: model?.id ?? null, contextTokens: model?.contextWindow ?? null },
-          recent: all.slice(0, 10).map(row),
+          recent: all.recent.slice(0, RECENT_IN_STATUS).map(row),
           byAgent: agents.ids().map((agentId) => {
-            const mine = all.filter((session) => session.agentId === agentId)
-            return { agentId, path, count: mine.length, recent: mine.slice(0, 10).map(row) }
+            const { count, recent } = of(agentId)
+            return { agentId, path, count, recent: recent.map(row) }
           }),
         },
       }
@@ -126,5 +141,27 @@ export function createHealth(needs: {
     get version() {
       return version
     },
+  }
+}
+
+/** One look at a time: whoever asks while one is under way shares the next with all who do, and so sees what was kept before. */
+function joined<T>(look: () => Promise<T>): () => Promise<T> {
+  let underWay: Promise<T> | undefined
+  let next: Promise<T> | undefined
+  const begin = () => {
+    const mine = look().finally(() => {
+      if (underWay === mine) underWay = undefined
+    })
+    underWay = mine
+    return mine
+  }
+  const later = () => {
+    next = undefined
+    return begin()
+  }
+  return () => {
+    if (!underWay) return begin()
+    next ??= underWay.then(later, later)
+    return next
   }
 }

@@ -289,7 +289,7 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
       awaited.set(messageId, from.runId)
       try {
         // Listen first, look second: an ending in between is not missed.
-        const next = runs.wait(messageId, timeoutMs, givenUp.signal)
+        const next = runs.wait(messageId, timeoutMs, `agent:${from.agentId}`, givenUp.signal)
         const early = await outcomeOf(messageId)
         if (early) return early
         await next

@@ -4,8 +4,9 @@ import { waitFor } from 'xstate'
 import { type PairingDecision, pairingMachine } from '../../machines/pairing.ts'
 import type { WaitingRoom } from '../auth/authenticate.ts'
 import { type DeviceRecord, type Devices, worthOf } from '../auth/devices.ts'
-import { isToken } from '../auth/principals.ts'
+import { isToken, tokenPrincipal } from '../auth/principals.ts'
 import { fitsHash, makeToken, readTokenText } from '../auth/token-text.ts'
+import type { Tokens } from '../auth/tokens.ts'
 import { OPERATOR_SCOPES, type PayloadOf, type Scope } from '../contract/block.ts'
 import type { DeviceRequest, deviceEvents, NodeRequest, PairedDevice, PairedNode } from '../contract/devices.ts'
 import { GatewayError, missingScope } from '../contract/errors.ts'
@@ -23,7 +24,7 @@ type NodeSelf = Omit<NodeRequest, 'requestId' | 'isRepair' | 'ts'>
 export interface Pairings extends WaitingRoom {
   /** What an approver may see. */
   devices(approver: Approver): { pending: DeviceRequest[]; paired: PairedDevice[] }
-  /** @throws GatewayError UNKNOWN_PAIRING, OWN_PAIRING; MISSING_SCOPE when the approver has nothing to give */
+  /** @throws GatewayError UNKNOWN_PAIRING, OWN_PAIRING, TOKEN_TOO_WIDE; MISSING_SCOPE when the approver has nothing to give */
   approveDevice(requestId: string, approver: Approver): Promise<PairedDevice>
   /** Resolves to the id of the device. @throws GatewayError UNKNOWN_PAIRING */
   rejectDevice(requestId: string, approver: Approver): Promise<string>
@@ -40,7 +41,7 @@ export interface Pairings extends WaitingRoom {
   nodes(approver: Approver): { pending: NodeRequest[]; paired: PairedNode[] }
   /** Durable when it resolves. @throws GatewayError TOO_MANY_PAIRINGS */
   requestNode(node: NodeSelf, approver: Approver): Promise<{ request: NodeRequest; created: boolean }>
-  /** @throws GatewayError UNKNOWN_PAIRING, OWN_PAIRING */
+  /** @throws GatewayError UNKNOWN_PAIRING, OWN_PAIRING, TOKEN_TOO_WIDE */
   approveNode(requestId: string, approver: Approver): Promise<{ node: PairedNode; token: string }>
   rejectNode(requestId: string, approver: Approver): Promise<string>
   /** @throws GatewayError UNKNOWN_DEVICE */
@@ -53,6 +54,8 @@ export interface Pairings extends WaitingRoom {
 
 export interface PairingsNeeds {
   devices: Devices
+  /** Without it nobody comes by a named token. */
+  tokens?: Pick<Tokens, 'list'>
   store: Pick<Store, 'list' | 'put' | 'remove'>
   log: Log
   now(): number
@@ -87,7 +90,7 @@ interface NodeRecord extends PairedNode {
 
 /** Opens the requests that waited when the last process ended, those that still have time. */
 export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
-  const { devices, store, log, now, tell } = needs
+  const { devices, tokens, store, log, now, tell } = needs
   const { ttlMs = TTL_MS, most = MOST_PENDING, mostFromOne = MOST_FROM_ONE } = needs
   const waiting = new Map<string, Pending>()
   const nodes = new Map((await store.list('node')).map(({ id, value }) => [id, value as unknown as NodeRecord]))
@@ -201,6 +204,8 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     // Not before: had the disk refused, the former would still wait.
     if (former) host.get(former.request.requestId)?.send({ type: 'supersede' })
     open(pending, ttlMs)
+    // Nobody is told of what waits for the next process.
+    if (isOver) return { pending, created: true }
     const id = subjectOf(pending)
     const { requestId } = pending.request
     log.info(
@@ -233,6 +238,18 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     host.open(requestId, { requestId, wanted, ttlMs, waitsMs })
   }
 
+  /** What somebody made with a token that has an end would be there when that is over. A revocation is for each alone. */
+  function refuseEnding({ principal }: Approver): void {
+    const ends = tokens
+      ?.list()
+      .some(({ id, expiresAtMs }) => expiresAtMs !== undefined && tokenPrincipal(id) === principal)
+    if (ends)
+      throw new GatewayError(
+        'TOKEN_TOO_WIDE',
+        'a named token that has an end neither pairs nor rotates: that would outlive it',
+      )
+  }
+
   /** Gives a request a word, and waits until it is on disk. Of two words the first one counts. */
   async function say(
     kind: Pending['kind'],
@@ -245,7 +262,10 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     const isOpen =
       pending?.kind === kind && mayHandle(approver, subjectOf(pending)) && actor?.getSnapshot().matches('waiting')
     if (!pending || !actor || !isOpen) throw new GatewayError('UNKNOWN_PAIRING', 'unknown requestId')
-    if (word.type === 'approve') refuseOwn(pending, approver)
+    if (word.type === 'approve') {
+      refuseOwn(pending, approver)
+      refuseEnding(approver)
+    }
     actor.send(word)
     const end = await waitFor(actor, (snapshot) => !snapshot.matches('keeping'))
     if (end.status === 'done') return pending
@@ -363,14 +383,15 @@ export async function openPairings(needs: PairingsNeeds): Promise<Pairings> {
     },
     async rotate({ deviceId, role, scopes }, approver) {
       mayChange(approver, deviceId, 'unknown deviceId/role')
-      const record = devices.get(deviceId, role)
-      if (!record) throw new GatewayError('UNKNOWN_DEVICE', 'unknown deviceId/role')
+      refuseEnding(approver)
       const unknown = scopes?.find((scope) => !OPERATOR_SCOPES.includes(scope as Scope))
       if (unknown !== undefined) throw new GatewayError('TOKEN_TOO_WIDE', `there is no scope ${unknown.slice(0, 64)}`)
-      const worth = (scopes as readonly Scope[] | undefined) ?? worthOf(record)
-      const beyond = worth.find((scope) => !holds(approver.scopes, scope))
-      if (beyond) throw missingScope(beyond)
-      const rotated = await devices.rotate(deviceId, role, worth)
+      const rotated = await devices.rotate(deviceId, role, (record) => {
+        const worth = (scopes as readonly Scope[] | undefined) ?? worthOf(record)
+        const beyond = worth.find((scope) => !holds(approver.scopes, scope))
+        if (beyond) throw missingScope(beyond)
+        return worth
+      })
       log.info({ device: deviceId, role, principal: approver.principal }, 'the token of a device was rotated')
       return { token: devices.token(rotated), scopes: worthOf(rotated), rotatedAtMs: rotated.issuedAtMs }
     },

@@ -5,19 +5,24 @@ import type { ClientInfo } from '../contract/connect.ts'
 /** How long somebody who left stays listed, in milliseconds. */
 const REMEMBERED_MS = 5 * 60_000
 const MOST = 200
+/** Entries of one principal, whatever its instances are called. */
+const MOST_OF_ONE = 50
 
 export type PresenceEntry = { ts: number; [member: string]: unknown }
 
 export interface Presence {
   /** The gateway first, then the others, newest first. */
   list(): PresenceEntry[]
-  /** @param key who it is: a device, an instance, or just this connection */
+  /**
+   * Lists somebody, in the place of their former entry: that of the device where it is known, else of the instance that this
+   * principal says it is, else a new one.
+   * @returns the entry's key, for `leave`
+   */
   join(
-    key: string,
     connId: string,
     client: ClientInfo,
-    access: { role: string; scopes: readonly string[]; deviceId: string | undefined },
-  ): void
+    access: { principal: string; role: string; scopes: readonly string[]; deviceId: string | undefined },
+  ): string
   /** Whether that was the last connection of somebody who was listed. */
   leave(key: string, connId: string): boolean
   readonly version: number
@@ -27,6 +32,8 @@ export interface Presence {
 
 export function createPresence({ now, version }: { now(): number; version: string }): Presence {
   const entries = new Map<string, PresenceEntry>()
+  /** The principal of each entry. */
+  const principals = new Map<string, string>()
   /** The connections of each key: one that leaves is not gone while another is here. */
   const connected = new Map<string, Set<string>>()
   let count = 1
@@ -35,6 +42,23 @@ export function createPresence({ now, version }: { now(): number; version: strin
     .flat()
     .find((address) => address && !address.internal && address.family === 'IPv4')?.address
   const where = `${host}${ip ? ` (${ip})` : ''}`
+
+  function forget(key: string): void {
+    entries.delete(key)
+    principals.delete(key)
+  }
+
+  /** Lets the oldest entry go: of a principal that has too many, or else, where there are too many, of the one that has most. */
+  function makeRoom(principal: string): void {
+    const counts = new Map<string, number>()
+    for (const one of principals.values()) counts.set(one, (counts.get(one) ?? 0) + 1)
+    let fullest = principal
+    if (counts.get(principal)! <= MOST_OF_ONE) {
+      if (entries.size <= MOST) return
+      for (const [one, count] of counts) if (count > counts.get(fullest)!) fullest = one
+    }
+    for (const key of entries.keys()) if (principals.get(key) === fullest) return forget(key)
+  }
 
   function self(): PresenceEntry {
     return {
@@ -54,14 +78,19 @@ export function createPresence({ now, version }: { now(): number; version: strin
   return {
     list() {
       const oldest = now() - REMEMBERED_MS
-      for (const [key, entry] of entries) if (entry['reason'] === 'disconnect' && entry.ts < oldest) entries.delete(key)
+      for (const [key, entry] of entries) if (entry['reason'] === 'disconnect' && entry.ts < oldest) forget(key)
       // Who came or left last stands last in the map.
       return [self(), ...[...entries.values()].reverse()]
     },
-    join(key, connId, client, { role, scopes, deviceId }) {
+    join(connId, client, { principal, role, scopes, deviceId }) {
+      // A name that a client gives itself is one among those of its principal: it takes nobody else's place.
+      const { instanceId } = client
+      const known = deviceId !== undefined ? ['device', deviceId] : instanceId && ['instance', principal, instanceId]
+      const key = JSON.stringify(known || ['connection', connId])
       count += 1
       connected.set(key, (connected.get(key) ?? new Set()).add(connId))
-      entries.delete(key)
+      forget(key)
+      principals.set(key, principal)
       entries.set(key, {
         host: client.displayName ?? client.id,
         version: client.version,
@@ -77,7 +106,8 @@ export function createPresence({ now, version }: { now(): number; version: strin
         ts: now(),
         text: `Node: ${client.displayName ?? client.id} · mode ${client.mode}`,
       })
-      if (entries.size > MOST) entries.delete(entries.keys().next().value!)
+      makeRoom(principal)
+      return key
     },
     leave(key, connId) {
       const here = connected.get(key)

@@ -1,4 +1,4 @@
-/** How much of the gateway one principal may take up: sockets, and what the store keeps. */
+/** How much of the gateway one principal may take up: sockets, waits, bytes of turns, and what the store keeps. */
 import { SHARED } from '../auth/principals.ts'
 import type { Quotas } from '../stores/store.ts'
 
@@ -17,34 +17,42 @@ export interface Share {
 
 export interface Quota {
   readonly most: number
-  /** Takes one for a principal, or says that it has as many as it may. */
-  take(principal: string): Share | undefined
+  /** Takes one for a principal, or so many, or says that it would have more than it may. */
+  take(principal: string, amount?: number): Share | undefined
+  hasRoom(principal: string, amount?: number): boolean
 }
 
 /** Behind the shared credential there may be a whole fleet. */
 const SHARED_KEYS = 10
 
-/** @param most sockets of one principal, other than those who share the shared credential; 0 = off */
-export function createQuota(most: number): Quota {
+/**
+ * @param most of one principal; 0 = off
+ * @param mostOfShared of all who share the shared credential, together; 0 = off
+ */
+export function createQuota(most: number, mostOfShared = 0): Quota {
   const counts = new Map<string, number>()
-  return {
+  const quota: Quota = {
     most,
-    take(principal) {
-      const count = counts.get(principal) ?? 0
-      if (most > 0 && principal !== SHARED && count >= most) return undefined
-      counts.set(principal, count + 1)
+    hasRoom(principal, amount = 1) {
+      const bound = principal === SHARED ? mostOfShared : most
+      return bound === 0 || (counts.get(principal) ?? 0) + amount <= bound
+    },
+    take(principal, amount = 1) {
+      if (!quota.hasRoom(principal, amount)) return undefined
+      counts.set(principal, (counts.get(principal) ?? 0) + amount)
       let isBack = false
       return {
         giveBack() {
           if (isBack) return
           isBack = true
-          const left = counts.get(principal)! - 1
+          const left = counts.get(principal)! - amount
           if (left > 0) counts.set(principal, left)
           else counts.delete(principal)
         },
       }
     },
   }
+  return quota
 }
 
 /** What the store is to keep at the most, which alone knows what it has. */

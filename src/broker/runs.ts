@@ -10,6 +10,7 @@ import type { Hub } from './hub.ts'
 import { createLane } from './lane.ts'
 import type { Log } from './log.ts'
 import type { Step } from './prompt.ts'
+import { createQuota } from './quotas.ts'
 import { createStream, type FailureDetail, type Stream, type VerboseLevel } from './stream.ts'
 import type { Toolbox } from './toolbox.ts'
 
@@ -46,12 +47,14 @@ export interface Runs {
   /** The ending of a live run, once it is on disk and announced; undefined if no such run is live. */
   ending(runId: string): Promise<Ended> | undefined
   /**
-   * The next ending of a run of that id, also of one that is yet to be admitted; undefined when the time is up, or it is given up.
+   * The next ending of a run of that id, also of one that is yet to be admitted; undefined when the time is up, it is given up, or
+   * the principal that asks waits for as many as it may.
    * @param counts of which endings it is to be told; all unless given
    */
   wait(
     runId: string,
     timeoutMs: number,
+    principal: string,
     givenUp?: AbortSignal,
     counts?: (ended: Ended) => boolean,
   ): Promise<Ended | undefined>
@@ -137,8 +140,10 @@ interface Live {
 
 /** Rounds of calls, one behind the other, in which a call was wrong, until the run ends. */
 const MOST_MALFORMED = 3
-/** Callers of `agent.wait` at once, over all connections. */
+/** Callers of `agent.wait` at once: over all connections, of all with the shared credential, and of each other principal. */
 const MOST_WAITS = 20_000
+const MOST_WAITS_OF_SHARED = 10_000
+const MOST_WAITS_OF_ONE = 1_000
 /** What a timer can hold, in ms, about 25 days: a longer one would fire at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
@@ -157,6 +162,7 @@ export function createRuns(needs: RunsNeeds): Runs {
   const idleWaiters: (() => void)[] = []
   const waiting = new Map<string, Set<(ended: Ended) => void>>()
   let waits = 0
+  const places = createQuota(MOST_WAITS_OF_ONE, MOST_WAITS_OF_SHARED)
 
   /** A run that an effect of its own actor is about is live by construction. */
   const get = (runId: string): Live => {
@@ -472,9 +478,11 @@ export function createRuns(needs: RunsNeeds): Runs {
       }
     },
     ending: (runId) => live.get(runId)?.ended.promise,
-    wait(runId, timeoutMs, givenUp, counts = () => true) {
+    wait(runId, timeoutMs, principal, givenUp, counts = () => true) {
       // Each wait costs memory for as long as its caller likes: beyond this many, nobody waits.
       if (givenUp?.aborted || waits >= MOST_WAITS) return Promise.resolve(undefined)
+      const place = places.take(principal)
+      if (!place) return Promise.resolve(undefined)
       waits += 1
       const { promise, resolve } = Promise.withResolvers<Ended | undefined>()
       const here = waiting.get(runId) ?? new Set()
@@ -485,6 +493,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       givenUp?.addEventListener('abort', () => resolve(undefined))
       return promise.finally(() => {
         waits -= 1
+        place.giveBack()
         clearTimeout(timer)
         here.delete(wake)
         if (here.size === 0) waiting.delete(runId)

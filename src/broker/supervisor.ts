@@ -5,6 +5,7 @@ import { supervisorMachine } from '../../machines/supervisor.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { NewTurn, RunRecord, RunState, SessionRecord, Store } from '../stores/store.ts'
 import type { Log } from './log.ts'
+import { createQuota, type Share } from './quotas.ts'
 
 /** What became of a request to run something. */
 export type Admission =
@@ -21,7 +22,7 @@ export class AlreadyHeard extends Error {
 export interface Supervisor {
   /**
    * Asks for a turn to be admitted: once per (principal, method, session, key). Resolves when it is on disk, or was.
-   * @throws GatewayError IDEMPOTENCY_KEY_REUSED, SEND_DENIED, SESSION_BUSY, SESSION_QUARANTINED, DRAINING
+   * @throws GatewayError IDEMPOTENCY_KEY_REUSED, SEND_DENIED, SESSION_BUSY, TURNS_TOO_LARGE, SESSION_QUARANTINED, DRAINING
    * @throws AlreadyHeard for a turn with `answers`
    * @throws StoreError when it could not be kept
    */
@@ -60,10 +61,15 @@ interface Entry {
   runId: string
   acceptedAt: number
   ended: { state: RunState; error?: string } | undefined
+  /** Of the bytes of its principal, until it has ended. */
+  share: Share | undefined
 }
 
 /** Ended runs whose answer is kept at hand; older ones are asked of the store. */
 const RECENT = 10_000
+/** Bytes of the turns of one principal that have not ended: they are in memory. Of all with the shared credential, and of others. */
+const MOST_BYTES_OF_SHARED = 256 * 1024 * 1024
+const MOST_BYTES = 64 * 1024 * 1024
 /** How long a client that was refused for lack of room should wait, in milliseconds. */
 const BUSY_RETRY_MS = 1_000
 
@@ -83,10 +89,14 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
   const recent = new Set<string>()
   /** Turns without an ending, by session, from the moment they are sent to the disk. */
   const unfinished = new Map<string, number>()
+  /** The bytes of the same, by principal. */
+  const bytes = createQuota(MOST_BYTES, MOST_BYTES_OF_SHARED)
   /** Admissions on their way to the disk. */
   const journaling = new Set<Promise<Admission>>()
   /** The request being decided: the actor handles `admit` before `send` returns. */
-  let asking: { turn: NewTurn; decide: (answer: Promise<Admission>) => void } | undefined
+  let asking: { turn: NewTurn; bytes: number; decide: (answer: Promise<Admission>) => void } | undefined
+
+  const sessionIsFull = (key: string) => isFull(key, unfinished.get(key) ?? 0)
 
   const decide = (answer: Promise<Admission>) => asking!.decide(answer)
   const refuse = (...error: ConstructorParameters<typeof GatewayError>) =>
@@ -100,13 +110,14 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
           return entry !== undefined && entry.fingerprint !== asking!.turn.fingerprint
         },
         isLive: (_, { ticket }) => entries.has(ticket),
-        isFull: () => isFull(asking!.turn.sessionKey, unfinished.get(asking!.turn.sessionKey) ?? 0),
+        isFull: () => sessionIsFull(asking!.turn.sessionKey) || !bytes.hasRoom(asking!.turn.principal, asking!.bytes),
       },
       actions: {
         journal: (_, { ticket }) => {
           const { turn } = asking!
           const { fingerprint, runId, acceptedAt } = turn
-          const entry: Entry = { fingerprint, durable: NOTHING, runId, acceptedAt, ended: undefined }
+          const share = bytes.take(turn.principal, asking!.bytes)
+          const entry: Entry = { fingerprint, durable: NOTHING, runId, acceptedAt, ended: undefined, share }
           // From here on, in the same tick as the question, every copy finds this entry.
           entries.set(ticket, entry)
           entry.durable = journal(ticket, entry, turn)
@@ -118,9 +129,13 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
         attach: (_, { ticket }) => decide(attach(entries.get(ticket)!)),
         refuseReused: (_, { ticket }) => decide(refuseReused(entries.get(ticket)!, asking!.turn)),
         refuseBusy: () =>
-          refuse('SESSION_BUSY', 'the session has too many turns waiting; try again later', {
-            retryAfterMs: BUSY_RETRY_MS,
-          }),
+          sessionIsFull(asking!.turn.sessionKey)
+            ? refuse('SESSION_BUSY', 'the session has too many turns waiting; try again later', {
+                retryAfterMs: BUSY_RETRY_MS,
+              })
+            : refuse('TURNS_TOO_LARGE', 'your unfinished turns are too large together; try again later', {
+                retryAfterMs: BUSY_RETRY_MS,
+              }),
         refuseResting: () =>
           refuse('SESSION_QUARANTINED', 'the session failed too often and rests for a while', {
             retryAfterMs: policy.restMs,
@@ -157,6 +172,8 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
         count(sessionKey, -1)
         entry.runId = run.runId
         entry.acceptedAt = run.acceptedAt
+        // A run that is under way was counted when it came.
+        entry.share?.giveBack()
         if (run.endedAt !== undefined) remember(ticket, entry, run)
         return answerFor(entry)
       }
@@ -167,6 +184,7 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     } catch (error) {
       // A request that was refused does not use up its key.
       entries.delete(ticket)
+      entry.share?.giveBack()
       count(sessionKey, -1)
       throw error
     }
@@ -220,7 +238,7 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
 
   function admit(turn: NewTurn): Promise<Admission> {
     return new Promise<Admission>((resolve, reject) => {
-      asking = { turn, decide: (answer) => answer.then(resolve, reject) }
+      asking = { turn, bytes: bytesOf(turn), decide: (answer) => answer.then(resolve, reject) }
       actor.send({ type: 'admit', ticket: ticketOf(turn), sessionKey: turn.sessionKey })
       if (actor.getSnapshot().status !== 'active')
         reject(new GatewayError('DRAINING', 'the gateway takes no new turns', { retryAfterMs: 2_000 }))
@@ -233,12 +251,14 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     restore(record) {
       const { fingerprint, runId, acceptedAt } = record
       count(record.sessionKey, 1)
-      entries.set(ticketOf(record), { fingerprint, durable: NOTHING, runId, acceptedAt, ended: undefined })
+      const share = bytes.take(record.principal, bytesOf(record))
+      entries.set(ticketOf(record), { fingerprint, durable: NOTHING, runId, acceptedAt, ended: undefined, share })
     },
     ended(record, outcome) {
       const ticket = ticketOf(record)
       const entry = entries.get(ticket)
       if (!entry || entry.ended) return
+      entry.share?.giveBack()
       count(record.sessionKey, -1)
       remember(ticket, entry, outcome)
     },
@@ -254,6 +274,16 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
     drain: () => actor.send({ type: 'drain' }),
     stop: () => void actor.stop(),
   }
+}
+
+/** What a turn takes in memory, about. The pictures of one that a former process admitted are on the disk. */
+function bytesOf({
+  message,
+  meta,
+  attachments,
+}: Pick<NewTurn, 'message' | 'meta'> & { attachments: object[] }): number {
+  const pictures = attachments.reduce((sum, one) => sum + ((one as { bytes?: Uint8Array }).bytes?.length ?? 0), 0)
+  return Buffer.byteLength(message) + Buffer.byteLength(JSON.stringify(meta)) + pictures
 }
 
 /** Stands where nobody waits for the disk: the turn was there before. */

@@ -47,7 +47,7 @@ export interface Turns {
   /** Removes a session. Stops what runs in it first. Resolves to whether there was one. */
   remove(sessionKey: string): Promise<boolean>
   /** Begins a new transcript. Stops what runs in the session first. */
-  reset(sessionKey: string, agentId: string): ReturnType<Store['resetSession']>
+  reset(sessionKey: string, agentId: string, principal: string): ReturnType<Store['resetSession']>
   /**
    * Ends what somebody has sent and what has not begun, as `aborted` with the reason `revoked`, and says it to no model. What has begun
    * goes on to its end: it was admitted from somebody who might send it. Resolves when the endings are on disk.
@@ -96,11 +96,11 @@ export function createTurns(needs: TurnsNeeds): Turns {
   /** Where a turn stands was settled when it was asked for: what it waits for, or, if it begins anew, its hold. */
   const places = new WeakMap<RunRecord, { after: Promise<void> | undefined; hold: Promise<() => void> | undefined }>()
 
-  async function renew(key: string, agentId: string): ReturnType<Store['resetSession']> {
+  async function renew(key: string, agentId: string, principal: string): ReturnType<Store['resetSession']> {
     // Turns that were kept before this in the same turn of the loop are about to be started: they are to be ended, too.
     await new Promise((resolve) => setImmediate(resolve))
     await sessions.abort(key, null, 'reset')
-    return store.resetSession({ key, agentId, sessionId: randomUUID() }, now())
+    return store.resetSession({ key, agentId, sessionId: randomUUID(), principal }, now())
   }
 
   function modeOf({ method, meta }: RunRecord, settings: SessionRecord['settings']): QueueMode {
@@ -173,10 +173,10 @@ export function createTurns(needs: TurnsNeeds): Turns {
     },
     start: (record, settings = {}) => begin(record, modeOf(record, settings), settings),
     async startAnew(record) {
-      const { sessionKey, agentId, runId } = record
+      const { sessionKey, agentId, runId, principal } = record
       const release = await (places.get(record)?.hold ?? hold(sessionKey))
       try {
-        await renew(sessionKey, agentId)
+        await renew(sessionKey, agentId, principal)
       } catch (error) {
         release()
         // It is on disk and acknowledged as that: it ends like any other run.
@@ -200,12 +200,12 @@ export function createTurns(needs: TurnsNeeds): Turns {
       supervisor.ended(record, outcome)
     },
     fail: (record, error) => runs.admit(record, { outcome: { state: 'failed', error } }),
-    async reset(key, agentId) {
+    async reset(key, agentId, principal) {
       const holding = hold(key)
       // What was sent before is ended with the rest; what is sent later waits for the new transcript.
       await turns.arrived(key)
       const release = await holding
-      return renew(key, agentId).finally(release)
+      return renew(key, agentId, principal).finally(release)
     },
     async remove(key) {
       const holding = hold(key)

@@ -94,7 +94,10 @@ function explain({ gateway }: Config, flags: ExplainFlags): Explained {
   // Whom the proxy names needs nothing else, and is asked for nothing else.
   const isNamed = user !== undefined && flags.credential === 'absent'
   const isAllowed = isNamed && (allowUsers.length === 0 || allowUsers.includes(user))
-  const shown = isNamed ? (isAllowed ? 'proxy' : 'wrong') : (flags.credential as CredentialFact)
+  // A device's own token counts in the role that it was given for.
+  const paired = pairedOf(flags.paired, flags.role)
+  const given = flags.credential === 'device' && !paired ? 'wrong' : (flags.credential as CredentialFact)
+  const shown = isNamed ? (isAllowed ? 'proxy' : 'wrong') : given
   const asked = flags.scopes === undefined ? undefined : scopesOf('--scopes', flags.scopes)
   const held = flags.holds === undefined ? OPERATOR_SCOPES : scopesOf('--holds', flags.holds)
   const decision = decide({
@@ -104,7 +107,7 @@ function explain({ gateway }: Config, flags: ExplainFlags): Explained {
     ...(shown === 'named' && { named: held }),
     ...(shown === 'proxy' && { named: ofUsers }),
     device: deviceOf(flags.device),
-    paired: pairedOf(flags.paired),
+    paired,
     role: flags.role,
     requestedScopes: asked,
     clientId: flags.clientId,
@@ -152,10 +155,12 @@ function deviceOf(kind: string): Parameters<typeof decide>[0]['device'] {
   return { kind: 'none' }
 }
 
-function pairedOf(text: string | undefined): { role: string; scopes: Scope[] } | undefined {
-  if (text === undefined) return undefined
-  const [role = '', scopes] = text.split(':', 2)
-  return { role, scopes: scopes === undefined ? [...OPERATOR_SCOPES] : scopesOf('--paired', scopes) }
+/** What a device is paired for in a role, of `role:scope,scope`. */
+function pairedOf(text: string | undefined, role: string): { scopes: Scope[] } | undefined {
+  const [of, scopes] = text?.split(':', 2) ?? []
+  return of === role
+    ? { scopes: scopes === undefined ? [...OPERATOR_SCOPES] : scopesOf('--paired', scopes) }
+    : undefined
 }
 
 /** What to do, as the wire names it, in words. */

@@ -157,18 +157,21 @@ function placeOf(raw: string): Place {
  */
 export function withSecrets(text: string, present: string): string {
   if (!text.includes(Secret.marker)) return text
-  const shown = new Map<string, string[]>()
+  /** What is hidden behind what is shown, in its order; `used`: how many have been put back. */
+  const shown = new Map<string, { texts: string[]; used: number }>()
   const place = (token: Token) => (token.kind === 'value' ? JSON.stringify(token.path) : token.kind)
   for (const token of redactTokens(present, JSON5.parse(present))) {
     if (token.shown === token.text) continue
     const id = `${place(token)} ${meaning({ ...token, text: token.shown })}`
-    shown.set(id, [...(shown.get(id) ?? []), token.text])
+    const alike = shown.get(id)
+    if (alike) alike.texts.push(token.text)
+    else shown.set(id, { texts: [token.text], used: 0 })
   }
   return Array.from(tokens(text), (token) => {
     if (!token.text.includes(Secret.marker)) return token.text
     const hidden = shown.get(`${place(token)} ${meaning(token)}`)
     // Comments are known by their text only: the first of two that look alike comes first.
-    return (token.kind === 'value' ? hidden?.[0] : hidden?.shift()) ?? token.text
+    return hidden?.texts[token.kind === 'value' ? 0 : hidden.used++] ?? token.text
   }).join('')
 }
 

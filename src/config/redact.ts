@@ -92,19 +92,19 @@ export function* redactTokens(raw: string, parsed: unknown): Generator<Token & {
   }
 }
 
-function redactToken(text: string, path: Path, secrets: readonly string[]): string {
+function redactToken(text: string, path: Path, secrets: Secrets): string {
   const value: unknown = JSON5.parse(text)
   const redacted = redactLeaf(value, path, secrets)
   return Object.is(redacted, value) ? text : JSON.stringify(redacted)
 }
 
-function redactKey(text: string, secrets: readonly string[]): string {
+function redactKey(text: string, secrets: Secrets): string {
   const name = keyOf(text)
   const redacted = withoutAny(name, secrets)
   return redacted === name ? text : JSON.stringify(redacted)
 }
 
-function redactLeaf(value: unknown, path: Path, secrets: readonly string[]): unknown {
+function redactLeaf(value: unknown, path: Path, secrets: Secrets): unknown {
   if (holdsSecret(value, path)) return Secret.marker
   return typeof value === 'string' ? withoutAny(mask(value), secrets) : value
 }
@@ -117,8 +117,11 @@ function holdsSecret(value: unknown, path: Path): boolean {
   return isSecret(path)
 }
 
-/** Every secret's text, the longest first, so that one that holds another is hidden whole. */
-function secretsOf(value: unknown, path: Path): string[] {
+/** The texts of secrets by their first {@link telling} characters. */
+type Secrets = ReadonlyMap<string, readonly string[]>
+
+/** Every secret's text. */
+function secretsOf(value: unknown, path: Path): Secrets {
   const found: string[] = []
   const walk = (one: unknown, at: Path): void => {
     if (Array.isArray(one)) one.forEach((item, index) => void walk(item, [...at, index]))
@@ -128,7 +131,8 @@ function secretsOf(value: unknown, path: Path): string[] {
     else if (typeof one === 'string') found.push(...userinfo(one))
   }
   walk(value, path)
-  return [...new Set(found)].filter((text) => text.length >= telling).toSorted((a, b) => b.length - a.length)
+  const long = [...new Set(found)].filter((text) => text.length >= telling)
+  return Map.groupBy(long, (text) => text.slice(0, telling))
 }
 
 /** The password of a URL, as it is written. */
@@ -136,8 +140,28 @@ function userinfo(text: string): string[] {
   return [...text.matchAll(/:\/\/[^\s/?#:@]*:([^\s/?#]+)@/g)].map(([, password = '']) => password)
 }
 
-function withoutAny(text: string, secrets: readonly string[]): string {
-  return secrets.reduce((left, secret) => left.replaceAll(secret, Secret.marker), text)
+/** Pieces of secrets that a text is compared with, for each of its characters: those that all begin alike would take for ever. */
+const looks = 16
+
+/** Hides every secret in a text, and those that overlap as one. A text that takes too many {@link looks} is hidden whole. */
+function withoutAny(text: string, secrets: Secrets): string {
+  if (secrets.size === 0) return text
+  let left = looks * text.length
+  let shown = ''
+  /** Behind the last character that is hidden. */
+  let hidden = 0
+  for (let at = 0; at + telling <= text.length; at += 1) {
+    for (const secret of secrets.get(text.slice(at, at + telling)) ?? []) {
+      const end = at + secret.length
+      const mayStand = end > hidden && end <= text.length
+      left -= mayStand ? 1 + Math.floor(secret.length / 64) : 1
+      if (left < 0) return Secret.marker
+      if (!mayStand || !text.startsWith(secret, at)) continue
+      if (at >= hidden) shown += text.slice(hidden, at) + Secret.marker
+      hidden = end
+    }
+  }
+  return shown + text.slice(hidden)
 }
 
 /** Hides what looks like a setting in a comment: an old token is still a token to somebody. */

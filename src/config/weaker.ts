@@ -1,5 +1,5 @@
 /** Which changes of a configuration let more people in, or let them do more. */
-import type { Config } from './config.ts'
+import type { Config, LogLevel } from './config.ts'
 import { type Path, pathText } from './findings.ts'
 import { variablesOf } from './reading.ts'
 
@@ -13,7 +13,10 @@ export function weakenings(before: Config, after: Config): string[] {
   const unless = (kept: boolean, what: string) => {
     if (!kept) found.push(what)
   }
-  const gained = (old: readonly string[], now: readonly string[]) => now.filter((one) => !old.includes(one))
+  const gained = (old: readonly string[], now: readonly string[]) => {
+    const known = new Set(old)
+    return now.filter((one) => !known.has(one))
+  }
   const turnedOn = (old: boolean, now: boolean, key: string) => unless(old || !now, `${key} is turned on`)
   const more = (old: readonly string[], now: readonly string[], key: string) =>
     unless(gained(old, now).length === 0, `${key} gains ${gained(old, now).join(', ')}`)
@@ -48,7 +51,16 @@ export function weakenings(before: Config, after: Config): string[] {
   )
   for (const [name, limit] of Object.entries(is.limits))
     higher(was.limits[name as keyof typeof was.limits], limit, `gateway.limits.${name}`)
+  // Who cannot reach it cannot undo it, either.
+  unless(
+    is.limits.maxConnections >= was.limits.maxConnections || is.limits.maxConnections === 0,
+    'gateway.limits.maxConnections is lowered: it could keep everybody out',
+  )
+  unless(is.port === was.port, 'gateway.port is another')
   higher(was.handshakeTimeoutMs, is.handshakeTimeoutMs, 'gateway.handshakeTimeoutMs')
+  higher(before.messages.queueLimit, after.messages.queueLimit, 'messages.queue.limit')
+  higher(before.agents.maxConcurrent, after.agents.maxConcurrent, 'agents.defaults.maxConcurrent')
+  higher(before.agents.timeoutMs, after.agents.timeoutMs, 'agents.defaults.timeoutSeconds (in ms)')
   turnedOn(before.commands.config, after.commands.config, 'commands.config')
   turnedOn(before.commands.restart, after.commands.restart, 'commands.restart')
   more(after.tools.deny, before.tools.deny, 'what may be done, by leaving it out of tools.deny,')
@@ -74,15 +86,25 @@ export function weakenings(before: Config, after: Config): string[] {
   more(connectorsIn(before), connectorsIn(after), 'agents.list: who answers')
   // Whoever chooses an address is sent what goes there, with the key; whoever names a variable or a file can have it read.
   more(Object.keys(providersOf(before)), Object.keys(providersOf(after)), 'models.providers')
-  for (const [id, provider] of Object.entries(providersOf(after))) {
-    const old = providersOf(before)[id]
+  more(listedIn(before), listedIn(after), 'models.providers')
+  // Where nothing is written of a provider any more, what is built in counts.
+  for (const id of listedIn(after)) {
+    const [old, provider] = [providersOf(before)[id], providersOf(after)[id]]
     // Never what it says: an address and headers, too, can hold what a client is not shown.
     for (const name of ['baseUrl', 'headers', 'apiKey'])
       unless(!old || textOf(old, name) === textOf(provider, name), `models.providers.${id}.${name} is another`)
+    unless(
+      !listedIn(before).includes(id) || gained(waysTo(id, before), waysTo(id, after)).length === 0,
+      `models.providers.${id} would be asked at another address, or in another form`,
+    )
   }
   more(workspacesIn(before), workspacesIn(after), 'agents')
   more(variablesIn(before), variablesIn(after), 'what is filled in from the environment')
   unless(before.logging.file === after.logging.file, 'logging.file is another file')
+  for (const name of ['level', 'consoleLevel'] as const) {
+    const [old, now] = [before.logging[name], after.logging[name]]
+    unless(LEVELS.indexOf(now) <= LEVELS.indexOf(old), `logging.${name} is quieter: ${now} in place of ${old}`)
+  }
   turnedOn(before.session.projectFiles ?? false, after.session.projectFiles ?? false, 'session.projectFiles')
   return [...new Set(found)]
 }
@@ -105,6 +127,20 @@ const connectorsIn = ({ agents }: Config): string[] =>
 const providersOf = ({ parsed }: Config) => members(members(parsed, 'models'), 'providers')
 
 const textOf = (holder: unknown, name: string): string | undefined => JSON.stringify(members(holder)[name])
+
+/** Every provider that is written, or built in and not left out. */
+const listedIn = (config: Config): string[] => [
+  ...new Set([...Object.keys(providersOf(config)), ...config.models.list.map(({ provider }) => provider)]),
+]
+
+/** Where a provider is asked, and in which form, for the models that are listed and for another. */
+const waysTo = (id: string, { models }: Config): string[] =>
+  [...models.list.filter(({ provider }) => provider === id), models.find(`${id}/another`)].flatMap((model) =>
+    model ? JSON.stringify([model.baseUrl, model.api]) : [],
+  )
+
+/** The one that says most first. */
+const LEVELS: readonly LogLevel[] = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 
 /** Which agent works in which folder, as the file says. */
 function workspacesIn({ parsed }: Config): string[] {

@@ -1,7 +1,7 @@
 /** The agents and their models; runs addressed to an agent rather than typed into a chat. */
 import { Type } from 'typebox'
 import { method } from './block.ts'
-import { Anything, IdempotencyKey, Milliseconds, NonEmpty, Open, Said, SessionKey } from './shapes.ts'
+import { Anything, IdempotencyKey, Milliseconds, NonEmpty, Open, Said, SessionKey, Short, Thinking } from './shapes.ts'
 
 const WorkspaceFile = {
   name: Type.String(),
@@ -24,17 +24,17 @@ export const agents = {
       agentId: Type.Optional(NonEmpty),
       sessionKey: Type.Optional(SessionKey),
       sessionId: Type.Optional(NonEmpty),
-      thinking: Type.Optional(Type.String()),
+      thinking: Type.Optional(Thinking),
       attachments: Type.Optional(Type.Array(Anything, { maxItems: 16 })),
       /** Seconds; 0 = no deadline. */
       timeout: Type.Optional(Type.Integer({ minimum: 0 })),
-      extraSystemPrompt: Type.Optional(Type.String()),
+      extraSystemPrompt: Type.Optional(Type.String({ maxLength: 64 * 1024 })),
       idempotencyKey: IdempotencyKey,
       label: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
-      spawnedBy: Type.Optional(Type.String()),
+      spawnedBy: Type.Optional(Short),
       deliver: Type.Optional(Type.Boolean()),
-      to: Type.Optional(Type.String()),
-      channel: Type.Optional(Type.String()),
+      to: Type.Optional(Short),
+      channel: Type.Optional(Short),
     }),
     meaningless: [
       'replyTo',

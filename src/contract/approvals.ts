@@ -34,6 +34,8 @@ export type Shown = Static<typeof Shown>
 const PendingApproval = Type.Object({
   id: NonEmpty,
   request: Shown,
+  /** Who asks, as the gateway knows them: a device by its id, else `token:…` or `user:…`. */
+  requestedBy: Type.String(),
   createdAtMs: Type.Integer(),
   expiresAtMs: Type.Integer(),
 })

@@ -42,6 +42,8 @@ interface Method<P extends TObject, R extends TSchema> {
   bySession?: true
   /** Changes the gateway itself, or decides for others: each call leaves a row in the audit. */
   audited?: true
+  /** Its answer may have megabytes: of those few are made at once, and one of each connection. */
+  isLarge?: true
   /** Works, but is not listed in `hello-ok.features`, as in the reference gateway. */
   unlisted?: true
 }

@@ -12,6 +12,7 @@ import {
   Open,
   Said,
   SessionKey,
+  Thinking,
 } from './shapes.ts'
 
 export const chat = {
@@ -24,14 +25,14 @@ export const chat = {
     params: Type.Object({
       sessionKey: SessionKey,
       message: Type.String(),
-      thinking: Type.Optional(Type.String()),
+      thinking: Type.Optional(Thinking),
       deliver: Type.Optional(Type.Boolean()),
       attachments: Type.Optional(Type.Array(AttachmentInput, { maxItems: 16 })),
       timeoutMs: Type.Optional(Milliseconds),
       idempotencyKey: IdempotencyKey,
       /** What becomes of it when a run is under way; else as `/queue` or the configuration says. */
       queueMode: Type.Optional(Type.Enum([...QUEUE_MODES])),
-      /** Kept with the turn; without effect here. */
+      /** Kept with the turn, at most 16 KiB of JSON; without effect here. */
       context: Type.Optional(Anything),
       agentId: Type.Optional(NonEmpty),
     }),
@@ -82,6 +83,7 @@ export const chat = {
     scope: 'operator.read',
     bySession: true,
     unknown: 'ignored',
+    isLarge: true,
     params: Type.Object({
       sessionKey: SessionKey,
       limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
@@ -103,6 +105,7 @@ export const chat = {
     scope: 'operator.read',
     bySession: true,
     unknown: 'ignored',
+    isLarge: true,
     params: Type.Object({
       sessionKey: SessionKey,
       /** The position of the last event seen: `payload.epoch` and `payload.offset`. Without it, a snapshot is answered. */

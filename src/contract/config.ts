@@ -14,8 +14,8 @@ const Written = Type.Object({
   restart: Type.Object({ scheduled: Type.Boolean(), delayMs: Type.Optional(Type.Integer()) }),
 })
 
-/** JSON5 text of at most 1 MiB. */
-const Raw = Type.String({ minLength: 1, maxLength: 1_048_576 })
+/** JSON5 text of at most 256 Ki characters: reading and hiding one takes about a second, and everybody waits meanwhile. */
+const Raw = Type.String({ minLength: 1, maxLength: 262_144 })
 const change = {
   raw: Raw,
   /** `hash` of the file that the change is meant for. */

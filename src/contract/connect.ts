@@ -108,6 +108,8 @@ export const LIMITS = {
   maxBufferedBytes: 1.5 * 1024 * 1024,
   message: 256 * 1024,
   attachment: 5_000_000,
+  /** Of `context` as JSON. */
+  context: 16 * 1024,
   history: 6 * 1024 * 1024,
   snapshot: 2 * 1024 * 1024,
   pendingHandshakeFrames: 4,

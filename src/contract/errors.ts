@@ -76,6 +76,7 @@ export const ERRORS = {
   },
   MESSAGE_REQUIRED: { code: 'INVALID_REQUEST', meaning: 'A message or an attachment is required.' },
   MESSAGE_TOO_LARGE: { code: 'INVALID_REQUEST', meaning: 'A message is at most 256 KiB.' },
+  CONTEXT_TOO_LARGE: { code: 'INVALID_REQUEST', meaning: 'The context of a message is at most 16 KiB of JSON.' },
   BAD_ATTACHMENT: {
     code: 'INVALID_REQUEST',
     meaning: 'Attachments are images in base64 of at most 5,000,000 bytes each, for a model that takes images.',
@@ -88,6 +89,12 @@ export const ERRORS = {
     code: 'UNAVAILABLE',
     retryable: true,
     meaning: 'The session has as many turns waiting as it keeps; try again after retryAfterMs.',
+  },
+  TURNS_TOO_LARGE: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning:
+      'The turns of this principal that have not ended have as many bytes as they may; try again after retryAfterMs.',
   },
   SESSION_QUARANTINED: {
     code: 'UNAVAILABLE',
@@ -108,6 +115,11 @@ export const ERRORS = {
     code: 'UNAVAILABLE',
     retryable: true,
     meaning: 'The store could not keep the request: nothing was accepted.',
+  },
+  TOO_MANY_WAITS: {
+    code: 'UNAVAILABLE',
+    retryable: true,
+    meaning: 'This principal waits for as many runs as it may; the run goes on. Ask again after retryAfterMs.',
   },
   RESUME_UNDER_WAY: {
     code: 'UNAVAILABLE',
@@ -256,7 +268,7 @@ export const ERRORS = {
   SESSION_QUOTA: {
     code: 'UNAVAILABLE',
     retryable: true,
-    meaning: 'There are as many sessions as may be; delete some.',
+    meaning: 'This principal has made as many sessions as it may; delete some.',
   },
   DEDUPE_QUOTA: {
     code: 'UNAVAILABLE',

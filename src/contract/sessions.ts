@@ -12,6 +12,7 @@ export const sessions = {
     scope: 'operator.read',
     bySession: true,
     unknown: 'ignored',
+    isLarge: true,
     params: Type.Object({
       limit: Type.Optional(Type.Integer({ minimum: 1 })),
       activeMinutes: Type.Optional(Type.Integer({ minimum: 1 })),
@@ -55,6 +56,7 @@ export const sessions = {
     summary: 'The last few entries of several sessions, as short text.',
     scope: 'operator.read',
     unknown: 'ignored',
+    isLarge: true,
     params: Type.Object({
       keys: Type.Array(SessionKey, { minItems: 1, maxItems: 64 }),
       limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 200 })),

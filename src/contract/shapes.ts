@@ -5,6 +5,10 @@ import { type Static, Type } from 'typebox'
 export const NonEmpty = Type.String({ minLength: 1, maxLength: 512 })
 /** What is said: at least a character, and no more of them than a message may have bytes. */
 export const Said = Type.String({ minLength: 1, maxLength: 256 * 1024 })
+/** A name that may be missing or empty, and means nothing to the gateway itself. */
+export const Short = Type.String({ maxLength: 512 })
+/** How much to think before answering. */
+export const Thinking = Type.String({ maxLength: 64 })
 /** A session key as clients spell it: `main`, `mykey`, `agent:main:main`, `agent:Möngke:notes`. */
 export const SessionKey = Type.String({ minLength: 1, maxLength: 512 })
 export const IdempotencyKey = Type.String({ minLength: 1, maxLength: 512 })

@@ -36,6 +36,7 @@ export const system = {
     summary: 'The newest lines of the log, or those after a cursor.',
     scope: 'operator.read',
     unknown: 'ignored',
+    isLarge: true,
     params: Type.Object({
       cursor: Type.Optional(Type.Integer({ minimum: 0 })),
       limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 5000 })),
@@ -55,6 +56,7 @@ export const system = {
     scope: 'operator.admin',
     unknown: 'ignored',
     unlisted: true,
+    isLarge: true,
     params: Type.Object({
       kind: Type.Optional(Type.Union([Type.Literal('connect'), Type.Literal('call')])),
       limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 2_000 })),

@@ -18,7 +18,7 @@ import { setting } from './settings.ts'
 
 export interface AgentsNeeds {
   agents: Agents
-  store: Pick<Store, 'run' | 'session' | 'sessions'>
+  store: Pick<Store, 'run' | 'session' | 'sessionOf'>
   turns: Turns
   runs: Pick<Runs, 'ending' | 'wait'>
   models: Config['models']
@@ -39,11 +39,11 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   const { agents, store, turns, runs } = needs
 
   /** Resolves when a run has ended that was admitted, though it may not be live yet. */
-  async function over(runId: string): Promise<void> {
+  async function over(runId: string, principal: string): Promise<void> {
     const known = new AbortController()
     try {
       // Listen first, look second: a run that ends in between is not missed.
-      const next = runs.wait(runId, LONGEST_MS, known.signal)
+      const next = runs.wait(runId, LONGEST_MS, principal, known.signal)
       if ((await store.run(runId))?.endedAt === undefined) await next
     } finally {
       known.abort()
@@ -55,6 +55,10 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     const run = await store.run(runId)
     if (!run)
       return new Failure(new GatewayError('RUN_FAILED', 'the run is no longer known'), { runId, status: 'error' })
+    if (run.endedAt === undefined) {
+      const retryAfterMs = 1_000
+      return failure(runId, new GatewayError('TOO_MANY_WAITS', 'too many waits for runs', { retryAfterMs }), 'timeout')
+    }
     switch (run.state) {
       case 'completed':
         return { runId, status: 'ok', summary: 'completed', result: run.result }
@@ -95,7 +99,9 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     if (gone.aborted) giveUp()
     try {
       // Listen first, look second: a run that ends in between is not missed.
-      const next = runs.wait(runId, timeoutMs, listening.signal, ({ sessionKey }) => mayReach(caller, sessionKey))
+      const next = runs.wait(runId, timeoutMs, caller.principal, listening.signal, ({ sessionKey }) =>
+        mayReach(caller, sessionKey),
+      )
       const kept = await store.run(runId)
       if (kept?.endedAt !== undefined && mayReach(caller, kept.sessionKey)) return answer(kept)
       const ended: Ended | undefined = await next
@@ -133,9 +139,8 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   }
 
   async function keyById(sessionId: string, caller: Caller): Promise<string> {
-    const found = (await store.sessions({})).find(
-      (session) => session.sessionId === sessionId && mayReach(caller, session.key),
-    )
+    const session = await store.sessionOf(sessionId)
+    const found = session && mayReach(caller, session.key) ? session : undefined
     if (!found) throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${sessionId.slice(0, 200)}`)
     return found.key
   }
@@ -190,7 +195,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
       case 'running':
         return twice(
           { runId: admission.runId, status: 'accepted', acceptedAt: admission.acceptedAt },
-          over(admission.runId).then(() => result(admission.runId)),
+          over(admission.runId, caller.principal).then(() => result(admission.runId)),
         )
       case 'ended':
         return result(admission.runId)

@@ -1,7 +1,7 @@
 /** `chat.*`: what a turn means, from typed text to a run under way. */
 import { after, type Caller, Failure, type Handlers, type Reply } from '../broker/dispatch.ts'
 import { textOfEnded } from '../broker/endings.ts'
-import type { Hub } from '../broker/hub.ts'
+import { type Hub, mayReach } from '../broker/hub.ts'
 import type { Replay } from '../broker/replay.ts'
 import type { Runs } from '../broker/runs.ts'
 import type { Sessions } from '../broker/sessions.ts'
@@ -165,6 +165,8 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
     if (Buffer.byteLength(text) > LIMITS.message)
       throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
 
+    if (params.context !== undefined && Buffer.byteLength(JSON.stringify(params.context)) > LIMITS.context)
+      throw new GatewayError('CONTEXT_TOO_LARGE', `context is larger than ${LIMITS.context} bytes of JSON`)
     if (attachments.length > 0 && !needs.takesImages(agentId, setting(await store.session(sessionKey), 'model')))
       throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
 
@@ -225,7 +227,8 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       if (runId !== undefined) {
         await turns.arrived(key)
         const run = needs.runs.record(runId)
-        if (run && run.sessionKey !== key)
+        // Whether there is such a run in a session that the caller does not reach is not for it to know.
+        if (run && run.sessionKey !== key && mayReach(caller, run.sessionKey))
           throw new GatewayError('RUN_NOT_IN_SESSION', 'runId does not match sessionKey')
       }
       return abort(key, runId ?? null, 'rpc')

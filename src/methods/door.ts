@@ -15,10 +15,25 @@ export function session(
   agents: AgentNames,
   caller: Pick<Caller, 'sessions'>,
 ): CanonicalKey {
-  const found = canonical(whole(spelling, agentId, agents), agents)
+  const found = known(spelling, agentId, agents, caller)
   // In the words for what is not there: what there is beyond is nobody's business.
   if (!mayReach(caller, found.key)) throw new GatewayError('SESSION_NOT_FOUND', 'session not found')
   return found
+}
+
+/** To who reaches some sessions only, which agents there are is said by no name that none has. */
+function known(
+  spelling: string,
+  agentId: string | undefined,
+  agents: AgentNames,
+  caller: Pick<Caller, 'sessions'>,
+): CanonicalKey {
+  try {
+    return canonical(whole(spelling, agentId, agents), agents)
+  } catch (error) {
+    if (caller.sessions) throw new GatewayError('SESSION_NOT_FOUND', 'session not found')
+    throw error
+  }
 }
 
 function whole(spelling: string, agentId: string | undefined, agents: AgentNames): string {

@@ -9,11 +9,12 @@ import type { sessions as contract } from '../contract/sessions.ts'
 import type { Model } from '../runtimes/runtime.ts'
 import type { Json, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import { session } from './door.ts'
+import { placeFor } from './place.ts'
 import { checkSettings, setting } from './settings.ts'
 
 export interface SessionsNeeds {
   agents: AgentNames
-  store: Pick<Store, 'session' | 'sessions' | 'patchSession' | 'history'>
+  store: Pick<Store, 'session' | 'sessionOf' | 'sessions' | 'patchSession' | 'history'>
   turns: Pick<Turns, 'reset' | 'remove'>
   now(): number
   /** Where the sessions are kept, as clients are told. */
@@ -28,6 +29,7 @@ const PREVIEW_CHARS = 240
 /** JSON bytes of a session's newest entries that a preview is made from. */
 const PREVIEW_BYTES = 256 * 1024
 const TITLE_CHARS = 60
+const LAST_CHARS = 160
 
 /** The text of an entry, its other parts left out. */
 function textOf({ content }: Pick<TranscriptMessage, 'content'>): string {
@@ -66,7 +68,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
     }
   }
 
-  async function rowOf(record: SessionRecord, derive: { title: boolean; lastMessage: boolean }) {
+  function rowOf(record: SessionRecord, derive: { title: boolean; lastMessage: boolean }) {
     const model = needs.modelOf(record.agentId, setting(record, 'model'))
     const row: { [name: string]: unknown } = {
       key: record.key,
@@ -79,20 +81,18 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       deliveryContext: { channel: 'webchat' },
       lastChannel: 'webchat',
     }
-    if (derive.title || derive.lastMessage) {
-      const { messages } = await store.history(record.key, { limit: 50, maxBytes: 64 * 1024 })
-      const first = messages.find(({ role }) => role === 'user')
-      const last = messages.at(-1)
-      if (derive.title && first) row['derivedTitle'] = cut(textOf(first), TITLE_CHARS)
-      if (derive.lastMessage && last) row['lastMessagePreview'] = cut(textOf(last), 160)
-    }
+    const { opening, latest } = record
+    if (derive.title && opening !== undefined) row['derivedTitle'] = cut(opening, TITLE_CHARS)
+    if (derive.lastMessage && latest !== undefined) row['lastMessagePreview'] = cut(latest, LAST_CHARS)
     return row
   }
 
   return {
     async 'sessions.list'(params, caller) {
       const agentId = params.agentId === undefined ? undefined : (agents.resolve(params.agentId) ?? params.agentId)
+      const isSifted = params.label !== undefined || params.spawnedBy !== undefined || caller.sessions !== undefined
       const all = await store.sessions({
+        ...(params.limit !== undefined && !isSifted && { limit: params.limit }),
         ...(agentId !== undefined && { agentId }),
         ...(params.activeMinutes && { updatedSince: now() - params.activeMinutes * 60_000 }),
         ...(params.search && { search: params.search }),
@@ -108,10 +108,10 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       const model = needs.modelOf(agents.defaultId, undefined)
       return {
         ts: now(),
-        path: needs.path,
+        path: placeFor(caller, needs.path),
         count: shown.length,
         defaults: { modelProvider: model?.provider, model: model?.id, contextTokens: model?.contextWindow },
-        sessions: await Promise.all(shown.map((record) => rowOf(record, derive))),
+        sessions: shown.map((record) => rowOf(record, derive)),
       }
     },
 
@@ -157,9 +157,12 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       if (sessionId === undefined && label === undefined)
         throw new GatewayError('INVALID_PARAMS', 'invalid sessions.resolve params: give key, sessionId or label')
       const agent = agentId === undefined ? undefined : agents.resolve(agentId)
-      const found = (await store.sessions(agent === undefined ? {} : { agentId: agent })).find(
-        (record) => record.sessionId === sessionId || (label !== undefined && setting(record, 'label') === label),
-      )
+      const byId = sessionId === undefined ? undefined : await store.sessionOf(sessionId)
+      let found = agent === undefined || byId?.agentId === agent ? byId : undefined
+      if (!found && label !== undefined)
+        found = (await store.sessions(agent === undefined ? {} : { agentId: agent })).find(
+          (record) => setting(record, 'label') === label,
+        )
       if (!found)
         throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${(sessionId ?? label)!.slice(0, 200)}`)
       return { ok: true, key: found.key }
@@ -169,14 +172,14 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       const { key, agentId } = session(spelling, addressed, agents, caller)
       checkSettings(settings, needs.knowsModel)
       const record = await store.patchSession(
-        { key, agentId, sessionId: randomUUID() },
+        { key, agentId, sessionId: randomUUID(), principal: caller.principal },
         settings as { [name: string]: Json },
         now(),
       )
       const model = needs.modelOf(agentId, setting(record, 'model'))
       return {
         ok: true,
-        path: needs.path,
+        path: placeFor(caller, needs.path),
         key,
         entry: entryOf(record),
         resolved: { modelProvider: model?.provider, model: model?.id },
@@ -185,7 +188,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
 
     async 'sessions.reset'(params, caller) {
       const { key, agentId } = session(params.key, params.agentId, agents, caller)
-      return { ok: true, key, entry: entryOf(await turns.reset(key, agentId)) }
+      return { ok: true, key, entry: entryOf(await turns.reset(key, agentId, caller.principal)) }
     },
 
     async 'sessions.delete'(params, caller) {

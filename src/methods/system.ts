@@ -6,6 +6,7 @@ import type { Health } from '../broker/health.ts'
 import type { Presence } from '../broker/presence.ts'
 import type { Config } from '../config/config.ts'
 import type { system } from '../contract/system.ts'
+import { placeFor } from './place.ts'
 
 export interface SystemNeeds {
   health: Health
@@ -28,8 +29,10 @@ export function systemMethods({ health, presence, config, audit }: SystemNeeds):
     'audit.list': ({ kind, limit = AUDITED }) => ({
       entries: audit.list({ kind, limit }).map((entry) => ({ ...entry })),
     }),
-    'logs.tail': ({ cursor, limit = TAIL_LINES, maxBytes = TAIL_BYTES }) =>
-      tail(config.logging.file, cursor, limit, maxBytes),
+    'logs.tail': async ({ cursor, limit = TAIL_LINES, maxBytes = TAIL_BYTES }, caller) => ({
+      file: placeFor(caller, config.logging.file),
+      ...(await tail(config.logging.file, cursor, limit, maxBytes)),
+    }),
   }
 }
 
@@ -39,7 +42,7 @@ async function tail(file: string, cursor: number | undefined, limit: number, max
   const reset = cursor !== undefined && cursor > size
   const from = reset ? 0 : Math.max(cursor ?? 0, size - maxBytes)
   const truncated = from > (reset ? 0 : (cursor ?? 0))
-  if (size === 0 || from >= size) return { file, cursor: size, size, lines: [], truncated: false, reset }
+  if (size === 0 || from >= size) return { cursor: size, size, lines: [], truncated: false, reset }
   const handle = await open(file)
   try {
     const buffer = Buffer.alloc(size - from)
@@ -50,7 +53,6 @@ async function tail(file: string, cursor: number | undefined, limit: number, max
     const start = truncated ? text.indexOf(0x0a) + 1 : 0
     const lines = text.subarray(Math.min(start, end), end).toString('utf8').split('\n').slice(0, -1)
     return {
-      file,
       cursor: from + end,
       size,
       lines: lines.slice(-limit),

@@ -21,6 +21,7 @@ import type {
   Store,
   TranscriptMessage,
   UsageDay,
+  WantedSession,
 } from './store.ts'
 import { StoreError } from './store.ts'
 
@@ -52,7 +53,6 @@ export interface Tables {
   sessions(updatedSince: number): Iterable<SessionRecord>
   putSession(session: SessionRecord): void
   deleteSession(key: string): void
-  countSessions(): number
 
   /** The session a transcript belongs to. */
   owner(sessionId: string): string | undefined
@@ -174,7 +174,9 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   unsettled: () => ask('unsettled', []),
   age: (elapsedMs, bounds) => ask('age', [elapsedMs, bounds]),
   session: (key) => ask('session', [key]),
+  sessionOf: (sessionId) => ask('sessionOf', [sessionId]),
   sessions: (filter) => ask('sessions', [filter]),
+  overview: (recent) => ask('overview', [recent]),
   patchSession: (session, settings, at) => ask('patchSession', [session, settings, at]),
   resetSession: (session, at) => ask('resetSession', [session, at]),
   deleteSession: (key) => ask('deleteSession', [key]),
@@ -206,17 +208,26 @@ const NO_QUOTAS: Quotas = { sessions: 0, keys: 0 }
 /** Binds the rules to tables. */
 export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
   /** Counted once, and then kept up to date: to count 100,000 keys takes longer than all the rest of an `accept`. */
-  let sessionCount: number | undefined
+  let sessionCounts: Map<string | undefined, number> | undefined
   const keyCounts = new Map<string, number>()
 
-  const refuseOneMoreSession = (): void => {
+  /** Counts a session that was made or removed, where sessions are counted. */
+  const countSession = ({ madeBy }: SessionRecord, change: 1 | -1): void => {
+    sessionCounts?.set(madeBy, (sessionCounts.get(madeBy) ?? 0) + change)
+  }
+
+  const refuseOneMoreSession = (principal: string | undefined): void => {
     const most = quotas.sessions
     if (most === 0) return
-    sessionCount ??= tables.countSessions()
-    if (sessionCount >= most)
+    if (sessionCounts === undefined) {
+      sessionCounts = new Map()
+      for (const session of tables.sessions(Number.NEGATIVE_INFINITY)) countSession(session, 1)
+    }
+    const count = sessionCounts.get(principal) ?? 0
+    if (count >= most)
       throw new StoreError(
         'SESSION_QUOTA',
-        `there are ${sessionCount} sessions, which is as many as may be; delete some`,
+        `there are ${count} sessions that this principal made, which is as many as may be; delete some`,
       )
   }
 
@@ -237,22 +248,24 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
   }
 
   /** Gives the session, making it with a new transcript when there is none. Throws before it writes. */
-  const sessionOrNew = (wanted: { key: string; agentId: string; sessionId: string }, at: number): SessionRecord => {
+  const sessionOrNew = (wanted: WantedSession, at: number): SessionRecord => {
     const known = tables.session(wanted.key)
     if (known !== undefined) return known
     if (tables.owner(wanted.sessionId) !== undefined) throw foreignTranscript(wanted.sessionId)
     tables.addTranscript(wanted.sessionId, wanted.key)
-    if (sessionCount !== undefined) sessionCount += 1
-    return newSession(wanted, at)
+    const made = newSession(wanted, at)
+    countSession(made, 1)
+    return made
   }
 
-  /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. Answers how many entries. */
-  const addUserMessage = (sessionId: string, run: RunRecord, timestamp: number): number => {
+  /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. Answers the entries. */
+  const addUserMessage = (sessionId: string, run: RunRecord, timestamp: number): TranscriptMessage[] => {
     // A command has no words of its own to keep, only its answer.
-    if (run.message === '' && run.attachments.length === 0) return 0
-    tables.addMessage(sessionId, userMessage(run, timestamp))
+    if (run.message === '' && run.attachments.length === 0) return []
+    const message = userMessage(run, timestamp)
+    tables.addMessage(sessionId, message)
     for (const { sha256 } of run.attachments) tables.holdPicture(sha256, { transcript: sessionId })
-    return 1
+    return [message]
   }
 
   const ages = (): Ages => (tables.document('store', 'age') as Ages | undefined) ?? { now: 0, eras: [] }
@@ -312,7 +325,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const runId = tables.run(turn.runId) === undefined ? turn.runId : turn.spareRunId
       if (tables.run(runId) !== undefined) throw new StoreError('CONFLICT', `both ids for the run are taken: ${runId}`)
       refuseOneMoreKey(turn.principal)
-      if (known === undefined) refuseOneMoreSession()
+      if (known === undefined) refuseOneMoreSession(turn.principal)
       const session = sessionOrNew({ ...turn, key: turn.sessionKey }, turn.acceptedAt)
       tables.putSession(touched(session, turn.acceptedAt))
       tables.addRun(newRun(turn, runId, session.sessionId), era())
@@ -340,7 +353,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       // Before the entry: a transcript has an owner only once its session is there.
       tables.putSession({ ...session, systemSent: true })
       const added = addUserMessage(session.sessionId, run, startedAt)
-      tables.putSession({ ...session, systemSent: true, messageCount: session.messageCount + added })
+      tables.putSession(added.reduce(withEntry, { ...session, systemSent: true }))
       tables.putRun({ ...run, sessionId: session.sessionId, state: 'started', startedAt })
       tables.addText(runId)
     },
@@ -357,15 +370,15 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       // A started turn ends in the transcript it began in, even if the session has begun another one since. An ending
       // never brings a deleted session back.
       const sessionId = run.state === 'started' ? run.sessionId : (session?.sessionId ?? run.sessionId)
-      let added = 0
+      const added: TranscriptMessage[] = []
       if (tables.owner(sessionId) === run.sessionKey) {
-        if (run.state === 'admitted' && !ending.unsaid) added += addUserMessage(sessionId, run, ending.endedAt)
+        if (run.state === 'admitted' && !ending.unsaid) added.push(...addUserMessage(sessionId, run, ending.endedAt))
         for (const message of entriesOf(ending)) {
           tables.addMessage(sessionId, message)
-          added += 1
+          added.push(message)
         }
       }
-      if (session?.sessionId === sessionId) tables.putSession(afterRun(session, ending, added))
+      if (session?.sessionId === sessionId) tables.putSession(added.reduce(withEntry, afterRun(session, ending)))
       tables.putRun(ended({ ...run, sessionId }, ending))
       tables.deleteText(runId)
       if (ending.spent !== undefined) addUsage(run, ending.endedAt, ending.spent)
@@ -422,6 +435,12 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 
     session: (key) => tables.session(key),
 
+    sessionOf(sessionId) {
+      const key = tables.owner(sessionId)
+      const session = key === undefined ? undefined : tables.session(key)
+      return session?.sessionId === sessionId ? session : undefined
+    },
+
     sessions(filter) {
       const found: SessionRecord[] = []
       const limit = filter.limit ?? Number.POSITIVE_INFINITY
@@ -434,8 +453,20 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       return found
     },
 
+    overview(most) {
+      const agents = new Map<string, { agentId: string; count: number; recent: SessionRecord[] }>()
+      for (const session of tables.sessions(Number.NEGATIVE_INFINITY)) {
+        const { agentId } = session
+        const agent = agents.get(agentId) ?? { agentId, count: 0, recent: [] }
+        agents.set(agentId, agent)
+        agent.count += 1
+        if (agent.recent.length < most) agent.recent.push(session)
+      }
+      return [...agents.values()]
+    },
+
     patchSession(wanted, settings, at) {
-      if (tables.session(wanted.key) === undefined) refuseOneMoreSession()
+      if (tables.session(wanted.key) === undefined) refuseOneMoreSession(wanted.principal)
       const session = sessionOrNew(wanted, at)
       // `fromEntries` defines members, so one named `__proto__` stays a member.
       const merged = Object.fromEntries(
@@ -450,13 +481,11 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const known = tables.session(wanted.key)
       const owner = tables.owner(wanted.sessionId)
       if (owner !== undefined && owner !== wanted.key) throw foreignTranscript(wanted.sessionId)
-      if (known === undefined) {
-        refuseOneMoreSession()
-        if (sessionCount !== undefined) sessionCount += 1
-      }
+      if (known === undefined) refuseOneMoreSession(wanted.principal)
       if (owner !== undefined) tables.deleteTranscript(wanted.sessionId)
       tables.addTranscript(wanted.sessionId, wanted.key)
-      const { contextTokens: _, ...kept } = touched(known ?? newSession(wanted, at), at)
+      const { contextTokens: _, opening: __, latest: ___, ...kept } = touched(known ?? newSession(wanted, at), at)
+      if (known === undefined) countSession(kept, 1)
       const reset: SessionRecord = {
         ...kept,
         sessionId: wanted.sessionId,
@@ -472,21 +501,22 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     },
 
     deleteSession(key) {
-      if (tables.session(key) === undefined) return false
+      const session = tables.session(key)
+      if (session === undefined) return false
       tables.deleteTranscripts(key)
       tables.deleteStream(key)
       tables.deleteSession(key)
       tables.dropPictures()
-      if (sessionCount !== undefined) sessionCount -= 1
+      countSession(session, -1)
       return true
     },
 
     append(key, message, create) {
-      if (create && tables.session(key) === undefined) refuseOneMoreSession()
+      if (create && tables.session(key) === undefined) refuseOneMoreSession(create.principal)
       const session = create ? sessionOrNew({ key, ...create }, message.timestamp) : tables.session(key)
       if (session === undefined) return undefined
       tables.addMessage(session.sessionId, message)
-      const appended = { ...touched(session, message.timestamp), messageCount: session.messageCount + 1 }
+      const appended = withEntry(touched(session, message.timestamp), message)
       tables.putSession(appended)
       return appended
     },
@@ -570,7 +600,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     remove: (kind, id) => tables.deleteDocument(kind, id),
 
     undone() {
-      sessionCount = undefined
+      sessionCounts = undefined
       newestDay = undefined
       keyCounts.clear()
     },
@@ -580,10 +610,11 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 const foreignTranscript = (sessionId: string): StoreError =>
   new StoreError('CONFLICT', `the transcript ${sessionId} belongs to another session`)
 
-const newSession = (wanted: { key: string; agentId: string; sessionId: string }, at: number): SessionRecord => ({
+const newSession = (wanted: WantedSession, at: number): SessionRecord => ({
   key: wanted.key,
   agentId: wanted.agentId,
   sessionId: wanted.sessionId,
+  ...(wanted.principal !== undefined && { madeBy: wanted.principal }),
   createdAt: at,
   updatedAt: at,
   settings: {},
@@ -638,14 +669,24 @@ const touched = (session: SessionRecord, at: number): SessionRecord => ({
   updatedAt: Math.max(session.updatedAt, at),
 })
 
-const afterRun = (session: SessionRecord, ending: Ending, added: number): SessionRecord => ({
+/** Characters of an entry that are kept with its session, for lists. */
+const KEPT_CHARS = 240
+
+/** A session with one more entry in its present transcript. */
+const withEntry = (session: SessionRecord, { role, content }: TranscriptMessage): SessionRecord => {
+  const texts = content.map((part) => (part.type === 'text' && typeof part['text'] === 'string' ? part['text'] : ''))
+  const latest = texts.join('').trimStart().slice(0, KEPT_CHARS)
+  const isOpening = role === 'user' && session.opening === undefined && latest !== ''
+  return { ...session, messageCount: session.messageCount + 1, latest, ...(isOpening && { opening: latest }) }
+}
+
+const afterRun = (session: SessionRecord, ending: Ending): SessionRecord => ({
   ...touched(session, ending.endedAt),
   abortedLastRun: ending.state === 'aborted' || ending.state === 'timedOut',
   inputTokens: session.inputTokens + (ending.usage?.input ?? 0),
   outputTokens: session.outputTokens + (ending.usage?.output ?? 0),
   totalTokens: session.totalTokens + (ending.usage?.totalTokens ?? 0),
   ...(ending.usage && { contextTokens: ending.contextTokens ?? ending.usage.totalTokens }),
-  messageCount: session.messageCount + added,
   ...(ending.modelProvider === undefined ? {} : { modelProvider: ending.modelProvider }),
   ...(ending.model === undefined ? {} : { model: ending.model }),
 })

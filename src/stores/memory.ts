@@ -87,7 +87,6 @@ const mapTables = (): Tables => {
         .sort((a, b) => b.updatedAt - a.updatedAt || (a.key < b.key ? -1 : 1)),
     putSession: (session) => void sessions.set(session.key, JSON.stringify(session)),
     deleteSession: (key) => void sessions.delete(key),
-    countSessions: () => sessions.size,
 
     owner: (sessionId) => transcripts.get(sessionId)?.key,
     addTranscript: (sessionId, key) => void transcripts.set(sessionId, { key, messages: [], pictures: new Set() }),

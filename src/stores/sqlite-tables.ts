@@ -41,7 +41,6 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
      ON CONFLICT (key) DO UPDATE SET updated_at = excluded.updated_at, record = excluded.record`,
   )
   const deleteSession = change('DELETE FROM sessions WHERE key = ?')
-  const countSessions = query('SELECT count(*) AS n FROM sessions')
 
   const owner = query('SELECT session_key FROM transcripts WHERE session_id = ?')
   const addTranscript = change('INSERT INTO transcripts (session_id, session_key) VALUES (?, ?)')
@@ -156,7 +155,6 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     },
     putSession: (record) => void putSession(record.key, record.updatedAt, sealed(JSON.stringify(record))),
     deleteSession: (key) => void deleteSession(key),
-    countSessions: () => Number(countSessions.row()?.['n']),
 
     owner: (sessionId) => parsed<string>(owner.text(sessionId)),
     addTranscript: (sessionId, key) => void addTranscript(sessionId, JSON.stringify(key)),

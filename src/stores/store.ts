@@ -177,6 +177,8 @@ export interface SessionRecord {
   key: string
   agentId: string
   sessionId: string
+  /** The principal that made it, as far as that is known. */
+  madeBy?: string
   createdAt: number
   updatedAt: number
   settings: { [name: string]: Json }
@@ -192,6 +194,18 @@ export interface SessionRecord {
   model?: string
   /** Entries in the present transcript. */
   messageCount: number
+  /** How the first words of the user and the newest entry of the present transcript begin, up to 240 characters of each. */
+  opening?: string
+  latest?: string
+}
+
+/** A session that is to be there, and what it begins with if it is new. */
+export interface WantedSession {
+  key: string
+  agentId: string
+  sessionId: string
+  /** Who makes it, and has it counted. */
+  principal?: string
 }
 
 export interface History {
@@ -241,7 +255,7 @@ export interface SessionFilter {
 
 /** How much a store keeps; each 0 = no end of it. */
 export interface Quotas {
-  /** Sessions in all. */
+  /** Sessions that one principal made. */
   sessions: number
   /** Keys that are remembered for one principal. */
   keys: number
@@ -302,22 +316,22 @@ export interface Store {
   ): Promise<{ runs: number; chunks: number }>
 
   session(key: string): Promise<SessionRecord | undefined>
+  /** The session whose present transcript has this id. */
+  sessionOf(sessionId: string): Promise<SessionRecord | undefined>
   sessions(filter: SessionFilter): Promise<SessionRecord[]>
+  /** How many sessions each agent has, and the `recent` of them that were touched last, the newest first. */
+  overview(recent: number): Promise<{ agentId: string; count: number; recent: SessionRecord[] }[]>
   /** Sets members of `settings` (null clears one), making the session if it is new. */
-  patchSession(
-    session: { key: string; agentId: string; sessionId: string },
-    settings: { [name: string]: Json },
-    at: number,
-  ): Promise<SessionRecord>
+  patchSession(session: WantedSession, settings: { [name: string]: Json }, at: number): Promise<SessionRecord>
   /** Begins a new transcript under `sessionId`, keeping the settings; makes the session if it is new. */
-  resetSession(session: { key: string; agentId: string; sessionId: string }, at: number): Promise<SessionRecord>
+  resetSession(session: WantedSession, at: number): Promise<SessionRecord>
   /** Removes a session, its transcripts and its stream. Resolves to whether there was one. Ended runs keep answering their keys. */
   deleteSession(key: string): Promise<boolean>
   /** Adds an entry to a session's transcript; makes the session if it is new and `create` is given. Undefined: no session. */
   append(
     key: string,
     message: TranscriptMessage,
-    create?: { agentId: string; sessionId: string },
+    create?: Omit<WantedSession, 'key'>,
   ): Promise<SessionRecord | undefined>
   /** The newest `limit` entries whose JSON fits in `maxBytes` together, oldest first. */
   history(key: string, bounds: { limit: number; maxBytes: number }): Promise<History>

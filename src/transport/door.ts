@@ -14,7 +14,8 @@ export interface DoorPolicy extends OriginPolicy {
 }
 
 export type Knock =
-  | { admitted: true; facts: PeerFacts; isForwarded: boolean }
+  /** `namesNobody`: a listed proxy passes it on, and says of no client in `X-Forwarded-For` for whom. */
+  | { admitted: true; facts: PeerFacts; isForwarded: boolean; namesNobody: boolean }
   /** 400 malformed, 403 a page from elsewhere, 421 a name that is not ours. */
   | { admitted: false; status: 400 | 403 | 421; message: string }
 
@@ -54,6 +55,7 @@ export function knock(request: IncomingMessage, policy: DoorPolicy): Knock {
   return {
     admitted: true,
     isForwarded: forwarded,
+    namesNobody: viaProxy && trusted(clientAddress),
     facts: {
       address,
       clientAddress,
@@ -89,12 +91,15 @@ const header = (request: IncomingMessage, name: string): string | undefined => {
   return (Array.isArray(value) ? value[0] : value)?.split(',')[0]?.trim()
 }
 
+/** An address without the port that some proxies write behind it. */
+const withoutPort = (entry: string): string => /^(\[[^\]]*\]|\d+(?:\.\d+){3}):\d{1,5}$/.exec(entry)?.[1] ?? entry
+
 /** The nearest address in the chain that is no trusted proxy: what stands further left, anybody could have written. */
 function clientBehind(request: IncomingMessage, address: string, trusted: (candidate: string) => boolean): string {
   const chain = [request.headers['x-forwarded-for']].flat().join(',').split(',')
   let nearest = address
   for (const entry of chain.reverse()) {
-    const candidate = canonical(entry.trim())
+    const candidate = canonical(withoutPort(entry.trim()))
     if (candidate === undefined) break
     nearest = candidate
     if (!trusted(candidate)) break

@@ -84,6 +84,18 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     10,
     () => performance.now(),
   )
+  let isWarned = false
+
+  /** Once: it says so of each request. */
+  function warnOfProxy(proxy: string): void {
+    if (isWarned) return
+    isWarned = true
+    log.warn(
+      { proxy },
+      'a listed proxy does not say in X-Forwarded-For for whom it asks: all who come through it count as one',
+    )
+  }
+
   /** By the peer's address and port, which TLS and the TCP socket under it have in common. */
   const leases = new Map<string, Lease>()
   const endOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
@@ -191,7 +203,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     const { upgrade, 'sec-websocket-version': version } = request.headers
     if (upgrade?.toLowerCase() === 'websocket' && version !== '13')
       return turnAway(socket, 426, 'the version of WebSocket that is spoken here is 13', VERSION_13)
-    const { facts, isForwarded } = knocked
+    const { facts, isForwarded, namesNobody } = knocked
+    if (namesNobody) warnOfProxy(facts.address)
     const lease = leases.get(endOf(socket as Socket))
     if (!lease?.seenAs({ address: facts.clientAddress, isForwarded, hasOrigin: facts.origin !== 'absent' }))
       return turnAway(socket, 503, 'too many wait at the door', [`Retry-After: ${RETRY_AFTER_S}`])

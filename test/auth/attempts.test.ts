@@ -234,6 +234,17 @@ describe('on this machine', () => {
     expect(looks).toBeLessThan(200)
   })
 
+  it('who guesses all the time does not keep a paired device out, which has its own count', async () => {
+    const it = world()
+    const device = { ...HERE, device: 'd' }
+    for (let n = 0; n < 100; n++) it.begin(HERE, `guess ${n}`)
+    expect(it.begin(HERE, 'right')).toMatchObject({ mayTry: false })
+    expect(it.begin(device, 'right')).toMatchObject({ mayTry: true, delayMs: 0 })
+    for (let n = 0; n < 9; n++) expect(await it.show(device, `wrong ${n}`)).toBe(true)
+    expect(await it.show(device, 'one too many')).toBe(false)
+    expect(await it.show({ ...device, device: 'another' }, 'right', true)).toBe(true)
+  })
+
   it('a page has no such leave: it is locked out, as all pages of its origin and nobody else', async () => {
     const it = world()
     const page = { ...HERE, origin: 'http://localhost:18789' }

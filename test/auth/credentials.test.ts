@@ -1,15 +1,18 @@
 /** Every half-valid way to come in, against a table that was written without looking at the code. */
+import type { IncomingMessage } from 'node:http'
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { Attempts } from '../../src/auth/attempts.ts'
 import { createAuthenticator } from '../../src/auth/authenticate.ts'
-import { type DeviceRecord, type Devices, openDevices } from '../../src/auth/devices.ts'
+import { type DeviceRecord, type Devices, openDevices, worthOf } from '../../src/auth/devices.ts'
 import { SHARED } from '../../src/auth/principals.ts'
 import { makeToken } from '../../src/auth/token-text.ts'
 import { openTokens, type Tokens } from '../../src/auth/tokens.ts'
+import { parseRange } from '../../src/config/address.ts'
 import { Secret } from '../../src/config/secret.ts'
 import { OPERATOR_SCOPES, type Scope } from '../../src/contract/block.ts'
 import type { ConnectParams } from '../../src/contract/connect.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
+import { knock } from '../../src/transport/door.ts'
 import { createDevice } from '../support/device.ts'
 import { patient } from '../support/rooms.ts'
 
@@ -63,7 +66,7 @@ interface Verdict {
 
 // The table. A case is judged by the first row it fits.
 
-const isHere = ({ proxy, origin }: Case) => proxy === 'absent' && origin !== 'wrong'
+const isHere = ({ proxy }: Case) => proxy === 'absent'
 const isProven = ({ signature, nonce }: Case) => signature === 'right' && nonce === 'right'
 const isPaired = (it: Case) => isProven(it) && it.pairing === 'right'
 
@@ -94,10 +97,11 @@ const ALL = ASKED
 const shared = 'the shared credential'
 
 const TABLE: [row: string, fits: (it: Case) => boolean, verdict: (it: Case) => Verdict][] = [
+  ['a page of elsewhere', (it) => it.origin === 'wrong', () => ({ refused: 'HTTP 403' })],
   ['a stranger forwards', (it) => it.proxy === 'wrong', () => ({ refused: 'PROXY_ATTRIBUTION_REQUIRED' })],
   [
-    'a page of elsewhere',
-    (it) => it.page && it.origin !== 'right',
+    'a page that comes from nowhere',
+    (it) => it.page && it.origin === 'absent',
     () => ({ refused: 'CONTROL_UI_ORIGIN_NOT_ALLOWED' }),
   ],
   [
@@ -131,8 +135,9 @@ const TABLE: [row: string, fits: (it: Case) => boolean, verdict: (it: Case) => V
   ['a revoked named token', (it) => credential(it) === 'revoked', () => ({ refused: 'AUTH_NAMED_TOKEN_REVOKED' })],
   [
     'a browser from afar whose device is not paired',
-    (it) => isProven(it) && !isPaired(it) && !isHere(it) && it.origin !== 'absent',
-    () => ({ refused: 'PAIRING_REQUIRED', waits: true }),
+    (it) => isProven(it) && !isPaired(it) && !isHere(it) && it.origin === 'right',
+    // What it was paired for would outlive a named token.
+    (it) => ({ refused: 'PAIRING_REQUIRED', ...(credential(it) !== 'named' && { waits: true as const }) }),
   ],
   [
     'a named token',
@@ -238,6 +243,19 @@ function proofFor(it: Case, token: string, clientId: string): NonNullable<Connec
   return proof as NonNullable<ConnectParams['device']>
 }
 
+/** As the door sees it. */
+function requestOf({ origin, proxy }: Case): IncomingMessage {
+  const headers = {
+    host: '127.0.0.1:18789',
+    ...(origin !== 'absent' && { origin: origin === 'right' ? 'http://127.0.0.1:18789' : 'https://elsewhere.example' }),
+    ...(proxy !== 'absent' && { 'x-forwarded-for': '203.0.113.7' }),
+  }
+  const headersDistinct = Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, [value]]))
+  const remoteAddress = { absent: '127.0.0.1', wrong: '10.0.0.8', right: '10.0.0.9' }[proxy]
+  const request = { httpVersion: '1.1', url: '/', headers, headersDistinct, socket: { remoteAddress } }
+  return request as unknown as IncomingMessage
+}
+
 async function judge(it: Case): Promise<Verdict> {
   const auth = {
     token: tokenTexts[it.token],
@@ -277,19 +295,9 @@ async function judge(it: Case): Promise<Verdict> {
     auth,
     ...(it.signature !== 'absent' && { device: proofFor(it, auth.token || auth.deviceToken, clientId) }),
   }
-  const outcome = await authenticator.authenticate(
-    params,
-    {
-      address: '127.0.0.1',
-      clientAddress: it.proxy === 'right' ? '203.0.113.7' : '127.0.0.1',
-      local: isHere(it),
-      origin: ({ absent: 'absent', wrong: 'foreign', right: 'allowed' } as const)[it.origin],
-      guesser,
-      forwardedByStranger: it.proxy === 'wrong',
-      path: '/',
-    },
-    NONCE,
-  )
+  const knocked = knock(requestOf(it), { allowedOrigins: [], trustedProxies: [parseRange('10.0.0.9')!] })
+  if (!knocked.admitted) return { refused: `HTTP ${knocked.status}` }
+  const outcome = await authenticator.authenticate(params, knocked.facts, NONCE)
   if (!('principal' in outcome)) {
     const said = JSON.stringify(outcome)
     if (Object.values(auth).some((text) => text && said.includes(text))) throw new Error(`a credential is in ${said}`)
@@ -428,6 +436,47 @@ describe('a guess', () => {
     expect(ends).toEqual(isRight === undefined ? [] : [isRight])
   })
 
+  it('of a device that has proved itself is counted as that of nobody else', async () => {
+    const counted = async (pairing: Three, signature: Three) => {
+      const seen: (string | undefined)[] = []
+      const authenticator = createAuthenticator({
+        auth: { mode: 'token', token: new Secret(TEXTS.shared) },
+        pagesNeedNoDevice: false,
+        devices: devicesBy[pairing],
+        attempts: {
+          begin(guesser, value) {
+            seen.push(guesser.device)
+            return patient.begin(guesser, value)
+          },
+        },
+        pause: () => Promise.resolve(),
+        now: () => NOW,
+      })
+      const facts = { address: '::1', clientAddress: '::1', local: true, origin: 'absent', path: '/' } as const
+      const proof = device.prove(NONCE, {
+        token: TEXTS.wrong,
+        scopes: ASKED,
+        signedAt: NOW,
+        clientId: 'gateway-client',
+      })
+      await authenticator.authenticate(
+        {
+          client: { id: 'gateway-client', version: 'dev', platform: 'linux', mode: 'backend' },
+          role: 'operator',
+          scopes: ASKED,
+          auth: { token: TEXTS.wrong },
+          device: signature === 'right' ? proof : { ...proof, signature: 'A'.repeat(86) },
+        } as ConnectParams,
+        { ...facts, guesser, forwardedByStranger: false },
+        NONCE,
+      )
+      return seen
+    }
+    expect(await counted('right', 'right')).toEqual([device.id])
+    expect(await counted('absent', 'right')).toEqual([undefined])
+    expect(await counted('right', 'wrong')).toEqual([undefined])
+  })
+
   it('is not looked at when there were too many, and waits where it is to wait', async () => {
     const said: string[] = []
     const authenticate = async (attempt: ReturnType<Attempts['begin']>) => {
@@ -460,9 +509,14 @@ describe('a guess', () => {
 describe('what somebody was admitted on', () => {
   const facts = { address: '::1', clientAddress: '::1', local: true, origin: 'absent', path: '/' } as const
 
-  async function admit(auth: object, prove?: (token: string) => object) {
+  async function admit(
+    auth: object,
+    prove?: (token: string) => object,
+    tokenOf?: (devices: Devices) => Promise<string>,
+  ) {
     const store = openMemoryStore()
     const devices = await openDevices(store, SECRET, { now: () => NOW })
+    const own = await tokenOf?.(devices)
     const named = await openTokens({ store, now: () => NOW, onRevoked() {} })
     const { token, text } = await named.create(
       {
@@ -481,7 +535,7 @@ describe('what somebody was admitted on', () => {
       pause: () => Promise.resolve(),
       now: () => NOW,
     })
-    const given = { token: text.reveal(), ...auth }
+    const given = { token: own ?? text.reveal(), ...auth }
     const params = { role: 'operator', scopes: ASKED, auth: given, ...(prove && { device: prove(given.token) }) }
     const outcome = await authenticator.authenticate(
       {
@@ -508,9 +562,22 @@ describe('what somebody was admitted on', () => {
     const { outcome, devices } = await admit({ token: TEXTS.shared }, prove)
     expect(outcome).toMatchObject({ principal: device.id, credential: 'shared' })
     expect(outcome.isCurrent!()).toBe(true)
-    await devices.rotate(device.id, 'operator', undefined)
+    await devices.rotate(device.id, 'operator', worthOf)
     expect(outcome.isCurrent!()).toBe(true)
     await devices.revoke(device.id, 'operator')
+    expect(outcome.isCurrent!()).toBe(false)
+  })
+
+  it("by a device's token does not stand where that is narrowed, though it is taken for a while", async () => {
+    let own = ''
+    const { outcome, devices } = await admit({}, prove, async (devices) => {
+      own = devices.token(await devices.pair(newPairing(device.id, 'operator')))
+      return own
+    })
+    expect(outcome).toMatchObject({ principal: device.id, decision: { granted: PAIRED_FOR.toSorted() } })
+    expect(outcome.isCurrent!()).toBe(true)
+    const narrowed = await devices.rotate(device.id, 'operator', () => ['operator.read'])
+    expect(devices.credential(narrowed, own)).toBe(outcome.credential)
     expect(outcome.isCurrent!()).toBe(false)
   })
 

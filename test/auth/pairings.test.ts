@@ -131,6 +131,39 @@ describe('a device that waits', () => {
     expect(devices.get('d', 'operator')).toBeUndefined()
   })
 
+  it('that asks again while it is being written is answered when it is on disk', async () => {
+    const store = openMemoryStore()
+    const disk = Promise.withResolvers<void>()
+    const put: typeof store.put = (...args) => disk.promise.then(() => store.put(...args))
+    const { pairings, told } = await open({ store: { ...store, put } }, store)
+    const answers: boolean[] = []
+    const ask = async () => void answers.push((await pairings.requestNode({ nodeId: 'n' }, ROOT)).created)
+    const both = Promise.all([ask(), ask()])
+    await vi.advanceTimersByTimeAsync(1)
+    expect([answers, told, pairings.nodes(ROOT).pending]).toEqual([[], [], []])
+    disk.resolve()
+    await both
+    expect(answers).toEqual([true, false])
+    expect(await store.list('pairing')).toHaveLength(1)
+  })
+
+  it('is told of before its end, and not at all where it waits for the next process', async () => {
+    const store = openMemoryStore()
+    const disk = Promise.withResolvers<void>()
+    const put: typeof store.put = (...args) => disk.promise.then(() => store.put(...args))
+    const { pairings, told } = await open({ store: { ...store, put }, ttlMs: 0 }, store)
+    const asked = pairings.ask(asks('d', ['operator.read']), '10.0.0.1')
+    disk.resolve()
+    await asked
+    await vi.advanceTimersByTimeAsync(1)
+    expect(told.map(({ event }) => event)).toEqual(['device.pair.requested', 'device.pair.resolved'])
+    const late = pairings.ask(asks('d', ['operator.write']), '10.0.0.1')
+    pairings.stop()
+    await late
+    expect(told).toHaveLength(2)
+    expect(await store.list('pairing')).toHaveLength(1)
+  })
+
   it('is one, though it asks for several things at the same time', async () => {
     const { pairings, store } = await open()
     const wishes: Scope[][] = [['operator.read'], ['operator.write'], ['operator.admin']]
@@ -276,6 +309,31 @@ describe('an approval', () => {
     })
     expect(devices.get('d', 'operator')).toBeUndefined()
     expect(pairings.devices(ROOT).pending).toHaveLength(1)
+  })
+
+  it('is none by a named token that has an end, nor is a rotation; it may still refuse, revoke and remove', async () => {
+    const list = () => [
+      { id: 'ends', name: 'a test', scopes: [], createdAtMs: NOW, expiresAtMs: NOW + 1, status: 'valid' as const },
+      { id: 'stays', name: 'a test', scopes: [], createdAtMs: NOW, status: 'valid' as const },
+    ]
+    const { pairings, devices, paired } = await open({ tokens: { list } })
+    const [ends, stays] = [approver('token:ends', 'operator.admin'), approver('token:stays', 'operator.admin')]
+    await paired('p', ['operator.read'])
+    const requestId = (await pairings.ask(asks('d', ['operator.read']), '10.0.0.1'))!
+    const node = (await pairings.requestNode({ nodeId: 'n' }, ends)).request.requestId
+    const own = { deviceId: 'p', role: 'operator' }
+    for (const act of [
+      () => pairings.approveDevice(requestId, ends),
+      () => pairings.approveNode(node, ends),
+      () => pairings.rotate({ ...own, scopes: undefined }, ends),
+    ])
+      await expect(act()).rejects.toMatchObject({ kind: 'TOKEN_TOO_WIDE' })
+    expect(devices.get('d', 'operator')).toBeUndefined()
+    await pairings.rotate({ ...own, scopes: undefined }, stays)
+    await pairings.revoke(own, ends)
+    await pairings.removeDevice('p', ends)
+    await pairings.rejectNode(node, ends)
+    expect(await pairings.approveDevice(requestId, stays)).toMatchObject({ scopes: ['operator.read'] })
   })
 
   it('counts once, of many at the same time', async () => {
@@ -434,20 +492,22 @@ describe('a device token', () => {
     const { pairings, devices, paired, revoked } = await open()
     const { device } = await paired('d', ['operator.read'])
     const rotate = () => pairings.rotate({ deviceId: 'd', role: 'operator', scopes: undefined }, ROOT)
+    const credential = devices.credential(device, devices.token(device))!
     const { token: second } = await rotate()
     await rotate()
     const now = devices.get('d', 'operator')
     expect(devices.credential(now, devices.token(device))).toBeUndefined()
     expect(devices.credential(now, second)).toEqual(expect.any(String))
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential: devices.current(device) }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential }])
   })
 
   it('that is narrowed closes what came in by the wider one at once, and can be widened again', async () => {
     const { pairings, devices, paired, revoked } = await open()
     const { device } = await paired('d', ['operator.read', 'operator.write'])
     const rotate = (scopes: Scope[]) => pairings.rotate({ deviceId: 'd', role: 'operator', scopes }, ROOT)
+    const credential = devices.credential(device, devices.token(device))!
     expect(await rotate(['operator.read'])).toMatchObject({ scopes: ['operator.read'] })
-    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential: devices.current(device), silences: true }])
+    expect(revoked).toEqual([{ principal: 'd', role: 'operator', credential, silences: true }])
     expect(devices.get('d', 'operator')).toMatchObject({
       scopes: ['operator.read', 'operator.write'],
       tokenScopes: ['operator.read'],
@@ -456,6 +516,15 @@ describe('a device token', () => {
       scopes: ['operator.read', 'operator.write'],
     })
     expect(await rotate([])).toMatchObject({ scopes: [] })
+  })
+
+  it('that is narrowed stays so, though it is rotated without a word about scopes at the same time', async () => {
+    const { pairings, devices, paired } = await open()
+    await paired('d', ['operator.read', 'operator.write'])
+    const rotate = (scopes: Scope[] | undefined) => pairings.rotate({ deviceId: 'd', role: 'operator', scopes }, ROOT)
+    const [, after] = await Promise.all([rotate(['operator.read']), rotate(undefined)])
+    expect(after).toMatchObject({ scopes: ['operator.read'] })
+    expect(devices.get('d', 'operator')).toMatchObject({ tokenScopes: ['operator.read'] })
   })
 
   it('is never worth more than the device was paired for, or than the caller holds', async () => {

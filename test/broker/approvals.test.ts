@@ -113,9 +113,17 @@ function refusal(attempt: () => unknown): string | undefined {
 describe('a request for approval', () => {
   it('is shown whole, and answered with what somebody decided', async () => {
     const { approvals, told, newest } = await open()
-    const answer = approvals.request(asking(), somebody())
+    const requester = somebody()
+    const answer = approvals.request(asking(), requester)
     expect(told).toEqual([
-      { event: 'requested', id: newest(), request: SHOWN, createdAtMs: 1_000_000, expiresAtMs: 1_120_000 },
+      {
+        event: 'requested',
+        id: newest(),
+        request: SHOWN,
+        requestedBy: requester.principal,
+        createdAtMs: 1_000_000,
+        expiresAtMs: 1_120_000,
+      },
     ])
     await approvals.resolve(newest(), 'allow-once', somebody())
     expect(await answer).toEqual({

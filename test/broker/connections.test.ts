@@ -174,6 +174,13 @@ describe('a connection', () => {
     expect(peer.closedBy).toEqual({ code: 1011, reason: 'internal error' })
   })
 
+  it('is given a nonce of 32 random bytes, and nobody else the same', () => {
+    const { accept } = open()
+    const nonces = Array.from({ length: 100 }, () => accept().peer.heard[0]!['payload'].nonce as string)
+    for (const nonce of nonces) expect(Buffer.from(nonce, 'base64url')).toHaveLength(32)
+    expect(new Set(nonces).size).toBe(100)
+  })
+
   it('is told nothing but the challenge before it is known, and nothing after it is gone', async () => {
     const { accept, hub } = open()
     const { peer, connect, connection } = accept()
@@ -236,6 +243,25 @@ describe('a connection', () => {
     for (const { connection } of all) connection.gone()
     await closed
     expect(connections.size).toBe(0)
+  })
+})
+
+describe('scopes that are asked for and not granted', () => {
+  it('are in the log a few times a second, a few of them, and cut', async () => {
+    const lines: { [name: string]: unknown }[] = []
+    const denied = Array.from({ length: 64 }, () => ({ scope: '\u0001'.repeat(128), reason: 'no such scope' }))
+    const { accept } = open(
+      async () => ({ ...admitted, decision: { ...admitted.decision, denied } as Admitted['decision'] }),
+      {},
+      { monotonic: () => 0, log: { ...quiet, info: (details) => void lines.push({ ...details }) } },
+    )
+    for (let n = 0; n < 50; n++) {
+      accept().connect()
+      await settled()
+    }
+    expect(lines).toHaveLength(10)
+    const named = { scope: '\u0001'.repeat(32), reason: 'no such scope' }
+    expect(lines[0]).toMatchObject({ denied: Array(8).fill(named), count: 64 })
   })
 })
 
@@ -435,5 +461,98 @@ describe('the parts of an answer that a node is writing', () => {
     } finally {
       vi.useRealTimers()
     }
+  })
+})
+
+describe('what is asked and not read', () => {
+  const MIB = 1024 * 1024
+
+  /** Peers whose requests wait for a test to answer them. */
+  async function peers(count: number, principals: string[] = []) {
+    const asked: { id: string; connId: string; send(text: string): void; done(): void }[] = []
+    const dispatch: Dispatch = {
+      dispatch: ({ id }, { connId }, send, done = () => {}) => void asked.push({ id, connId, send, done }),
+      answered: () => Promise.resolve(),
+    }
+    let come = 0
+    const at = open(
+      async () => ({ ...admitted, principal: principals[come++] ?? 'token:shared' }),
+      {},
+      { dispatch, monotonic: () => 0 },
+    )
+    const all = Array.from({ length: count }, () => {
+      const { peer, send, connect, connection } = at.accept()
+      const wire = peer.wire as { bytesWaiting: number }
+      const ask = (id: string, method: string) => send({ type: 'req', id, method, params: {} })
+      return { peer, wire, connect, ask, connection }
+    })
+    for (const { connect } of all) connect()
+    await settled()
+    return { ...at, asked, all }
+  }
+
+  it('costs whoever holds most the connection, once all together hold too much', async () => {
+    const { all, asked } = await peers(4)
+    const [most, other, read, last] = all as [(typeof all)[0], (typeof all)[0], (typeof all)[0], (typeof all)[0]]
+    for (const [place, { ask }] of all.entries()) ask(`${place}`, 'health')
+    const answer = (place: number, wire: { bytesWaiting: number }, bytes: number) => {
+      wire.bytesWaiting = bytes
+      asked[place]!.send('{}')
+    }
+    answer(0, most.wire, 120 * MIB)
+    answer(1, other.wire, 80 * MIB)
+    answer(2, read.wire, 90 * MIB)
+    await settled()
+    expect(all.map(({ peer }) => peer.closedBy?.reason)).toEqual(['slow consumer', undefined, undefined, undefined])
+    // It has read what it was sent, and holds nothing.
+    read.wire.bytesWaiting = 0
+    answer(3, last.wire, 100 * MIB)
+    await settled()
+    expect(all.map(({ peer }) => peer.closedBy?.reason)).toEqual(['slow consumer', undefined, undefined, undefined])
+  })
+
+  it('is made a few at once where answers may be large, and principals take turns', async () => {
+    const { all, asked } = await peers(12, [...Array.from({ length: 11 }, () => 'greedy'), 'modest'])
+    for (const [place, { ask }] of all.entries()) {
+      ask(`${place}`, 'chat.history')
+      ask(`${place} again`, 'chat.history')
+    }
+    expect(asked.map(({ id }) => id)).toEqual(['0', '1', '2', '3', '4', '5', '6', '7'])
+    asked[0]!.done()
+    asked[1]!.done()
+    expect(asked.map(({ id }) => id).slice(8)).toEqual(['8', '11'])
+  })
+  it('is not made for those who have gone, however many they are, and others come next', async () => {
+    const { all, asked } = await peers(5_001)
+    const stays = all.pop()!
+    for (const { ask } of all) ask('x', 'chat.history')
+    for (const { connection } of all) connection.gone()
+    stays.ask('y', 'chat.history')
+    await settled()
+    expect(asked).toHaveLength(8)
+    for (const { send, done } of asked.splice(0)) {
+      send('{}')
+      done()
+    }
+    await settled()
+    expect(asked.map(({ id }) => id)).toEqual(['y'])
+  })
+
+  it('of those who have gone counts no more, and no less', async () => {
+    const { all, asked } = await peers(3)
+    const [gone, one, other] = all as [(typeof all)[0], (typeof all)[0], (typeof all)[0]]
+    for (const [place, { ask }] of all.entries()) ask(`${place}`, 'health')
+    gone.wire.bytesWaiting = 200 * MIB
+    asked[0]!.send('{}')
+    gone.connection.gone()
+    asked[0]!.send('{}')
+    one.wire.bytesWaiting = 150 * MIB
+    asked[1]!.send('{}')
+    await settled()
+    expect(one.peer.closedBy).toBeUndefined()
+    other.wire.bytesWaiting = 151 * MIB
+    asked[2]!.send('{}')
+    await settled()
+    expect([one, other].map(({ peer }) => peer.closedBy?.reason)).toEqual([undefined, 'slow consumer'])
   })
 })

@@ -194,7 +194,7 @@ describe('turns that are stopped', () => {
     const gate = Promise.withResolvers<void>()
     const reset = store.resetSession.bind(store)
     vi.spyOn(store, 'resetSession').mockImplementation((...of) => gate.promise.then(() => reset(...of)))
-    const resetting = rooms.turns.reset(SESSION, 'main')
+    const resetting = rooms.turns.reset(SESSION, 'main', 'p')
     await send(rooms, 'k2')
     expect(await rooms.sessions.abort(SESSION, 'k2', 'rpc')).toEqual(['k2'])
     gate.resolve()

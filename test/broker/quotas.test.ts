@@ -23,6 +23,19 @@ describe('a principal', () => {
     })
   })
 
+  it('has so much and no more where things have sizes, and gives back what it took', () => {
+    const quota = createQuota(10, 20)
+    const first = quota.take(DEVICE, 7)!
+    expect([quota.hasRoom(DEVICE, 3), quota.hasRoom(DEVICE, 4), quota.take(DEVICE, 4)]).toEqual([
+      true,
+      false,
+      undefined,
+    ])
+    first.giveBack()
+    expect(quota.take(DEVICE, 10)).toBeDefined()
+    expect([quota.hasRoom(SHARED, 20), quota.hasRoom(SHARED, 21)]).toEqual([true, false])
+  })
+
   it('has one more when it gives one back, once', () => {
     const quota = createQuota(3)
     const [first] = Array.from({ length: 3 }, () => quota.take(DEVICE))

@@ -79,7 +79,7 @@ describe('a run', () => {
     })
     const rooms = openRooms({ store: storeWith(kept, { settle }) })
     await rooms.send('k1')
-    const waited = rooms.runs.wait('k1', 60_000)
+    const waited = rooms.runs.wait('k1', 60_000, 'p')
     const { sink, finish } = await rooms.asked('k1')
     sink.delta('text')
     finish()
@@ -286,8 +286,8 @@ describe('a run whose actor threw', () => {
 describe('waiting for a run', () => {
   it('hears of one that is yet to be admitted, and gives up when the time is up', async () => {
     const rooms = openRooms()
-    const waited = rooms.runs.wait('k1', 60_000)
-    expect(await rooms.runs.wait('k2', 1)).toBeUndefined()
+    const waited = rooms.runs.wait('k1', 60_000, 'p')
+    expect(await rooms.runs.wait('k2', 1, 'p')).toBeUndefined()
     await rooms.send('k1')
     const { finish } = await rooms.asked('k1')
     finish()
@@ -295,10 +295,34 @@ describe('waiting for a run', () => {
   })
 })
 
+describe('waits', () => {
+  it('of one principal are so many at once, and one more as one is over; others wait all the same', async () => {
+    const { runs } = openRooms()
+    const giveUp = new AbortController()
+    const over = vi.fn()
+    const wait = (principal: string, signal?: AbortSignal) =>
+      void runs.wait('none', 60_000, principal, signal).then(() => over(principal))
+    wait('greedy', giveUp.signal)
+    for (let n = 1; n < 1_000; n++) wait('greedy')
+    wait('other')
+    await settled()
+    expect(over).not.toHaveBeenCalled()
+    wait('greedy')
+    await settled()
+    expect(over.mock.calls).toEqual([['greedy']])
+    giveUp.abort()
+    await settled()
+    expect(over).toHaveBeenCalledTimes(2)
+    wait('greedy')
+    await settled()
+    expect(over).toHaveBeenCalledTimes(2)
+  })
+})
+
 describe('a wait that was given up before it began', () => {
   it('is over at once, and leaves nothing behind', async () => {
     const { runs } = openRooms()
-    expect(await runs.wait('none', 60_000, AbortSignal.abort())).toBeUndefined()
+    expect(await runs.wait('none', 60_000, 'p', AbortSignal.abort())).toBeUndefined()
   })
 })
 

@@ -200,7 +200,7 @@ describe('beginning a new transcript', () => {
     await rooms.send('k1')
     await rooms.send('k2')
     await rooms.asked('k1')
-    await rooms.turns.reset(SESSION, 'main')
+    await rooms.turns.reset(SESSION, 'main', 'p')
     expect(rooms.ends('k1')).toMatchObject([{ payload: { state: 'aborted', stopReason: 'reset' } }])
     expect(rooms.ends('k2')).toMatchObject([{ payload: { state: 'aborted', stopReason: 'reset' } }])
     expect((await rooms.store.history(SESSION, { limit: 9, maxBytes: 9999 })).messages).toEqual([])

@@ -116,6 +116,42 @@ describe('admission', () => {
     expect(await supervisor.admit(turn('a', { fingerprint: 'f2' }))).toMatchObject({ kind: 'new' })
   })
 
+  it('has a share of bytes for the unfinished turns of each principal, and gives them back as they end', async () => {
+    const MIB = 1024 * 1024
+    const supervisor = open()
+    /** A turn of ten MiB in a session of its own. */
+    const large = (name: string, changes: Parameters<typeof turn>[1] = {}) =>
+      supervisor.admit(
+        turn(name, {
+          ...{ sessionKey: `agent:main:${name}`, sessionId: name, message: 'x'.repeat(3 * MIB) },
+          meta: { context: 'y'.repeat(3 * MIB) },
+          attachments: [{ sha256: name, mimeType: 'image/png', bytes: new Uint8Array(4 * MIB) }],
+          ...changes,
+        }),
+      )
+    const records = []
+    for (const name of ['a', 'b', 'c', 'd', 'e', 'f']) records.push(recordOf(await large(name)))
+    const over = { kind: 'TURNS_TOO_LARGE', retryAfterMs: expect.any(Number) }
+    await expect(large('g')).rejects.toMatchObject(over)
+    expect(await large('a')).toMatchObject({ kind: 'running' })
+    await expect(large('a', { fingerprint: 'f2' })).rejects.toMatchObject({ kind: 'IDEMPOTENCY_KEY_REUSED' })
+    expect(await large('h', { principal: 'device-2' })).toMatchObject({ kind: 'new' })
+    supervisor.ended(records[0]!, { state: 'completed' })
+    supervisor.ended(records[0]!, { state: 'completed' })
+    expect(await large('g')).toMatchObject({ kind: 'new' })
+    await expect(large('i')).rejects.toMatchObject(over)
+  })
+
+  it('counts no bytes of a turn that could not be kept', async () => {
+    const supervisor = open(
+      storeWith(openMemoryStore(), { accept: () => Promise.reject(new StoreError('FULL', 'no space')) }),
+    )
+    for (let n = 0; n < 10; n++)
+      await expect(supervisor.admit(turn(`${n}`, { message: 'x'.repeat(10 * 1024 * 1024) }))).rejects.toMatchObject({
+        code: 'FULL',
+      })
+  })
+
   it('answers repeats that only the store remembers also without room, at rest, and while it drains', async () => {
     const store = openMemoryStore()
     await store.accept(turn('a'))

@@ -222,6 +222,7 @@ describe('a change that lets more in or out', () => {
       "{ models: { providers: { other: { baseUrl: 'http://127.0.0.1:1/v1', apiKey: 'x', models: [{ id: 'm' }] } } } }",
     ],
     ['a built-in provider that was not used', "{ models: { providers: { openai: { apiKey: 'k' } } } }"],
+    ['another key for a built-in provider', "{ models: { providers: { 'kimi-coding': { apiKey: 'k' } } } }"],
     ['headers for a provider', "{ models: { providers: { local: { headers: { 'x-a': 'b' } } } } }"],
     [
       'a key that goes elsewhere',
@@ -236,6 +237,20 @@ describe('a change that lets more in or out', () => {
     ['a variable somewhere else', "{ agents: { list: [{ id: 'main', name: '${OTHER}' }] } }"],
     ['a file somewhere else', "{ agents: { list: [{ id: 'main', workspace: '/etc' }] } }"],
     ['a log somewhere else', "{ logging: { file: '/tmp/elsewhere.log' } }"],
+    ['a log of less', "{ logging: { level: 'warn' } }"],
+    ['no log on the console', "{ logging: { consoleLevel: 'silent' } }"],
+    ['another port', '{ gateway: { port: 1 } }'],
+    ['one connection for all', '{ gateway: { limits: { maxConnections: 1 } } }'],
+    ['more connections', '{ gateway: { limits: { maxConnections: 0 } } }'],
+    ['more turns that wait', '{ messages: { queue: { limit: 1000 } } }'],
+    ['more runs at once', '{ agents: { defaults: { maxConcurrent: 100000 } } }'],
+    ['longer runs', '{ agents: { defaults: { timeoutSeconds: 601 } } }'],
+    ['runs without an end', '{ agents: { defaults: { timeoutSeconds: 0 } } }'],
+    ['another form of requests', "{ models: { providers: { local: { api: 'anthropic-messages' } } } }"],
+    [
+      'another form of requests for a model',
+      "{ models: { providers: { local: { models: [{ id: 'm', api: 'anthropic-messages' }] } } } }",
+    ],
   ]
   for (const [what, patch] of weaker)
     it(`is refused: ${what}`, () => {
@@ -272,6 +287,27 @@ describe('a change that lets more in or out', () => {
         patch,
       ).toBe('CONFIG_WEAKER')
     }
+  })
+
+  it('is a built-in provider that would be asked with the key of the environment again', () => {
+    const config = open(TEXT.replace('local: {', "moonshot: { apiKey: 'literal-key-1' }, local: {"))
+    expect(codeOf(() => config.patch('{ models: { providers: { moonshot: null } } }', config.show().hash))).toBe(
+      'CONFIG_WEAKER',
+    )
+  })
+
+  it('is a built-in provider that would be asked at its own address again', () => {
+    const own = TEXT.replace('local: {', "moonshot: { baseUrl: 'http://127.0.0.1:2/v1' }, local: {")
+    for (const patch of [
+      '{ models: { providers: { moonshot: { baseUrl: null } } } }',
+      '{ models: { providers: { moonshot: null } } }',
+      '{ models: { providers: null } }',
+    ]) {
+      const config = open(own)
+      expect(() => config.patch(patch, config.show().hash), patch).toThrow(/models\.providers\.moonshot/)
+    }
+    const replaced = open(TEXT.replace('providers: {', "mode: 'replace', providers: {"))
+    expect(() => replaced.patch("{ models: { mode: 'merge' } }", replaced.show().hash)).toThrow('moonshot')
   })
 
   it('is named with the provider whose key is another, and never with a key', () => {
@@ -336,7 +372,8 @@ describe('a change that lets more in or out', () => {
   it('is not what makes it stricter', () => {
     const config = open()
     const patch = `{ gateway: { trustedProxies: [], controlUi: { enabled: false }, limits: { burst: 1 } }, tools: { deny: ['exec', 'web'] },
-      agents: { list: [{ id: 'main', workspace: '~/souls', name: 'Kublai' }] } }`
+      messages: { queue: { limit: 1 } }, logging: { level: 'trace', consoleLevel: 'debug' },
+      agents: { defaults: { maxConcurrent: 1, timeoutSeconds: 60 }, list: [{ id: 'main', workspace: '~/souls', name: 'Kublai' }] } }`
     config.patch(patch, config.show().hash)
     expect(JSON5.parse(text())).toMatchObject({ gateway: { trustedProxies: [], limits: { burst: 1 } } })
   })

@@ -2,6 +2,7 @@
 import fc from 'fast-check'
 import JSON5 from 'json5'
 import { describe, expect, it } from 'vitest'
+import { withSecrets } from '../../src/config/edit.ts'
 import { mask, redactConfig, redactRaw } from '../../src/config/redact.ts'
 import { Secret } from '../../src/config/secret.ts'
 
@@ -95,6 +96,34 @@ x', headers: { Authorization: 'Bearer canary-seven', 'X-Any': 'canary-eight' },
   it('comes to an end with a text of many quotes and comments: with the square of its length it would not', () => {
     const text = `{ a: '${"\\'".repeat(200_000)}', ${'/**/'.repeat(50_000)} b: '${'://a:b'.repeat(20_000)}', c: '${'a'.repeat(300_000)}', /*${'a'.repeat(300_000)}*/ }`
     expect(redact(text)).toHaveLength(text.length)
+  })
+})
+
+describe('many secrets', () => {
+  const many = (key: string) =>
+    Object.fromEntries(Array.from({ length: 12_000 }, (_, n) => [`${key}${n}`, `s3cr3t-${n}-and-more-of-it`]))
+
+  it('are hidden in a time that grows with the text: with the number of both it would not come to an end', () => {
+    for (const key of ['k', 'a-longer-name-', 's3cr3t-']) {
+      const text = JSON.stringify({ tokens: many(key), note: 'see s3cr3t-11999-and-more-of-it' })
+      const shown = [redact(text), JSON.stringify(redactConfig(JSON5.parse(text)))]
+      expect(shown.map((one) => one.includes('-and-more-of-it'))).toEqual([false, false])
+    }
+  })
+
+  it('that overlap are hidden as one, and one that begins like another whole', () => {
+    const text = `{ a: { token: 'abcdefgh12' }, b: { token: 'gh12345678' }, c: { token: 'abcdefgh' }, d: 'x abcdefgh12345678 y abcdefgh z' }`
+    expect(redact(text)).toContain(`"x ${marker} y ${marker} z"`)
+  })
+
+  it('that all begin alike hide a text that begins so, whole', () => {
+    const text = JSON.stringify({ tokens: many('k'), note: 's3cr3t-1 is how they begin' })
+    expect(JSON5.parse(redact(text))).toMatchObject({ note: marker })
+  })
+
+  it('that look alike are put back in their order, however many', () => {
+    const raw = `{ ${Array.from({ length: 20_000 }, (_, n) => `// token: s3cr3t-${n}\n`).join('')} a: 1 }`
+    expect(withSecrets(redact(raw), raw) === raw).toBe(true)
   })
 })
 

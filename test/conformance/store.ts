@@ -93,6 +93,7 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         await store.accept(turn('a'))
         expect(await store.session(key)).toEqual({
           ...main,
+          madeBy: 'device-1',
           createdAt: 1000,
           updatedAt: 1000,
           settings: {},
@@ -840,6 +841,48 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         expect(await store.accept(turn('a'))).toMatchObject({ kind: 'known', run: { result: { x: 1 } } })
         await store.patchSession(main, {}, 3000)
         expect(await texts()).toEqual([])
+      })
+
+      it('finds a session by the id of its present transcript, and by no former one', async () => {
+        await store.accept(turn('a'))
+        expect(await store.sessionOf('transcript-1')).toEqual(await store.session(key))
+        await store.resetSession({ ...main, sessionId: 'transcript-2' }, 4000)
+        expect(await store.sessionOf('transcript-1')).toBeUndefined()
+        expect(await store.sessionOf('transcript-2')).toMatchObject({ key })
+        expect(await store.sessionOf('nobody')).toBeUndefined()
+      })
+
+      it('keeps with a session how its first words and its newest entry begin, until it is begun anew', async () => {
+        const words = async () => {
+          const { opening, latest } = (await store.session(key))!
+          return { opening, latest }
+        }
+        await store.accept(turn('a', { message: `  first ${'x'.repeat(300)}` }))
+        expect(await words()).toEqual({ opening: undefined, latest: undefined })
+        await store.start('run-a', 2000)
+        const first = `first ${'x'.repeat(234)}`
+        expect(await words()).toEqual({ opening: first, latest: first })
+        await store.settle('run-a', completed({ message: reply('one') }))
+        expect(await words()).toEqual({ opening: first, latest: 'one' })
+        await store.accept(turn('b'))
+        await store.settle('run-b', completed({ message: reply('two') }))
+        await store.append(key, reply('three'))
+        expect(await words()).toEqual({ opening: first, latest: 'three' })
+        await store.resetSession({ ...main, sessionId: 'transcript-2' }, 4000)
+        expect(await words()).toEqual({ opening: undefined, latest: undefined })
+      })
+
+      it('says how many sessions each agent has, and which were touched last', async () => {
+        for (const [place, agentId] of ['main', 'main', 'other', 'main'].entries())
+          await store.patchSession({ key: `agent:${agentId}:${place}`, agentId, sessionId: `t-${place}` }, {}, place)
+        const overview = (await store.overview(2)).map(({ recent, ...agent }) => ({
+          ...agent,
+          recent: recent.map(({ key }) => key),
+        }))
+        expect(overview).toEqual([
+          { agentId: 'main', count: 3, recent: ['agent:main:3', 'agent:main:1'] },
+          { agentId: 'other', count: 1, recent: ['agent:other:2'] },
+        ])
       })
 
       it('lists sessions by agent, time and words, the newest first', async () => {

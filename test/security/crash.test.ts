@@ -97,6 +97,7 @@ async function useEverything(peer: Peer, mark: string, epoch: string): Promise<v
     ['chat.send', { sessionKey: 'other', message: '/status', idempotencyKey: `c ${mark}` }],
     ['chat.send', { sessionKey: 'other', message: '/new', idempotencyKey: `d ${mark}` }],
     ['agent', { message: 'x', idempotencyKey: `e ${mark}`, sessionKey: 'agent:main:third' }],
+    ['agent', { message: 'x', idempotencyKey: `s ${mark}`, sessionId: 'none' }],
     ['agent.wait', { runId: `a ${mark}`, timeoutMs: 20 }],
     ['chat.history', { sessionKey: 'main' }],
     ['chat.resume', { sessionKey: 'main' }],

@@ -2,6 +2,7 @@
 
 import { connect } from 'node:net'
 import { hostname, networkInterfaces, userInfo } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { version } from '../../src/version.ts'
 import { CONNECT, openPeer, startGateway, type TestGateway } from '../support/gateway.ts'
@@ -234,5 +235,27 @@ describe('a stranger', () => {
       expect([heard, leaksOf(heard)]).toEqual([heard, []])
       expect(peer.frames.length).toBeLessThanOrEqual(2)
     }
+  })
+})
+
+describe('who may read, and is no administrator,', () => {
+  it('is told the names of files, and not the folders that they are in', async () => {
+    await using gateway = await startGateway()
+    const reader = await gateway.connect({ ...CONNECT, scopes: ['operator.read'] })
+    const admin = await gateway.connect({ ...CONNECT, scopes: ['operator.admin'] })
+    const calls: [string, object][] = [
+      ['health', { probe: true }],
+      ['health', {}],
+      ['status', {}],
+      ['sessions.list', {}],
+      ['logs.tail', {}],
+    ]
+    for (const [method, params] of calls)
+      expect(await reader.request(method, params), method).toMatchObject({ ok: true })
+    expect(JSON.stringify(reader.frames)).not.toContain(gateway.stateDir)
+    expect((await reader.request('sessions.list', {}))['payload'].path).toBe('kurultai.sqlite')
+    const { path } = (await admin.request('sessions.list', {}))['payload']
+    expect(path).toBe(join(gateway.stateDir, 'kurultai.sqlite'))
+    expect((await admin.request('logs.tail', {}))['payload'].file).toContain(gateway.stateDir)
   })
 })

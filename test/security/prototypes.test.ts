@@ -216,3 +216,22 @@ describe('a process without __proto__', () => {
     }
   })
 })
+
+describe('a start without __proto__', () => {
+  const read = (file: string) => readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
+  for (const [file, command] of [
+    ['src/index.ts', /^#!\/usr\/bin\/env -S node (.+)\n/],
+    ['src/index.ts', /spawn\(node, \[(.+), \.\.\.process\.argv/],
+    ['tools/run.mjs', /spawn\(node, \[(.+), join\(root, 'dist\/index\.js'\)/],
+    ['Dockerfile', /^CMD \["node", (.+), "dist\/index\.js"/m],
+  ] as const)
+    it(`is what starts the gateway: ${file} by ${command}`, () => {
+      const [, options = ''] = command.exec(read(file)) ?? []
+      const { status } = spawnSync(
+        process.execPath,
+        [...options.split(', ').map((option) => option.replace(/^['"]|['"]$/g, '')), '-e', '({}).__proto__'],
+        { encoding: 'utf8' },
+      )
+      expect([options, status]).toEqual([expect.stringContaining('--disable-proto=throw'), 1])
+    })
+})

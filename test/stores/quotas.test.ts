@@ -73,9 +73,12 @@ describe.each(kinds)('keys in %s', (_, open) => {
 })
 
 describe.each(kinds)('sessions in %s', (_, open) => {
-  it('are so many, whoever makes them and however, and those that are there go on', async () => {
+  it('of one principal are so many, however it makes them; they go on, and others make theirs', async () => {
     const store = await open({ sessions: 4, keys: 0 })
-    const wanted = (id: string) => ({ key: `agent:main:${id}`, agentId: 'main', sessionId: `transcript ${id}` })
+    const wanted = (id: string, principal = 'device-1') => ({
+      ...{ key: `agent:main:${id}`, agentId: 'main' },
+      ...{ sessionId: `transcript ${id}`, principal },
+    })
     const note = { role: 'assistant', content: [], timestamp: 2 } as const
     await store.accept(fresh('a'))
     await store.patchSession(wanted('b'), {}, 1)
@@ -89,10 +92,15 @@ describe.each(kinds)('sessions in %s', (_, open) => {
     expect(await store.accept(fresh('f', { sessionKey: 'agent:main:b' }))).toMatchObject({ kind: 'accepted' })
     expect(await store.resetSession({ ...wanted('c'), sessionId: 'another' }, 1)).toMatchObject({
       sessionId: 'another',
+      madeBy: 'device-1',
     })
+    expect(await store.patchSession(wanted('g', 'device-2'), {}, 1)).toMatchObject({ madeBy: 'device-2' })
+    expect(await store.accept(fresh('h', { principal: 'device-2' }))).toMatchObject({ kind: 'accepted' })
+    await store.deleteSession('agent:main:g')
+    await expect(store.accept(fresh('e'))).rejects.toMatchObject(NO_SESSION)
     await store.deleteSession('agent:main:d')
     expect(await store.patchSession(wanted('e'), {}, 1)).toMatchObject({ key: 'agent:main:e' })
-    await expect(store.patchSession(wanted('g'), {}, 1)).rejects.toMatchObject(NO_SESSION)
+    await expect(store.patchSession(wanted('i'), {}, 1)).rejects.toMatchObject(NO_SESSION)
     await store.close()
   })
 
@@ -126,6 +134,9 @@ describe('what is counted', () => {
     const second = await inFile(quotas, folder)
     expect(await second.accept(fresh('c'))).toMatchObject({ kind: 'known' })
     await expect(second.accept(fresh('d'))).rejects.toMatchObject(OVER)
+    await expect(
+      second.patchSession({ key: 'agent:main:d', agentId: 'main', sessionId: 'd', principal: 'device-1' }, {}, 1),
+    ).rejects.toMatchObject(NO_SESSION)
     await second.close()
   })
 })

@@ -149,6 +149,40 @@ it('a request is passed on wherever a header says so, also by a proxy that names
   expect(isForwarded({}, '10.0.0.9')).toBe(false)
 })
 
+it.each([
+  ['203.0.113.7', '203.0.113.7'],
+  ['203.0.113.7:55555', '203.0.113.7'],
+  ['198.51.100.1, 203.0.113.7:1', '203.0.113.7'],
+  ['203.0.113.7:1, 10.0.0.9:2', '203.0.113.7'],
+  ['[2001:db8::1]:443', '2001:db8::1'],
+  ['[2001:db8::1]', '2001:db8::1'],
+  ['2001:db8::1', '2001:db8::1'],
+  ['::ffff:203.0.113.7', '203.0.113.7'],
+  // What is no address is nobody: the proxy itself is the nearest that is known.
+  ['203.0.113.7:', undefined],
+  ['203.0.113.7:x', undefined],
+  ['203.0.113.7:1:2', undefined],
+  ['198.51.100.1, unknown', undefined],
+  ['', undefined],
+])('a listed proxy that says X-Forwarded-For: %s speaks for %s', (chain, client) => {
+  const knocked = knock(request({ Host: 'localhost', 'X-Forwarded-For': chain }, '10.0.0.9'), POLICY)
+  expect(knocked).toMatchObject({
+    namesNobody: client === undefined,
+    facts: { clientAddress: client ?? '10.0.0.9', guesser: { isShared: client === undefined } },
+  })
+})
+
+it('a listed proxy that says so in another header only speaks for nobody', () => {
+  const namesNobody = (headers: Record<string, string>, address: string) => {
+    const knocked = knock(request({ Host: 'localhost', ...headers }, address), POLICY)
+    return knocked.admitted && knocked.namesNobody
+  }
+  expect(namesNobody({ Forwarded: 'for=203.0.113.7' }, '10.0.0.9')).toBe(true)
+  expect(namesNobody({ 'X-Forwarded-Proto': 'https' }, '10.0.0.9')).toBe(true)
+  expect(namesNobody({ Forwarded: 'for=203.0.113.7' }, '203.0.113.7')).toBe(false)
+  expect(namesNobody({}, '10.0.0.9')).toBe(false)
+})
+
 /** What an Origin is, read letter by letter; undefined if it is not written as browsers write it. */
 function readOrigin(origin: string): { scheme: string; host: string; port: string } | undefined {
   const [, scheme, host, port] =

@@ -60,7 +60,12 @@ describe.skipIf(absent)(`the recorded conversation${absent ? ` (${absent})` : ''
           exists: false,
           file: { version: 1, defaults: {}, agents: {} },
         })
-      else expect(now.payload).toEqual(translate(frame.payload, now.payload))
+      else {
+        // Who asks is said here only.
+        const { requestedBy, ...payload } = now.payload
+        if (frame.event === 'exec.approval.requested') expect(requestedBy).toBe('token:shared')
+        expect(payload).toEqual(translate(frame.payload, payload))
+      }
     }
     expect(peers.get('B')!.frames.filter(isApproval)).toEqual([])
   })
@@ -76,6 +81,7 @@ describe('a request for approval', () => {
     const answer = ask(requester, { sessionKey: 'main', agentId: 'main' })
     const { payload } = await approver.next(requested)
     expect(payload.request).toMatchObject({ command: 'echo hi', sessionKey: 'main', agentId: 'main' })
+    expect(payload.requestedBy).toBe('token:shared')
     expect((await approver.request('exec.approval.list')).payload).toEqual([payload])
     for (const refused of [
       await other.request('exec.approval.list'),
@@ -143,6 +149,15 @@ describe('a request for approval', () => {
     ask(peer).catch(() => {})
     const { payload } = await peer.next(requested)
     expect((await decide(peer, payload.id, 'allow-once')).error.details.code).toBe('OWN_APPROVAL')
+  })
+
+  it('may be decided by another connection of the shared token, behind which may be anybody', async () => {
+    await using gateway = await startGateway()
+    const [peer, other] = [await gateway.connect(scoped('operator.approvals')), await gateway.connect()]
+    const answer = ask(peer)
+    const { payload } = await peer.next(requested)
+    await decide(other, payload.id, 'allow-once')
+    expect((await answer).payload.decision).toBe('allow-once')
   })
 
   it('is for an agent that is known, in a session of its own', async () => {

@@ -52,9 +52,9 @@ describe('a frame', () => {
   it('may be as large as its protocol says once the peer is known, and no larger', async () => {
     await using gateway = await startGateway()
     const peer = await gateway.connect(V4)
-    const large = { sessionKey: 'main', message: 'x', idempotencyKey: 'k', context: 'y'.repeat(4 * 1024 * 1024) }
+    const large = { sessionKey: 'main', message: 'x', idempotencyKey: 'k', intent: 'y'.repeat(4 * 1024 * 1024) }
     expect((await peer.request('chat.send', large))['ok']).toBe(true)
-    peer.send({ type: 'req', id: 'z', method: 'chat.send', params: { ...large, context: 'y'.repeat(9 * 1024 * 1024) } })
+    peer.send({ type: 'req', id: 'z', method: 'chat.send', params: { ...large, intent: 'y'.repeat(9 * 1024 * 1024) } })
     expect((await peer.closed).code).toBe(1009)
   })
 

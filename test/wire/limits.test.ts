@@ -347,6 +347,33 @@ describe('a quota', () => {
     expect(await send(peer, 'k0')).toMatchObject({ ok: true, payload: { runId: 'k0', status: 'ok' } })
   })
 
+  it('of what comes with a message is named where it is met', async () => {
+    await using gateway = await startGateway()
+    const peer = await gateway.connect({ minProtocol: 4, maxProtocol: 4 })
+    const ask = async (method: string, more: object) => {
+      const params = { sessionKey: 'main', message: 'x', idempotencyKey: `${method} ${Object.keys(more)}`, ...more }
+      const { ok, error } = await peer.request(method, params)
+      return ok ? 'ok' : `${error.details.code}: ${error.message}`
+    }
+    const text = (length: number) => 'x'.repeat(length)
+    expect(await ask('chat.send', { context: text(16_383) })).toBe(
+      'CONTEXT_TOO_LARGE: context is larger than 16384 bytes of JSON',
+    )
+    expect(await ask('chat.send', { context: { deep: [text(16_000)] } })).toBe('ok')
+    for (const [method, member, most] of [
+      ['chat.send', 'thinking', 64],
+      ['agent', 'thinking', 64],
+      ['agent', 'extraSystemPrompt', 64 * 1024],
+      ['agent', 'to', 512],
+      ['agent', 'channel', 512],
+      ['agent', 'spawnedBy', 512],
+    ] as const) {
+      expect(await ask(method, { [member]: text(most + 1) })).toBe(
+        `INVALID_PARAMS: invalid ${method} params: at /${member}: must NOT have more than ${most} characters`,
+      )
+    }
+  })
+
   it('of sessions refuses a new one and goes on with those that are there', async () => {
     await using gateway = await startGateway(limited({ sessions: 2 }))
     const peer = await gateway.connect()

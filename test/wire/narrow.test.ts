@@ -152,4 +152,22 @@ describe('a token for some sessions', () => {
     expect(await list()).toEqual([])
     expect(JSON.stringify(narrow.frames.filter(({ type }) => type === 'event'))).not.toMatch(/of-(none|other|agent)/)
   })
+
+  it('is told neither which agents there are, nor whether there is a run of somebody else', async () => {
+    await using at = await open()
+    await at.say(at.narrow, 'agent:main:mine')
+    const unknown = { ok: false, error: { message: 'session not found', details: { code: 'SESSION_NOT_FOUND' } } }
+    for (const method of ['chat.history', 'chat.resume', 'chat.abort'])
+      for (const params of [{ sessionKey: 'agent:nobody:mine' }, { sessionKey: 'mine', agentId: 'nobody' }])
+        expect(await at.narrow.request(method, params)).toMatchObject(unknown)
+    // The answer to so many words takes seconds.
+    const wait = { message: 'word '.repeat(2_000), idempotencyKey: 'theirs' }
+    expect(await at.operator.request('chat.send', { sessionKey: 'main', ...wait })).toMatchObject({ ok: true })
+    const abort = (peer: Peer, runId: string) => peer.request('chat.abort', { sessionKey: 'agent:main:mine', runId })
+    const [there, nowhere] = [await abort(at.narrow, 'theirs'), await abort(at.narrow, 'nobody')]
+    expect(there['payload']).toEqual({ ok: true, aborted: false, runIds: [] })
+    expect(there['payload']).toEqual(nowhere['payload'])
+    expect((await abort(at.operator, 'theirs'))['error'].details.code).toBe('RUN_NOT_IN_SESSION')
+    expect((await at.operator.request('chat.abort', { sessionKey: 'main' }))['payload'].aborted).toBe(true)
+  })
 })

@@ -1,0 +1,67 @@
+import { describe, expect, it } from 'vitest'
+import { createPresence } from '../../src/broker/presence.ts'
+
+/** A list that a test joins, as a principal with a name or a device of its own. */
+function open() {
+  const presence = createPresence({ now: () => 1_000, version: '1' })
+  let connections = 0
+  const join = (principal: string, { instanceId, deviceId }: { instanceId?: string; deviceId?: string } = {}) => {
+    const connId = `c${connections++}`
+    const client = { id: 'x', version: '1', platform: 'linux', mode: 'ui', ...(instanceId && { instanceId }) }
+    const key = presence.join(connId, client, { principal, role: 'operator', scopes: [principal], deviceId })
+    return { leave: () => presence.leave(key, connId) }
+  }
+  /** Whose entries there are, the newest first; without that of the gateway. */
+  const listed = () =>
+    presence
+      .list()
+      .slice(1)
+      .map(({ scopes }) => (scopes as string[])[0])
+  return { presence, join, listed }
+}
+
+describe('who is here', () => {
+  it('is one entry for each device, and for each instance that a principal says it is', () => {
+    const { join, listed } = open()
+    for (let times = 0; times < 2; times++) {
+      join('a', { deviceId: 'd' })
+      join('b', { instanceId: 'i' })
+      join('c', { instanceId: 'i' })
+    }
+    expect(listed()).toEqual(['c', 'b', 'a'])
+  })
+
+  it('is told of no device or instance by who only says it is that one', () => {
+    const { presence, join, listed } = open()
+    const admin = join('admin', { deviceId: 'd', instanceId: 'd' })
+    const forged = ['d', '["device","d"]', 'c0'].map((instanceId) => join('stranger', { instanceId }))
+    expect(listed()).toEqual(['stranger', 'stranger', 'stranger', 'admin'])
+    for (const { leave } of forged) leave()
+    expect(presence.list().find(({ deviceId }) => deviceId === 'd')).toMatchObject({ reason: 'connect' })
+    expect(admin.leave()).toBe(true)
+  })
+
+  it('is fifty entries of one principal at the most, the newest', () => {
+    const { presence, join, listed } = open()
+    join('first')
+    for (let n = 0; n < 300; n++) join('many', { instanceId: `${n}` })
+    expect(listed()).toEqual([...Array(50).fill('many'), 'first'])
+    expect(presence.list()[1]).toMatchObject({ instanceId: '299' })
+  })
+
+  it('is two hundred entries in all: the principal that has most makes room', () => {
+    const { join, listed } = open()
+    join('one')
+    for (const principal of ['a', 'b', 'c', 'd']) for (let n = 0; n < 50; n++) join(principal, { instanceId: `${n}` })
+    join('two')
+    const counts = Map.groupBy(listed(), (principal) => principal)
+    expect([...counts].map(([principal, all]) => [principal, all.length])).toEqual([
+      ['two', 1],
+      ['d', 49],
+      ['c', 50],
+      ['b', 50],
+      ['a', 49],
+      ['one', 1],
+    ])
+  })
+})
