@@ -8,6 +8,7 @@ import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
+import { toolServerMachine } from '../../machines/tool-server.ts'
 
 export const CHARTS: { [name: string]: AnyStateMachine } = {
   gateway: gatewayMachine,
@@ -18,4 +19,5 @@ export const CHARTS: { [name: string]: AnyStateMachine } = {
   client: clientMachine,
   pairing: pairingMachine,
   approval: approvalMachine,
+  'tool-server': toolServerMachine,
 }
