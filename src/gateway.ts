@@ -29,6 +29,7 @@ import { createReplay, type Replay } from './broker/replay.ts'
 import { createRuns, type Runs } from './broker/runs.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
+import { createToolServers, type ToolServers } from './broker/tool-servers.ts'
 import { createToolbox } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
 import { parseRange, type Range } from './config/address.ts'
@@ -43,6 +44,7 @@ import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/i
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
+import { mcpLines } from './tools/mcp.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -109,6 +111,7 @@ interface Rooms {
   supervisor: Supervisor
   turns: Turns
   mailbox: Mailbox
+  toolServers: ToolServers
   devices: Devices
   tokens: Tokens
   attempts: Attempts
@@ -195,7 +198,8 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, health, replay, mailbox } = rooms!
+          const { turns, health, replay, mailbox, toolServers } = rooms!
+          toolServers.start()
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
@@ -218,8 +222,10 @@ export function createGateway(options: GatewayOptions): Gateway {
         hangUp: work(async () => {
           for (const timer of [...timers, seeking]) clearInterval(timer)
           if (!rooms) return
+          const toolsStopped = rooms.toolServers.stop()
           await rooms.connections.closeAll('serviceRestart', { size: 500, everyMs: 20 })
           await rooms.listener.close()
+          await toolsStopped
         }),
         closeStorage: work(async () => {
           rooms?.supervisor.stop()
@@ -261,7 +267,14 @@ export function createGateway(options: GatewayOptions): Gateway {
     })
     const presence = createPresence({ now, version })
     const chains = createChains({ store, rules: config.tools.agentToAgent })
-    const toolbox = createToolbox({ sources: [{ tools: () => council }], tools: config.tools, log })
+    const toolServers = createToolServers({
+      servers: config.mcp.servers,
+      openLine: mcpLines({ env: process.env, version }),
+      log,
+      monotonic,
+      random: Math.random,
+    })
+    const toolbox = createToolbox({ sources: [{ tools: () => council }, toolServers], tools: config.tools, log })
     const prompt = createPrompt({
       agents,
       models: config.models,
@@ -488,7 +501,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, mailbox, devices, tokens, attempts, pairings },
+      ...{ store, runs, sessions, supervisor, turns, mailbox, toolServers, devices, tokens, attempts, pairings },
       ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
     }
   }

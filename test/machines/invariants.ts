@@ -479,7 +479,8 @@ const toolServer: Invariants = {
       expect([0, POLICY.restarts + 1]).toContain(failures)
       failures = 0
     }
-    if (snapshot.status === 'active' && !snapshot.matches('stopping')) expect(failures).toBeLessThanOrEqual(POLICY.restarts)
+    if (snapshot.status === 'active' && !snapshot.matches('stopping'))
+      expect(failures).toBeLessThanOrEqual(POLICY.restarts)
   },
   'is put away before it is stopped, if it was ever begun': ({ log, snapshot }) => {
     if (snapshot.status !== 'done' || count(log, 'begun', 'connect') === 0) return
