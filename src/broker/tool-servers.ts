@@ -168,14 +168,14 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
   function nameAll(): void {
     const taken = new Set<string>()
     for (const server of servers.values()) {
+      const before = new Set(server.tools.map(({ name }) => name))
       server.tools = server.known.map((foreign) => {
         const wish = fitted(`${server.config.name}__${foreign.name}`)
         const name = unused(wish, taken)
-        if (name !== wish)
-          log.warn(
-            { server: server.config.name, tool: foreign.name.slice(0, MOST.name), name },
-            'a tool has the name of another',
-          )
+        if (name !== wish && !before.has(name)) {
+          const tool = foreign.name.slice(0, MOST.name)
+          log.warn({ server: server.config.name, tool, name }, 'a tool has the name of another')
+        }
         taken.add(name)
         return toolOf(server, foreign, name)
       })

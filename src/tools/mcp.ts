@@ -51,18 +51,19 @@ function openLine({ env, version }: McpNeeds, server: McpServerConfig, ears: Lin
   let way: Way | undefined
   let client: Client | undefined
   let closing: Promise<void> | undefined
+  let isClosed = false
   let isLost = false
   let gathering: NodeJS.Timeout | undefined
 
   function onLost(why: string): void {
-    if (isLost || closing) return
+    if (isLost || isClosed) return
     isLost = true
     ears.onLost(why)
   }
 
   async function open(): Promise<ForeignTool[]> {
     const sdk = await import('@modelcontextprotocol/client')
-    if (closing) throw new Error('it was closed')
+    if (isClosed) throw new Error('it was closed')
     way = 'url' in reach ? overHttp(sdk, reach, onLost) : asProgram(sdk, reach, { env, onLost, onSaid: ears.onSaid })
     client = new sdk.Client(
       { name: 'kurultai-gateway', version },
@@ -110,7 +111,7 @@ function openLine({ env, version }: McpNeeds, server: McpServerConfig, ears: Lin
       gathering = undefined
       try {
         const tools = await list()
-        if (!closing) ears.onTools(tools)
+        if (!isClosed) ears.onTools(tools)
       } catch (error) {
         ears.onSaid(way!.words(error))
       }
@@ -143,6 +144,8 @@ function openLine({ env, version }: McpNeeds, server: McpServerConfig, ears: Lin
     open,
     call,
     close() {
+      // First of all: ending it sounds like losing it.
+      isClosed = true
       closing ??= end()
       return closing
     },

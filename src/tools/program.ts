@@ -25,6 +25,8 @@ export interface Program {
 }
 
 const KILL_AFTER_MS = 2_000
+/** How long the system may take to end what it was told to kill. */
+const KILLED_MS = 1_000
 /** How long what it has said last is waited for. */
 const LAST_WORDS_MS = 200
 /** Bytes of one line, and of what it has not read yet. */
@@ -79,14 +81,14 @@ export function createProgram(needs: ProgramNeeds): Program {
     started.stdout.once('end', settle)
   }
 
-  async function end({ pid, stdin, stdout, stderr, exitCode, signalCode }: ChildProcess): Promise<void> {
+  async function end(program: ChildProcess): Promise<void> {
+    const { pid, stdin, stdout, stderr } = program
     if (pid === undefined) return
     stdin?.end()
-    const isFirstGone = exitCode !== null || signalCode !== null
-    signalGroup(pid, isFirstGone ? 'SIGKILL' : 'SIGTERM')
-    const until = performance.now() + KILL_AFTER_MS
-    while (signalGroup(pid, 0) && performance.now() < until) await pause(20)
+    signalGroup(pid, hasEnded(program) ? 'SIGKILL' : 'SIGTERM')
+    await until(() => !signalGroup(pid, 0), KILL_AFTER_MS)
     signalGroup(pid, 'SIGKILL')
+    await until(() => hasEnded(program), KILLED_MS)
     forget(pid)
     for (const stream of [stdin, stdout, stderr]) stream?.destroy()
   }
@@ -155,4 +157,10 @@ function forget(pid: number): void {
   if (running.size === 0) process.off('exit', killAll)
 }
 
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
+const hasEnded = ({ exitCode, signalCode }: ChildProcess): boolean => exitCode !== null || signalCode !== null
+
+/** Looks every 20 ms whether something has come true, for so many ms at the most. */
+async function until(isSo: () => boolean, mostMs: number): Promise<void> {
+  for (const from = performance.now(); !isSo() && performance.now() - from < mostMs; )
+    await new Promise((resolve) => setTimeout(resolve, 20))
+}
