@@ -255,6 +255,12 @@ describe('the house', () => {
     expect(cycles(imports)).toEqual([])
   })
 
+  test('loads the client of tool servers only for a configuration that has some', () => {
+    const early = files.filter((file) => /^import\s+(?!type\s)[^'";]*?'@modelcontextprotocol\//m.test(source(file)))
+    expect(early).toEqual([])
+    expect(source('src/tools/mcp.ts')).toContain("await import('@modelcontextprotocol/client')")
+  })
+
   test('names everything: there is no default export', () => {
     const nameless = files.filter((file) => /^export\s+default\b|^export\s*\{[^}]*\bas\s+default\b/m.test(source(file)))
     expect(nameless).toEqual([])

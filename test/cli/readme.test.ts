@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
+import { loadConfig } from '../../src/config/load.ts'
 import { startGateway, TOKEN } from '../support/gateway.ts'
 
 const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
@@ -30,4 +31,18 @@ it('the program in the README works as it stands', async () => {
 it('gives the two commands', () => {
   expect(readme).toContain('npm ci && npm start')
   expect(readme).toContain('npm ci && npm test')
+})
+
+it('shows configurations that can be used as they stand', () => {
+  const blocks = [...readme.matchAll(/```json5\n([\s\S]*?)```/g)].map(([, text]) => text!)
+  expect(blocks.length).toBeGreaterThanOrEqual(2)
+  for (const text of blocks) {
+    const folder = mkdtempSync(join(tmpdir(), 'kurultai-readme-'))
+    const configPath = join(folder, 'openclaw.json5')
+    writeFileSync(configPath, text)
+    const env = { OPENCLAW_GATEWAY_TOKEN: TOKEN, LOCAL_KEY: 'a key', WEATHER_KEY: 'a key' }
+    const { warnings } = loadConfig({ env, home: folder, cwd: folder, flags: { stateDir: folder, configPath } })
+    rmSync(folder, { recursive: true })
+    expect(warnings.filter((warning) => !/no workspace folder|others can read/.test(warning))).toEqual([])
+  }
 })
