@@ -65,6 +65,8 @@ interface Server {
   /** Whether its line has gone away by itself. */
   isLost: boolean
   isReady: boolean
+  /** Whether it has ever been ready. */
+  isBegun: boolean
   /** Those of the last time it was there. */
   known: ForeignTool[]
   tools: Tool[]
@@ -76,7 +78,7 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
   const servers = new Map(
     needs.servers.map((config): [string, Server] => [
       config.name,
-      { config, line: undefined, isLost: false, isReady: false, known: [], tools: [] },
+      { config, line: undefined, isLost: false, isReady: false, isBegun: false, known: [], tools: [] },
     ]),
   )
   /** Settled when the last of them is stopped. */
@@ -88,6 +90,7 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
         offer: (_, { name }) => {
           const server = servers.get(name)!
           server.isReady = true
+          server.isBegun = true
           log.info({ server: name, tools: server.known.length }, 'a tool server is ready')
         },
         withdraw: (_, { name }) => {
@@ -209,8 +212,10 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
       [...servers.values()].flatMap((server) => (server.isReady && isFor(server, agentId) ? server.tools : [])),
     missing(agentId, name) {
       for (const server of servers.values())
-        if (!server.isReady && isFor(server, agentId) && server.tools.some((tool) => tool.name === name))
-          return wentAway(server)
+        if (!server.isReady && isFor(server, agentId) && name.startsWith(`${server.config.name}__`))
+          return server.isBegun
+            ? wentAway(server)
+            : `the tool server ${server.config.name} is not there yet; it is being started`
       return undefined
     },
     start() {

@@ -37,7 +37,7 @@ export interface Tool extends ToolSpec {
 /** Some tools, which may come and go. */
 export interface ToolSource {
   tools(agentId: string): readonly Tool[]
-  /** Why a tool that this agent had is not there now, in words for a model; undefined for one that it never had. */
+  /** Why a tool that this agent may have is not there now, in words for a model; undefined where that is for good. */
   missing?(agentId: string, name: string): string | undefined
 }
 

@@ -194,7 +194,11 @@ function checkModels({ agents, models }: Config): Finding[] {
 
 function checkToolServer({ name, reach }: McpServerConfig): Finding {
   const what = `tool server ${name}`
-  if ('url' in reach) return { what, state: 'ok', detail: `${reach.url} (it is not asked here)` }
+  if ('url' in reach) {
+    // The rest of the address may hold a key.
+    const { origin, pathname } = new URL(reach.url)
+    return { what, state: 'ok', detail: `${origin}${pathname} (it is not asked here)` }
+  }
   const { command, cwd = '.', env } = reach
   if (!existsSync(cwd))
     return { what, state: 'problem', detail: `${cwd} is not there`, mend: `correct mcp.servers.${name}.cwd` }

@@ -233,6 +233,8 @@ function overHttp(
     }
   }
 
+  if (home.username !== '' || home.password !== '')
+    throw new Error('its address has a name or a password in it; give them in its headers')
   let given: Headers
   try {
     given = new Headers(revealed(headers))

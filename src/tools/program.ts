@@ -123,8 +123,10 @@ function lines(most: number, onLine: (line: string) => void, onOverflow?: () => 
       const newline = bytes.indexOf(10, from)
       const to = newline < 0 ? bytes.length : newline
       if (length + to - from > most && onOverflow) return onOverflow()
-      parts.push(bytes.subarray(from, Math.min(to, from + most - length)))
-      length += parts.at(-1)!.length
+      const part = bytes.subarray(from, Math.min(to, from + most - length))
+      // An empty one would keep all the bytes that it was cut from.
+      if (part.length > 0) parts.push(part)
+      length += part.length
       if (newline >= 0) flush()
       from = to + 1
     }

@@ -194,7 +194,7 @@ describe('a call', () => {
     lines[0]!.ears.onLost('it ended')
     await settle()
     expect(toolServers.missing!('main', 's__t')).toBe('the tool server s went away; it is being restarted')
-    expect(toolServers.missing!('main', 's__other')).toBeUndefined()
+    expect(toolServers.missing!('main', 'other__t')).toBeUndefined()
     await expect(call(tool!)).rejects.toThrow('went away')
     lines[0]!.closed.resolve()
     await vi.advanceTimersByTimeAsync(200)
@@ -240,7 +240,7 @@ describe('a server', () => {
     lines[0]!.ears.onTools([foreign('later')])
     await settle()
     expect(names(toolServers)).toEqual([])
-    expect(toolServers.missing!('main', 's__later')).toBeUndefined()
+    expect(toolServers.missing!('main', 's__later')).toBe('the tool server s is not there yet; it is being started')
   })
 
   it('is closed when all are stopped, which is over when they are', async () => {

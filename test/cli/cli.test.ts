@@ -110,7 +110,7 @@ describe('the command line', () => {
       text: { command: join(state, 'no-program') },
       nowhere: { command: 'node', cwd: join(state, 'no-folder') },
       off: { enabled: false, command: 'no-such-program-here' },
-      web: { url: 'http://127.0.0.1:1/mcp' },
+      web: { url: 'http://127.0.0.1:1/mcp?key=secret' },
     }
     const config = join(state, 'openclaw.json5')
     writeFileSync(config, JSON.stringify({ mcp: { servers } }))
@@ -127,6 +127,7 @@ describe('the command line', () => {
       ['web', 'ok'],
     ])
     expect(found[2]).toMatchObject({ detail: 'no-such-program-here is not found' })
+    expect(out).not.toContain('secret')
   })
 
   it('says that nobody answers, and how to start one, and ends with 69', async () => {

@@ -298,6 +298,14 @@ describe('an address', () => {
     await expect(opened.open()).rejects.toThrow(/^a header holds characters that HTTP cannot carry$/)
   })
 
+  it('with a password in it is not asked, and the password is not told', async () => {
+    const { port } = await serve()
+    const opened = line({ url: `http://somebody:${KEY}@127.0.0.1:${port}/mcp`, headers: {} })
+    await expect(opened.open()).rejects.toThrow(
+      /^its address has a name or a password in it; give them in its headers$/,
+    )
+  })
+
   it('that sends a message without end is lost', async () => {
     const opened = await open(address(await serve({ events: true })))
     const fails = expect(call(opened, 'large', { size: 11 * 1024 * 1024 })).rejects.toThrow()
