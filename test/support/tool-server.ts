@@ -12,10 +12,10 @@
  * - `--ill`: more tools, with schemas that are none, and entries that are no tools.
  * - `--silent`: never answers. `--quit CODE`: ends at once. `--noise`: talks besides the protocol.
  * - `--stubborn FILE`: ignores SIGTERM and the end of its input, and starts a program that does so, too; their ids are written
- *   to the file.
+ *   to the file. `--id FILE`: writes its own.
  */
 import { spawn } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createInterface } from 'node:readline'
@@ -222,6 +222,22 @@ export async function startHttpToolServer({
 
 export const TOOL_SERVER = fileURLToPath(import.meta.url)
 
+/** Whether a process runs; one that has ended and that nobody has asked about yet does not. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return !existsSync('/proc/self/stat') || !/^\d+ \(.*\) Z/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+  } catch {
+    return false
+  }
+}
+
+/** So that whoever sees the file sees all of it. */
+function writeWhole(file: string, ids: number[]): void {
+  writeFileSync(`${file}.part`, JSON.stringify(ids))
+  renameSync(`${file}.part`, file)
+}
+
 function speak(): void {
   const { values } = parseArgs({
     options: {
@@ -232,10 +248,12 @@ function speak(): void {
       quit: { type: 'string' },
       noise: { type: 'boolean' },
       stubborn: { type: 'string' },
+      id: { type: 'string' },
     },
   })
-  const { page, many, ill = false, silent, quit, noise, stubborn } = values
+  const { page, many, ill = false, silent, quit, noise, stubborn, id } = values
   if (quit !== undefined) process.exit(Number(quit))
+  if (id !== undefined) writeWhole(id, [process.pid])
   if (noise) {
     console.log('this is no JSON')
     console.error(`my key is ${process.env['FAKE_KEY']}`)
@@ -245,7 +263,7 @@ function speak(): void {
     const child = spawn(process.execPath, ['-e', stay], { stdio: ['ignore', 'pipe', 'ignore'] })
     process.on('SIGTERM', () => {})
     setInterval(() => {}, 1_000)
-    child.stdout.once('data', () => writeFileSync(stubborn, JSON.stringify([process.pid, child.pid])))
+    child.stdout.once('data', () => writeWhole(stubborn, [process.pid, child.pid!]))
   }
   const hear = createToolServer(
     { ...(page && { page: Number(page) }), ...(many && { many: Number(many) }), isIll: ill },

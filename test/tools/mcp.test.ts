@@ -1,13 +1,22 @@
 /** Servers that speak the Model Context Protocol, as programs and over HTTP: real ones, that speak it in plain lines. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { ForeignTool, ToolLine } from '../../src/broker/tool-servers.ts'
 import type { McpServerConfig } from '../../src/config/config.ts'
 import { Secret } from '../../src/config/secret.ts'
 import { mcpLines } from '../../src/tools/mcp.ts'
-import { type HttpOptions, type HttpToolServer, startHttpToolServer, TOOL_SERVER } from '../support/tool-server.ts'
+import {
+  type HttpOptions,
+  type HttpToolServer,
+  isAlive,
+  startHttpToolServer,
+  TOOL_SERVER,
+} from '../support/tool-server.ts'
 
 const KEY = 'a-key-that-is-secret-0123'
 
@@ -95,14 +104,6 @@ const call = (
   args: Record<string, unknown> = {},
   signal = new AbortController().signal,
 ) => opened.call(tool, args, signal)
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0)
-  } catch {
-    return false
-  }
-}
 
 const pause = () => new Promise((resolve) => setTimeout(resolve, 10))
 
@@ -243,7 +244,7 @@ describe('a program', () => {
   it('that does not want to end is killed, with what it started', async () => {
     const file = join(folder, 'ids')
     const opened = await open(program(['--stubborn', file]))
-    while (!existsSync(file) || readFileSync(file, 'utf8') === '') await pause()
+    while (!existsSync(file)) await pause()
     const ids: number[] = JSON.parse(readFileSync(file, 'utf8'))
     expect(ids.map(isAlive)).toEqual([true, true])
     await opened.close()
@@ -253,12 +254,42 @@ describe('a program', () => {
   it('that is killed leaves nothing of what it started', async () => {
     const file = join(folder, 'ids')
     const opened = await open(program(['--stubborn', file]))
-    while (!existsSync(file) || readFileSync(file, 'utf8') === '') await pause()
+    while (!existsSync(file)) await pause()
     const ids: number[] = JSON.parse(readFileSync(file, 'utf8'))
     process.kill(ids[0]!, 'SIGKILL')
     expect(await opened.lost).toBe('it was ended by SIGKILL')
     await opened.close()
     while (ids.some(isAlive)) await pause()
+  })
+})
+
+describe('a gateway that ends', () => {
+  const starter = fileURLToPath(new URL('../../src/tools/program.ts', import.meta.url))
+
+  /** Starts a program from a process of its own, which then does as it is told. */
+  async function startedBy(args: string[], ending: string): Promise<void> {
+    const silent = '{ onLine() {}, onSaid() {}, onGone() {} }'
+    const needs = JSON.stringify({ command: process.execPath, args: [TOOL_SERVER, ...args], env: {} })
+    const source = `import { createProgram } from ${JSON.stringify(starter)}
+      import { existsSync } from 'node:fs'
+      await createProgram({ ...${needs}, ...${silent} }).start()
+      while (!existsSync(${JSON.stringify(join(folder, 'ids'))})) await new Promise((resolve) => setTimeout(resolve, 10))
+      ${ending}`
+    const child = spawn(process.execPath, ['--input-type=module', '-e', source], { stdio: 'ignore' })
+    await once(child, 'exit')
+  }
+
+  it('without having closed its programs kills them', async () => {
+    await startedBy(['--stubborn', join(folder, 'ids')], 'process.exit(1)')
+    const ids: number[] = JSON.parse(readFileSync(join(folder, 'ids'), 'utf8'))
+    expect(ids).toHaveLength(2)
+    while (ids.some(isAlive)) await pause()
+  })
+
+  it('by a kill closes their input, at which they end', async () => {
+    await startedBy(['--id', join(folder, 'ids')], "process.kill(process.pid, 'SIGKILL')")
+    const [id] = JSON.parse(readFileSync(join(folder, 'ids'), 'utf8')) as number[]
+    while (isAlive(id!)) await pause()
   })
 })
 

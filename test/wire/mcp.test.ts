@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openLog } from '../../src/logging.ts'
 import { endOf, type Frame, type Peer, startGateway, type TestGateway } from '../support/gateway.ts'
 import { type ModelServer, startModelServer } from '../support/model-server.ts'
-import { startHttpToolServer, TOOL_SERVER } from '../support/tool-server.ts'
+import { isAlive, startHttpToolServer, TOOL_SERVER } from '../support/tool-server.ts'
 
 let model: ModelServer
 let folder: string
@@ -84,16 +84,8 @@ async function untilLogged(words: string): Promise<string[]> {
 
 /** The process of the fake server, by what it says of itself. */
 async function idOf(file: string): Promise<number> {
-  while (!existsSync(file) || readFileSync(file, 'utf8') === '') await pause()
+  while (!existsSync(file)) await pause()
   return JSON.parse(readFileSync(file, 'utf8'))[0]
-}
-
-const isAlive = (pid: number): boolean => {
-  try {
-    return process.kill(pid, 0)
-  } catch {
-    return false
-  }
 }
 
 describe('a tool of another program', () => {
