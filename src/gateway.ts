@@ -33,6 +33,7 @@ import { createRuns, type Runs } from './broker/runs.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
 import { createStandby, type Standby } from './broker/standby.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
+import { createToolServers, type ToolServers } from './broker/tool-servers.ts'
 import { createToolbox } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
 import { parseRange, type Range } from './config/address.ts'
@@ -51,6 +52,7 @@ import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/i
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
+import { mcpLines } from './tools/mcp.ts'
 import { createApi } from './transport/api.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
@@ -122,6 +124,7 @@ interface Rooms {
   turns: Turns
   mailbox: Mailbox
   standby: Standby
+  toolServers: ToolServers
   devices: Devices
   tokens: Tokens
   attempts: Attempts
@@ -209,7 +212,8 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, health, replay, mailbox, standby } = rooms!
+          const { turns, health, replay, mailbox, standby, toolServers } = rooms!
+          toolServers.start()
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
@@ -230,8 +234,10 @@ export function createGateway(options: GatewayOptions): Gateway {
         hangUp: work(async () => {
           for (const timer of [...timers, seeking]) clearInterval(timer)
           if (!rooms) return
+          const toolsStopped = rooms.toolServers.stop()
           await rooms.connections.closeAll('serviceRestart', { size: 500, everyMs: 20 })
           await rooms.listener.close()
+          await toolsStopped
         }),
         closeStorage: work(async () => {
           rooms?.supervisor.stop()
@@ -286,7 +292,14 @@ export function createGateway(options: GatewayOptions): Gateway {
       agents.get(agentId)?.connector ? nodes.hasNodeFor(agentId) : canReach(prompt.modelOf(agentId, undefined)?.baseUrl)
     const standby = createStandby({ agents, ...config.agents.failover, isReachable, log })
     const chains = createChains({ store, rules: config.tools.agentToAgent })
-    const toolbox = createToolbox({ sources: [{ tools: () => council }], tools: config.tools, log })
+    const toolServers = createToolServers({
+      servers: config.mcp.servers,
+      openLine: mcpLines({ env: process.env, version }),
+      log,
+      monotonic,
+      random: Math.random,
+    })
+    const toolbox = createToolbox({ sources: [{ tools: () => council }, toolServers], tools: config.tools, log })
     const prompt = createPrompt({
       agents,
       models: config.models,
@@ -550,7 +563,8 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, mailbox, standby, devices, tokens, attempts, pairings, nodes },
+      ...{ store, runs, sessions, supervisor, turns, mailbox, standby, toolServers },
+      ...{ devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
     }
   }

@@ -93,8 +93,8 @@ const HOUSE: { [room: string]: Room } = {
     answers: 'what may an agent do?',
     // Where a run stands in its chain; all else comes as an argument.
     uses: ['contract/', 'broker/chains.ts'],
-    knows: ['broker/', 'stores/store.ts', 'runtimes/runtime.ts', 'config/config.ts'],
-    packages: ['typebox'],
+    knows: ['broker/', 'stores/store.ts', 'runtimes/runtime.ts', 'config/config.ts', 'config/secret.ts'],
+    packages: ['typebox', '@modelcontextprotocol/client'],
   },
   'client/': {
     answers: 'how does one connect?',
@@ -142,6 +142,7 @@ const BELONGS: { [what: string]: string } = {
   'node:worker_threads': 'stores/',
   openai: 'runtimes/',
   '@anthropic-ai/sdk': 'runtimes/',
+  '@modelcontextprotocol/client': 'tools/',
   commander: 'cli/',
   json5: 'config/',
   pino: 'logging.ts',
@@ -252,6 +253,12 @@ describe('the house', () => {
 
   test('has no two files that know each other, not even by type', () => {
     expect(cycles(imports)).toEqual([])
+  })
+
+  test('loads the client of tool servers only for a configuration that has some', () => {
+    const early = files.filter((file) => /^import\s+(?!type\s)[^'";]*?'@modelcontextprotocol\//m.test(source(file)))
+    expect(early).toEqual([])
+    expect(source('src/tools/mcp.ts')).toContain("await import('@modelcontextprotocol/client')")
   })
 
   test('names everything: there is no default export', () => {

@@ -24,9 +24,11 @@ export interface ToolResult {
 export interface Tool extends ToolSpec {
   /** How long a call may take, in ms, where that is not the gateway's default; 0 = the tool ends by itself. */
   timeoutMs?: number
+  /** Whoever does it looks at the arguments; here they are held to be an object. Patterns of strangers are not run here. */
+  isCheckedElsewhere?: boolean
   /**
    * Does what it is asked. What is thrown is told to the model in its own words, so it must not hold a secret.
-   * @param args fit `parameters`
+   * @param args fit `parameters`, unless they are checked elsewhere
    * @param signal aborted when the time is up or the run is over
    */
   call(args: Record<string, unknown>, context: ToolContext, signal: AbortSignal): Promise<ToolResult>
@@ -35,6 +37,8 @@ export interface Tool extends ToolSpec {
 /** Some tools, which may come and go. */
 export interface ToolSource {
   tools(agentId: string): readonly Tool[]
+  /** Why a tool that this agent may have is not there now, in words for a model; undefined where that is for good. */
+  missing?(agentId: string, name: string): string | undefined
 }
 
 /** What became of a call. */
@@ -86,7 +90,7 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
     } catch (error) {
       return `the arguments are no JSON (${(error as Error).message}); call ${tool.name} again with a JSON object`
     }
-    const problem = check(tool).problem(args)
+    const problem = tool.isCheckedElsewhere ? notAnObject(args) : check(tool).problem(args)
     return problem === undefined ? (args as Record<string, unknown>) : `invalid ${tool.name} arguments: ${problem}`
   }
 
@@ -100,6 +104,11 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
       const available = toolsOf(run.agentId)
       const tool = available.find((one) => one.name === name)
       if (!tool) {
+        const why = isDenied(name)
+          ? undefined
+          : sources.flatMap((source) => source.missing?.(run.agentId, name) ?? [])[0]
+        // The model could not know: that is no mistake of its own.
+        if (why !== undefined) return { text: why, isError: true, isMalformed: false }
         const known = available.map((one) => one.name).join(', ') || 'none'
         return malformed(`there is no tool ${JSON.stringify(name.slice(0, 64))} here; known are: ${known}`)
       }
@@ -127,7 +136,7 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
       } catch (error) {
         signal.throwIfAborted()
         log.debug({ runId: run.runId, tool: name, err: error }, 'a tool failed')
-        return { text: (error as Error).message || 'the tool failed', isError: true, isMalformed: false }
+        return { text: shortened((error as Error).message) || 'the tool failed', isError: true, isMalformed: false }
       } finally {
         clearTimeout(timer)
         signal.removeEventListener('abort', onAbort)
@@ -137,6 +146,9 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
 }
 
 const malformed = (text: string): ToolOutcome => ({ text, isError: true, isMalformed: true })
+
+const notAnObject = (args: unknown): string | undefined =>
+  typeof args === 'object' && args !== null && !Array.isArray(args) ? undefined : 'must be object'
 
 const shortened = (text: string): string =>
   text.length <= MOST_RESULT

@@ -1,9 +1,9 @@
 /** `doctor`: checks what a gateway needs, and says how to mend what is wrong. */
 import { accessSync, constants, existsSync, statSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
-import { dirname, join } from 'node:path'
+import { delimiter, dirname, join, resolve } from 'node:path'
 import { readToken } from '../auth/token-file.ts'
-import type { Config } from '../config/config.ts'
+import type { Config, McpServerConfig } from '../config/config.ts'
 import { ConfigError } from '../config/load.ts'
 import { openStore } from '../stores/index.ts'
 import { EXIT } from './exit.ts'
@@ -54,6 +54,7 @@ export async function doctor(flags: StartFlags & { json?: boolean }): Promise<nu
       await checkStore(config),
       await checkPort(config),
       ...checkModels(config),
+      ...config.mcp.servers.map(checkToolServer),
     )
   }
   if (flags.json)
@@ -206,4 +207,39 @@ function checkModels({ agents, models }: Config): Finding[] {
       return { what, state: 'ok', detail: 'has a key' }
     }),
   )
+}
+
+function checkToolServer({ name, reach }: McpServerConfig): Finding {
+  const what = `tool server ${name}`
+  if ('url' in reach) {
+    // The rest of the address may hold a key.
+    const { origin, pathname } = new URL(reach.url)
+    return { what, state: 'ok', detail: `${origin}${pathname} (it is not asked here)` }
+  }
+  const { command, cwd = '.', env } = reach
+  if (!existsSync(cwd))
+    return { what, state: 'problem', detail: `${cwd} is not there`, mend: `correct mcp.servers.${name}.cwd` }
+  const folders = (env['PATH']?.reveal() ?? process.env['PATH'] ?? '').split(delimiter)
+  // As a start looks for it: a name along PATH, a path from where the program is started.
+  const places = command.includes('/')
+    ? [resolve(cwd, command)]
+    : folders.map((folder) => resolve(cwd, folder, command))
+  const found = places.find(isProgram)
+  return found === undefined
+    ? {
+        what,
+        state: 'problem',
+        detail: `${command} is not found`,
+        mend: `install it, or correct mcp.servers.${name}.command`,
+      }
+    : { what, state: 'ok', detail: found }
+}
+
+function isProgram(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return statSync(path).isFile()
+  } catch {
+    return false
+  }
 }

@@ -100,6 +100,37 @@ describe('the command line', () => {
     expect(err).toContain("unknown command 'frobnicate'")
   })
 
+  it('names the programs of tool servers that are not there when it is asked what is wrong', async () => {
+    const state = folder()
+    writeFileSync(join(state, 'tool.sh'), '', { mode: 0o755 })
+    writeFileSync(join(state, 'no-program'), '', { mode: 0o644 })
+    const servers = {
+      there: { command: 'node' },
+      here: { command: './tool.sh', cwd: state },
+      gone: { command: 'no-such-program-here' },
+      text: { command: join(state, 'no-program') },
+      nowhere: { command: 'node', cwd: join(state, 'no-folder') },
+      off: { enabled: false, command: 'no-such-program-here' },
+      web: { url: 'http://127.0.0.1:1/mcp?key=secret' },
+    }
+    const config = join(state, 'openclaw.json5')
+    writeFileSync(config, JSON.stringify({ mcp: { servers } }))
+    const { code, out } = await run(['doctor', '--json', '--state-dir', state, '--config', config])
+    expect(code).toBe(1)
+    const { findings } = JSON.parse(out) as { findings: { what: string; state: string; detail: string }[] }
+    const found = findings.filter(({ what }) => what.startsWith('tool server'))
+    expect(found.map(({ what, state: how }) => [what.slice('tool server '.length), how])).toEqual([
+      ['there', 'ok'],
+      ['here', 'ok'],
+      ['gone', 'problem'],
+      ['text', 'problem'],
+      ['nowhere', 'problem'],
+      ['web', 'ok'],
+    ])
+    expect(found[2]).toMatchObject({ detail: 'no-such-program-here is not found' })
+    expect(out).not.toContain('secret')
+  })
+
   it('says that nobody answers, and how to start one, and ends with 69', async () => {
     const { code, err } = await run(['status', '--url', `ws://127.0.0.1:${await freePort()}/`, '--token', 'x'])
     expect(code).toBe(69)

@@ -1,5 +1,6 @@
 /** What holds on every way through a chart, in a sentence each. They are checked on tours and on random walks. */
 import { expect } from 'vitest'
+import { POLICY } from './plans.ts'
 import type { Entry, Rig } from './rig.ts'
 import { stateOf } from './rig.ts'
 
@@ -277,6 +278,47 @@ const standby: Invariants = {
   },
 }
 
+const toolServer: Invariants = {
+  'offers its tools exactly while it is ready': ({ log, snapshot }) => {
+    const offered = count(log, 'effect', 'offer') - count(log, 'effect', 'withdraw')
+    expect(offered).toBe(snapshot.matches('ready') ? 1 : 0)
+    expect(count(log, 'effect', 'offer')).toBe(count(log, 'done', 'connect'))
+  },
+  'is begun again only when nothing is left of the one before': ({ log }) => {
+    let isCleared = true
+    for (const entry of log) {
+      if (is('begun', 'connect')(entry)) {
+        expect(isCleared).toBe(true)
+        isCleared = false
+      }
+      if (is('done', 'clear')(entry) || is('failed', 'clear')(entry)) isCleared = true
+    }
+  },
+  'says each time why it went away': ({ log }) => {
+    const told = log.filter(is('effect', 'tellLost')).map((entry) => paramsOf<{ why: string }>(entry).why)
+    for (const why of told) expect(why).not.toBe('')
+    expect(told.length).toBeGreaterThanOrEqual(count(log, 'failed', 'connect'))
+  },
+  'rests after five restarts, or when nobody knows what is left of it': ({ log, snapshot }) => {
+    let failures = 0
+    for (const entry of log) {
+      if (is('done', 'clear')(entry)) failures += 1
+      if (is('failed', 'clear')(entry)) failures = 0
+      if (!is('effect', 'quarantine')(entry)) continue
+      expect([0, POLICY.restarts + 1]).toContain(failures)
+      failures = 0
+    }
+    if (snapshot.status === 'active' && !snapshot.matches('stopping'))
+      expect(failures).toBeLessThanOrEqual(POLICY.restarts)
+  },
+  'is put away before it is stopped, if it was ever begun': ({ log, snapshot }) => {
+    if (snapshot.status !== 'done' || count(log, 'begun', 'connect') === 0) return
+    const last = log.findLastIndex(is('begun', 'connect'))
+    const cleared = log.slice(last).some((entry) => is('done', 'clear')(entry) || is('failed', 'clear')(entry))
+    expect(cleared).toBe(true)
+  },
+}
+
 const run: Invariants = {
   'announces its end exactly once, and only when the end is on disk': ({ log, snapshot }) => {
     expect(count(log, 'effect', 'announceEnd')).toBe(snapshot.status === 'done' ? 1 : 0)
@@ -510,4 +552,5 @@ export const INVARIANTS: { [chart: string]: Invariants } = {
   standby: withAlways(standby),
   pairing: withAlways(pairing),
   invocation: withAlways(invocation),
+  'tool-server': withAlways(toolServer),
 }

@@ -9,6 +9,7 @@ import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
 import { standbyMachine } from '../../machines/standby.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
+import { toolServerMachine } from '../../machines/tool-server.ts'
 import type { TourPlan } from './tour.ts'
 
 const request = { type: 'req', id: '1', method: 'connect' }
@@ -140,6 +141,15 @@ export const PLANS: { [name: string]: TourPlan } = {
     inputs: [{ id: 'a', expiryMs: 120_000 }],
     abstract: ({ context }) => context.otherwise,
     samples: {},
+  },
+  'tool-server': {
+    machine: toolServerMachine,
+    inputs: [{ name: 's', startMs: 20_000, policy: POLICY }],
+    abstract: ({ context }) => context.failures.length,
+    samples: {
+      lost: () => [{ why: 'it ended' }],
+      'done clear': () => [{ at: 0, jitter: 0 }],
+    },
   },
   invocation: {
     machine: invocationMachine,

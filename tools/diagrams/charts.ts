@@ -10,6 +10,7 @@ import { runMachine } from '../../machines/run.ts'
 import { sessionMachine } from '../../machines/session.ts'
 import { standbyMachine } from '../../machines/standby.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
+import { toolServerMachine } from '../../machines/tool-server.ts'
 
 export const CHARTS: { [name: string]: AnyStateMachine } = {
   gateway: gatewayMachine,
@@ -22,4 +23,5 @@ export const CHARTS: { [name: string]: AnyStateMachine } = {
   approval: approvalMachine,
   invocation: invocationMachine,
   standby: standbyMachine,
+  'tool-server': toolServerMachine,
 }

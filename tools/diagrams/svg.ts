@@ -37,6 +37,8 @@ export async function toSvg(machine: AnyStateMachine): Promise<string> {
   return `${svg
     .trimEnd()
     .replace('<title>state transitions</title>', `<title>${picture.name}</title>\n${STYLE}`)
+    // A hyphen of a name, which Graphviz writes as a number.
+    .replaceAll(/(?<=\w)&#45;(?=\w)/g, '-')
     .replaceAll('font-family="Verdana"', `font-family="${FONT_STACK}"`)
     .replaceAll(/(<text [^>]*text-anchor="start" x=")([-\d.]+)("[^>]*font-size="10)/g, (_, before, x, after) =>
       [before, (Number(x) + LABEL_SHIFT).toFixed(2), after].join(''),
