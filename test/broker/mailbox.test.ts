@@ -117,3 +117,80 @@ describe('a message', () => {
     await vi.waitFor(() => expect(second.states(messageId)).toEqual(['replied', 'answered']))
   })
 })
+
+describe('an answer', () => {
+  const wait = (
+    rooms: ReturnType<typeof open>,
+    from: RunRecord,
+    messageId: string,
+    signal = new AbortController().signal,
+  ) => rooms.mailbox.answer(from, messageId, 60_000, signal)
+  const turnsIn = async (store: Store, key: string) =>
+    (await store.history(key, { limit: 100, maxBytes: 1_000_000 })).messages
+      .filter(({ role }) => role === 'user')
+      .map(({ content }) => String(content[0]?.['text']))
+
+  it('that the run waits for is heard there, and by no turn', async () => {
+    const store = openMemoryStore()
+    const rooms = open(store)
+    const from = await sender(rooms)
+    const { messageId } = await rooms.mailbox.send(from, letter())
+    const answer = wait(rooms, from, messageId)
+    const receiver = await rooms.asked(messageId)
+    receiver.sink.delta('gold')
+    receiver.finish()
+    expect(await answer).toEqual({ messageId, state: 'replied', text: 'gold' })
+    rooms.runs.heard('sender', [messageId])
+    ;(await rooms.asked('sender')).finish()
+    await vi.waitFor(() => expect(rooms.runs.size).toBe(0))
+    await settled()
+    expect(await turnsIn(store, SENDER)).toHaveLength(1)
+    expect(await store.unheard()).toEqual([])
+  })
+
+  it('is brought by a turn when the run that waited for it was stopped', async () => {
+    const store = openMemoryStore()
+    const rooms = open(store)
+    const from = await sender(rooms)
+    const { messageId } = await rooms.mailbox.send(from, letter())
+    const stopped = new AbortController()
+    const answer = wait(rooms, from, messageId, stopped.signal)
+    const receiver = await rooms.asked(messageId)
+    rooms.runs.abort('sender', 'rpc')
+    stopped.abort(new Error('stopped'))
+    await expect(answer).rejects.toThrow('stopped')
+    receiver.sink.delta('gold')
+    receiver.finish()
+    await vi.waitFor(async () => expect(await turnsIn(store, SENDER)).toHaveLength(2))
+    expect((await turnsIn(store, SENDER))[1]).toMatch(/^\[main \(main\) answers your message “dig”\]\n\ngold$/)
+  })
+
+  it('that was heard by a run which the process did not survive is told again', async () => {
+    const store = openMemoryStore()
+    const first = open(store)
+    const from = await sender(first)
+    const { messageId } = await first.mailbox.send(from, letter())
+    ;(await first.asked(messageId)).finish()
+    await vi.waitFor(async () => expect((await store.run(messageId))?.endedAt).toBeDefined())
+    first.runs.heard('sender', [messageId])
+    const second = open(store)
+    await second.turns.recover()
+    await second.mailbox.recover()
+    await vi.waitFor(async () => expect(await turnsIn(store, SENDER)).toHaveLength(2))
+    await settled()
+    expect(await store.unheard()).toEqual([])
+  })
+
+  it('of a session that waits for the very run that would wait is not waited for', async () => {
+    const rooms = open()
+    const from = await sender(rooms)
+    const { messageId } = await rooms.mailbox.send(from, letter())
+    const outer = wait(rooms, from, messageId)
+    await rooms.asked(messageId)
+    const inner = rooms.runs.record(messageId)!
+    const back = await rooms.mailbox.send(inner, letter({ to: { agentId: 'main', sessionKey: SENDER } }))
+    await expect(wait(rooms, inner, back.messageId)).rejects.toMatchObject({ kind: 'WOULD_WAIT_FOR_ITSELF' })
+    ;(await rooms.asked(messageId)).finish()
+    expect(await outer).toMatchObject({ state: 'replied' })
+  })
+})
