@@ -488,6 +488,14 @@ export const DEVIATIONS: Deviation[] = [
     guarantee: 'section 5 of the wire',
   },
 
+  {
+    file: 'v4/connect-missing-token',
+    where: 'A connect 1 › error.details.recommendedNextStep',
+    kind: 'extra',
+    reason: 'Who sends nothing is told what to send.',
+    guarantee: 'bad input gets an error that says what to do',
+  },
+
   // Requests that do not fit.
   {
     file: 'chat-send-invalid',

@@ -81,7 +81,7 @@ describe('the log', () => {
     await using gateway = await startGateway({ log, config: { commands: { config: true } } })
     const admin = await gateway.connect()
     const { payload } = await admin.request('config.get')
-    await admin.request('config.patch', { raw: '{ logging: { level: "warn" } }', baseHash: payload.hash })
+    await admin.request('config.patch', { raw: '{ logging: { level: "debug" } }', baseHash: payload.hash })
     expect(line('it is used from the next start on')).toBeDefined()
   })
 
