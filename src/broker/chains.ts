@@ -13,7 +13,7 @@ export interface Chains {
   giveBack(from: RunRecord): void
   /** What a run used counts for its chain. */
   spend(run: RunRecord, spent: readonly Spent[]): void
-  /** Whether one agent may send to another at all. `undefined`: who speaks for agents and is none; it may what all of a list may. */
+  /** Whether one agent may send to another at all. `undefined`: somebody who is no agent; where agents may, it reaches those that they reach. */
   maySend(from: string | undefined, to: string): boolean
 }
 
@@ -62,7 +62,7 @@ export function createChains({ store, rules: { enabled, allow, limits } }: Chain
   function maySend(from: string | undefined, to: string): boolean {
     // To other sessions of its own.
     if (from === to) return true
-    if (!enabled) return false
+    if (!enabled) return from === undefined
     if (Array.isArray(allow)) return [from ?? to, to].every((id) => allow.includes('*') || allow.includes(id))
     const own = from !== undefined && Object.hasOwn(allow, from) ? allow[from]! : []
     const receivers = [...own, ...(allow['*'] ?? [])]

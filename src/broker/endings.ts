@@ -45,7 +45,7 @@ export function lastWords(run: Pick<RunSoFar, 'text' | 'steps'>): string {
 }
 
 /** The entries that a run leaves in the transcript. */
-export function entriesOf(
+function entriesOf(
   run: RunSoFar,
   outcome: RunOutcome,
 ): { before: TranscriptMessage[]; message: TranscriptMessage | undefined } {

@@ -129,6 +129,16 @@ describe('who may send to whom', () => {
     expect(may(rules, from, to)).toBe(expected)
   })
 
+  it.each<[string, Partial<Config['tools']['agentToAgent']>, boolean]>([
+    ['where agents may not send to each other', { enabled: false }, true],
+    ['those of a list', { allow: ['b'] }, true],
+    ['none outside it', { allow: ['a'] }, false],
+    ['those that every agent may send to', { allow: { '*': ['b'] } }, true],
+    ['none that only some may', { allow: { a: ['b'] } }, false],
+  ])('somebody who is no agent reaches whom agents reach, and everybody %s', (_, rules, expected) => {
+    expect(open({}, rules).chains.maySend(undefined, 'b')).toBe(expected)
+  })
+
   it('is said in the refusal, with the rule', async () => {
     await expect(open({}, { allow: ['a'] }).chains.extend(run('r', 'a'), 'b')).rejects.toMatchObject({
       kind: 'AGENT_NOT_ALLOWED',

@@ -129,6 +129,13 @@ async function useEverything(peer: Peer, mark: string, epoch: string): Promise<v
     ['agents.list', {}],
     ['config.get', {}],
     ['audit.list', {}],
+    ['chains.get', { runId: `a ${mark}` }],
+    ['chains.list', {}],
+    ['messages.list', {}],
+    ['usage.cost', { days: 7 }],
+    ['agent.result', { runId: `a ${mark}` }],
+    ['sessions.digest', {}],
+    ['node.list', {}],
   ]
   const answers = Promise.all(calls.map(([method, params]) => asked(method, params)))
   await Promise.race([answers, pause(30)])

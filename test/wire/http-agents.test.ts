@@ -142,6 +142,13 @@ describe('a message to an agent', () => {
     expect(await post(gateway, 'main', { message: 'x' })).toMatchObject({ status: 403 })
   })
 
+  it('is taken where agents may not send to each other, unless it is for an agent', async () => {
+    await using gateway = await open({ agentToAgent: { enabled: false } })
+    expect(await post(gateway, 'main', { message: '[[text=yes]]' })).toMatchObject({ status: 200 })
+    const delegated = { message: 'x', context: { delegated_by: 'main' } }
+    expect(await post(gateway, 'writer', delegated)).toMatchObject({ status: 403 })
+  })
+
   it('that fails says why, with the id of its run', async () => {
     await using gateway = await open()
     expect(
