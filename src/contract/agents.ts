@@ -179,6 +179,7 @@ export const agentFiles = {
       'Replace one of these files, or make it; at most 1 MiB. What makes the prompt is used from the next turn on.',
     scope: 'operator.admin',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({ agentId: NonEmpty, name: NonEmpty, content: Type.String({ maxLength: 1_048_576 }) }),
     result: Type.Object({
       ok: Type.Literal(true),

@@ -50,6 +50,7 @@ export const nodes = {
       'Have a node do one of the commands that it named at its connect, and wait for what comes of it. `system.run` and `system.which` need `operator.admin`. Asked again under its key within five minutes, it is not done again.',
     scope: 'operator.write',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({
       nodeId: NonEmpty,
       command: NonEmpty,
@@ -71,6 +72,7 @@ export const nodes = {
       'Give a paired node another name. An agent whose connector is not named by device id is answered by the node that is paired under its name: this is for administrators and for who came by a credential that was given out by hand.',
     scope: 'operator.pairing',
     unknown: 'refused',
+    audited: true,
     params: Type.Object({ nodeId: NonEmpty, displayName: Type.String({ minLength: 1, maxLength: 128 }) }),
     result: Type.Object({ nodeId: Type.String(), displayName: Type.String() }),
   }),
