@@ -157,10 +157,11 @@ describe('the audit of calls', () => {
     for (const name of Object.keys(METHODS)) await ask(name)
     expect(noted.map(({ what }) => what).sort()).toEqual(
       [
-        ...['chat.inject', 'config.apply', 'config.patch', 'config.set'],
+        ...['agents.files.set', 'chat.inject', 'config.apply', 'config.patch', 'config.set'],
         ...['device.pair.approve', 'device.pair.reject', 'device.pair.remove'],
         ...['device.token.revoke', 'device.token.rotate'],
         ...['exec.approval.request', 'exec.approval.resolve', 'exec.approvals.set'],
+        ...['node.invoke', 'node.rename'],
         ...['node.pair.approve', 'node.pair.reject', 'node.pair.remove', 'node.pair.request'],
         ...['sessions.delete', 'sessions.patch', 'sessions.reset', 'tokens.create', 'tokens.revoke'],
       ].sort(),
