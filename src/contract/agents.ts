@@ -85,7 +85,7 @@ export const agents = {
       'What a run came to, or `accepted` while it has not ended. HTTP asks it for messages that it answered with 202.',
     scope: 'operator.read',
     bySession: true,
-    unknown: 'refused',
+    unknown: 'ignored',
     unlisted: true,
     params: Type.Object({ runId: NonEmpty }),
     result: Type.Object({

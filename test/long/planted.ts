@@ -172,8 +172,8 @@ export const FAULTS: Fault[] = [
     guarantee: 'G17',
     what: 'an event goes to those who may not hear it',
     file: 'src/broker/hub.ts',
-    from: "return peer.role === 'operator' && holds(peer.scopes, scope)",
-    to: "return peer.role === 'operator'",
+    from: '    return holds(member.scopes, scope)\n',
+    to: "    return member.role === 'operator'\n",
     tests: ['test/broker/hub.test.ts'],
   },
   {

@@ -22,7 +22,7 @@ const TABLE = Object.entries(NEEDED).flatMap(([scope, methods]) =>
 )
 /** What a token for some sessions may call, if its scopes say so. */
 const BY_SESSION =
-  'chat.send chat.abort chat.history chat.resume sessions.list agent agent.wait exec.approval.resolve exec.approval.list'.split(
+  'chat.send chat.abort chat.history chat.resume sessions.list sessions.digest agent agent.wait agent.result exec.approval.resolve exec.approval.list'.split(
     ' ',
   )
 

@@ -63,6 +63,8 @@ READING = frozenset({
     "agent.wait", "agent.identity.get", "exec.approval.list", "exec.approvals.get",
     "device.pair.list", "node.pair.list", "node.list", "node.describe", "skills.bins", "tokens.list", "audit.list",
     "agents.list", "models.list", "sessions.list", "sessions.preview", "sessions.resolve", "chat.history", "chat.resume",
+    "agent.result", "agents.status", "agents.files.list", "agents.files.get", "sessions.digest", "sessions.usage",
+    "chains.get", "chains.list", "messages.list", "messages.get", "usage.status", "usage.cost", "usage.by",
 })
 # Methods that are done once for each idempotency key, however often they are sent.
 KEYED = frozenset({"chat.send", "agent", "node.invoke"})
