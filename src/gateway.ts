@@ -306,6 +306,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       store,
       instructions: instructionsOf(agents),
       tools: toolbox.specs,
+      connectorModel,
       standInFor: standby.standInFor,
     })
     const runs = createRuns({
@@ -320,12 +321,10 @@ export function createGateway(options: GatewayOptions): Gateway {
       maxRounds: config.tools.maxRounds,
       async prepare(record, steps) {
         const { candidates, call } = await prompt.for(record, steps)
-        // Another agent may stand in for that of the run.
-        const { agentId } = call
         return (sink, signal, asking) =>
           answerWithFallbacks({
             runtimes: everyRuntime,
-            candidates: agents.get(agentId)?.connector ? [connectorModel(agentId)] : candidates,
+            candidates,
             call,
             sink,
             signal,
@@ -441,8 +440,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         modelOf: prompt.modelOf,
         knowsModel,
         queueMode: config.messages.queueMode,
-        takesImages: (agentId, model) =>
-          !agents.get(agentId)?.connector && (prompt.modelOf(agentId, model)?.input.includes('image') ?? false),
+        takesImages: (agentId, model) => prompt.modelOf(agentId, model)?.input.includes('image') ?? false,
         identity,
         activityOf: activity.of,
         workspaceFiles: { list: listFiles, read: readFile, write: writeFile },

@@ -48,6 +48,8 @@ export interface PromptNeeds {
   instructions(agentId: string): string
   /** What an agent may call. */
   tools(agentId: string): ToolSpec[]
+  /** What stands for the model of an agent that a node answers for. */
+  connectorModel?(agentId: string): Model
   /** The agent that answers for another one now. */
   standInFor?(agentId: string): string | undefined
 }
@@ -65,11 +67,15 @@ export function createPrompt({
   store,
   instructions,
   tools,
+  connectorModel,
   standInFor = () => undefined,
 }: PromptNeeds): Prompt {
-  function refsOf(agentId: string, sessionModel: string | undefined): string[] {
-    const configured = agents.get(agentId)?.models ?? []
-    return sessionModel ? [sessionModel, ...configured.filter((ref) => ref !== sessionModel)] : configured
+  /** In the order they are tried. */
+  function candidatesOf(agentId: string, sessionModel: string | undefined): Model[] {
+    const { connector, models: configured = [] } = agents.get(agentId) ?? {}
+    if (connector && connectorModel) return [connectorModel(agentId)]
+    const refs = sessionModel ? [sessionModel, ...configured.filter((ref) => ref !== sessionModel)] : configured
+    return refs.map(find)
   }
 
   const nameOf = (agentId: string) => `${agents.get(agentId)?.name ?? agentId} (${agentId})`
@@ -92,7 +98,7 @@ export function createPrompt({
       const answering = standIn ?? agentId
       // What was chosen for the session was chosen for its agent.
       const sessionModel = standIn === undefined ? session?.settings['model'] : undefined
-      const candidates = refsOf(answering, typeof sessionModel === 'string' ? sessionModel : undefined).map(find)
+      const candidates = candidatesOf(answering, typeof sessionModel === 'string' ? sessionModel : undefined)
       const smallest = Math.min(...candidates.map(({ contextWindow }) => contextWindow))
       const extra = meta['extraSystemPrompt']
       const thinking = [meta['thinking'], session?.settings['thinkingLevel'], agents.get(answering)?.thinking].find(
@@ -118,8 +124,7 @@ export function createPrompt({
       }
     },
     modelOf(agentId, sessionModel) {
-      const [ref] = refsOf(agentId, sessionModel)
-      return ref === undefined ? undefined : find(ref)
+      return candidatesOf(agentId, sessionModel)[0]
     },
   }
 }

@@ -66,7 +66,8 @@ export const connectorModel = (agentId: string): Model => ({
   api: 'connector',
   reasoning: false,
   input: ['text'],
-  contextWindow: 0,
+  // More than is ever sent to it: what it makes of that is its own affair.
+  contextWindow: MOST_BYTES,
   maxTokens: 0,
   cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
 })
