@@ -143,7 +143,7 @@ const widthOfSign = (sign: string): number => (/\p{M}/u.test(sign) ? 0 : WIDE.te
 const widthOf = (text: string): number => [...text].reduce((sum, sign) => sum + widthOfSign(sign), 0)
 
 /** As much of a text as there is room for, in one line. */
-export function cut(text: string, columns: number): string {
+function cut(text: string, columns: number): string {
   const whole = safe(text)
     .replace(/\s*\n\s*/g, ' ')
     .trim()

@@ -2,6 +2,7 @@
 import { copyFileSync, existsSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import type { RunRecord } from '../../src/stores/store.ts'
 
 export interface KeptRun {
   key: string
@@ -15,9 +16,16 @@ export interface KeptRun {
   endedAt: number | undefined
   /** The whole answer of an ended run. */
   text: string
+  /** What was said to it. */
+  message: string
+  stopReason: string | undefined
+  error: string | undefined
+  /** Of a message from agent to agent, and of what came of one; as the store has them. */
+  mail: Pick<RunRecord, 'agentId' | 'chain' | 'sent' | 'answers' | 'heard'>
 }
 
 export interface Records {
+  /** In the order in which they were accepted. */
   runs: KeptRun[]
   /** The entries of each session's present transcript, oldest first. */
   transcripts: Map<string, { role: string; text: string }[]>
@@ -78,9 +86,24 @@ function parsed(value: unknown): Row {
 function runOf(row: Row): KeptRun {
   const { result, ...record } = parsed(row['record'])
   const payloads: { text: string }[] = result?.payloads ?? []
-  const { key, method, sessionKey, runId, principal, state, acceptedAt, endedAt } = record
+  const { key, method, sessionKey, runId, principal, state, acceptedAt, endedAt, message, stopReason, error } = record
+  const { agentId, chain, sent, answers, heard } = record
   const text = payloads.map((payload) => payload.text).join('')
-  return { key, method, sessionKey, runId, principal, state, acceptedAt, endedAt, text }
+  const run = {
+    key,
+    method,
+    sessionKey,
+    runId,
+    principal,
+    state,
+    acceptedAt,
+    endedAt,
+    text,
+    message,
+    stopReason,
+    error,
+  }
+  return { ...run, mail: { agentId, chain, sent, answers, heard } }
 }
 
 function transcriptsOf(db: DatabaseSync): Records['transcripts'] {

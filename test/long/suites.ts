@@ -1,5 +1,6 @@
 /** The long suites by name. */
 import { clock } from './clock.ts'
+import { council } from './council.ts'
 import { crash } from './crash.ts'
 import { damage } from './damage.ts'
 import { dead } from './dead.ts'
@@ -36,4 +37,5 @@ export const suites: Record<string, Suite> = {
   pairing,
   flood,
   revoke,
+  council,
 }

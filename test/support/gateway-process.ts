@@ -42,6 +42,12 @@ export interface ProcessOptions {
   agents?: object
   /** More members of the model in its configuration. */
   model?: object
+  /** More sections of its configuration. */
+  sections?: object
+  /** More providers of models. */
+  providers?: object
+  /** The agents; only `main` unless given. */
+  list?: object[]
 }
 
 /** Starts a gateway on the state in `folder`, answering with the models at `modelUrl`. Resolves when it says it runs. */
@@ -57,8 +63,12 @@ export function spawnProcess(folder: string, modelUrl: string, options: ProcessO
     config,
     JSON.stringify({
       gateway: { auth: { token: TOKEN }, ...options.gateway },
-      models: { providers: { fake: provider } },
-      agents: { defaults: { model: 'fake/m', workspace: join(folder, 'workspace'), ...options.agents } },
+      models: { providers: { fake: provider, ...options.providers } },
+      agents: {
+        defaults: { model: 'fake/m', workspace: join(folder, 'workspace'), ...options.agents },
+        ...(options.list && { list: options.list }),
+      },
+      ...options.sections,
     }),
   )
   const port = String(options.port ?? 0)
