@@ -33,8 +33,8 @@ export type Piece = { kind: 'text'; offset: number; text: string } | { kind: 're
 export interface AnswerWanted {
   agentId: string
   runId: string
-  /** What the node is asked, made each time it is asked. */
-  params(): object
+  /** What the node is asked, made each time it is asked. @param called how many tools were called for it */
+  params(called: number): object
   /** Takes a piece. What it throws ends the answer, in its words. */
   hear(piece: Piece): void
 }
@@ -133,7 +133,7 @@ interface Invocation {
   /** The node has said something of it: nobody else can take over. */
   isBegun: boolean
   fits(node: Here): boolean
-  params(): unknown
+  params(called: number): unknown
   hear(piece: Piece): void
   timeoutMs: number
   idempotencyKey: string
@@ -196,7 +196,7 @@ export function createNodes(needs: NodesNeeds): Nodes {
           if (connId === undefined || nodeId === undefined) return
           invocation.asked.add(nodeId)
           invocation.isAwaited = true
-          const params = invocation.params()
+          const params = invocation.params(invocation.calls.size)
           const paramsJSON = params === undefined ? null : JSON.stringify(params)
           hub.tellNode(connId, 'node.invoke.request', { id, nodeId, command, paramsJSON, timeoutMs, idempotencyKey })
         },

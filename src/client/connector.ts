@@ -219,15 +219,16 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
       const params = JSON.parse(paramsJSON ?? '{}') as { [name: string]: unknown }
       const known = works.get(id)
       const received = Number(params['received'] ?? 0)
+      const isBegun = received > 0 || Number(params['called'] ?? 0) > 0
       if (known) return resume(known, received)
       // A gateway that was started anew begins a run again: nobody waits for what was written for the one before it.
       for (const other of [...works.values()])
         if (other.runId === runId && !other.isAsked) drop(other, 'this run was begun anew')
       const one: Work = { id, runId, nodeId, said: '', isAsked: true, result: undefined, over: new AbortController() }
       works.set(id, one)
-      if (command !== 'agent.run' || received > 0) {
-        // Another process said what was received, and nobody here can go on with it.
-        const message = received > 0 ? 'the beginning of this answer is lost' : `there is no ${command} here`
+      if (command !== 'agent.run' || isBegun) {
+        // Another process said what was received, or called tools for it, and nobody here can go on with it.
+        const message = isBegun ? 'the beginning of this answer is lost' : `there is no ${command} here`
         one.result = { ok: false, error: { code: 'CONNECTOR_FAILED', message } }
         return void finish(one)
       }

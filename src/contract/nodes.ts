@@ -148,7 +148,7 @@ export const nodeEvents = {
       id: Type.String(),
       nodeId: Type.String(),
       command: Type.String(),
-      /** For `agent.run`: runId, sessionKey, agentId, message, messages, system, thinking, tools, and `received`, the UTF-16 units of the answer that have arrived. */
+      /** For `agent.run`: runId, sessionKey, agentId, message, messages, system, thinking, tools, `received`, the UTF-16 units of the answer that have arrived, and `called`, how many tools were called for it: whoever knows of neither does not begin it anew. */
       paramsJSON: Type.Union([Type.String(), Type.Null()]),
       /** 0 = as long as it takes. */
       timeoutMs: Milliseconds,

@@ -9,8 +9,8 @@ export type AskNode = (
   wanted: {
     agentId: string
     runId: string
-    /** What the node is asked, made each time it is asked. */
-    params(): object
+    /** What the node is asked, made each time it is asked. @param called how many tools were called for it */
+    params(called: number): object
     /** Takes a piece. What it throws ends the answer. */
     hear(piece: ConnectorPiece): void
   },
@@ -34,7 +34,7 @@ export function connector(ask: AskNode): Runtime {
         {
           agentId: call.agentId,
           runId: call.runId,
-          params: () => paramsOf(call, told.length),
+          params: (called) => paramsOf(call, { received: told.length, called }),
           hear(piece) {
             try {
               if (piece.kind === 'text') told.take(piece.offset, piece.text)
@@ -98,10 +98,10 @@ function putTogether(agentId: string, sink: Sink) {
   }
 }
 
-function paramsOf(call: ModelCall, received: number): object {
+function paramsOf(call: ModelCall, soFar: { received: number; called: number }): object {
   const { runId, sessionKey, agentId, system, thinking, tools } = call
   const message = call.messages.findLast(({ role }) => role === 'user')?.text ?? ''
-  return { runId, sessionKey, agentId, message, messages: newest(call.messages), system, thinking, tools, received }
+  return { runId, sessionKey, agentId, message, messages: newest(call.messages), system, thinking, tools, ...soFar }
 }
 
 /** The newest messages that fit, oldest first, without pictures; the newest one always. */

@@ -28,10 +28,10 @@ function open() {
     answerWith(next: typeof answer) {
       answer = next
     },
-    request: (id: string, received = 0, runId = 'r', command = 'agent.run') =>
+    request: (id: string, received = 0, runId = 'r', command = 'agent.run', called = 0) =>
       connectors.request({
         ...{ id, nodeId: 'n', command, timeoutMs: 0, idempotencyKey: runId },
-        paramsJSON: JSON.stringify({ runId, message: 'hi', messages: [], received }),
+        paramsJSON: JSON.stringify({ runId, message: 'hi', messages: [], received, called }),
       }),
     deltas: () =>
       told
@@ -113,6 +113,13 @@ describe('an answer', () => {
   it('whose beginning another process said cannot be gone on with', () => {
     const { request, runs, told } = open()
     request('i', 5)
+    expect(runs).toEqual([])
+    expect(told[0]!.params).toMatchObject({ ok: false, error: { message: 'the beginning of this answer is lost' } })
+  })
+
+  it('for which another process has called tools is not begun anew: they would be called twice', () => {
+    const { request, runs, told } = open()
+    request('i', 0, 'r', 'agent.run', 1)
     expect(runs).toEqual([])
     expect(told[0]!.params).toMatchObject({ ok: false, error: { message: 'the beginning of this answer is lost' } })
   })

@@ -24,6 +24,10 @@ async def answer(run):
                 await run.call("no_such_tool", a=1)
             except kurultai.ToolFailed as error:
                 await run.say(str(error))
+        elif order["do"] == "call and wait":
+            await run.call("agents_list")
+            tell(called=True)
+            await asyncio.sleep(3600)
         elif order["do"] == "wait":
             await run.say("once ")
             await asyncio.sleep(3600)

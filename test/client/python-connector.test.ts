@@ -52,6 +52,7 @@ async function run(file: string, args: string[]) {
   })
   return {
     said,
+    kill: () => child.kill('SIGKILL'),
     until: (fits: (line: Frame) => boolean) =>
       new Promise<Frame>((resolve, reject) => {
         const one = () => {
@@ -135,6 +136,16 @@ describe('an agent by the Python client', () => {
     expect(await (await ask({ do: 'fail' })).end).toMatchObject({ state: 'error', errorMessage: 'out of ink' })
     expect(textOf(await (await ask({ do: 'call' })).end)).toContain('there is no tool "no_such_tool" here')
     expect(agent.said.at(-1)).toMatchObject({ asked: 'call', history: ['user', 'user'] })
+  })
+
+  it('does not begin anew what a process before it called tools for', async () => {
+    const before = await become('writer')
+    const { end } = await ask({ do: 'call and wait' })
+    await before.until(({ called }) => called)
+    before.kill()
+    const after = await become('writer')
+    expect(await end).toMatchObject({ state: 'error', errorMessage: 'the beginning of this answer is lost' })
+    expect(after.said.filter(({ asked }) => asked)).toEqual([])
   })
 
   it('is cancelled when nobody waits any more', async () => {

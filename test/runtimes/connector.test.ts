@@ -9,7 +9,7 @@ const never = new AbortController().signal
 
 /** A node that says `word` as often as the message asks it to, each in a turn of its own. */
 const talker: AskNode = async ({ params, hear }, signal) => {
-  const { message } = params() as { message: string }
+  const { message } = params(0) as { message: string }
   const times = Number(/chunks=(\d+)/.exec(message)?.[1] ?? 2)
   for (let n = 0; n < times; n++) {
     await pause(0, signal)
@@ -152,7 +152,7 @@ describe('what a node is asked', () => {
   async function asked(call: Partial<ModelCall>): Promise<{ [name: string]: unknown }> {
     let params = {}
     await hearing(async (wanted) => {
-      params = wanted.params()
+      params = wanted.params(2)
     }, call)
     return params
   }
@@ -175,7 +175,7 @@ describe('what a node is asked', () => {
         { role: 'assistant', text: '', calls: [{ id: 'c', name: 'agents_list', arguments: '{}' }] },
         { role: 'tool', callId: 'c', name: 'agents_list', text: '[]', isError: false },
       ],
-      ...{ tools: [], received: 0 },
+      ...{ tools: [], received: 0, called: 2 },
     })
   })
 
@@ -190,7 +190,7 @@ describe('what a node is asked', () => {
   test('says how much has arrived, each time it is asked', async () => {
     const received: unknown[] = []
     await hearing(async ({ params, hear }) => {
-      const note = () => received.push((params() as { received: number }).received)
+      const note = () => received.push((params(0) as { received: number }).received)
       note()
       hear({ kind: 'text', offset: 0, text: 'four' })
       note()

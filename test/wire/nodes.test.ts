@@ -468,4 +468,20 @@ describe('tools for a connector', () => {
       isError: true,
     })
   })
+
+  it('are told to whoever is asked again, so that nobody who does not know of them calls them twice', async () => {
+    const gateway = await start()
+    const operator = await gateway.connect()
+    const device = createDevice()
+    const first = await connectAsNode(gateway, { name: 'writer', device })
+    const runId = await send(operator)
+    const { id, params } = await first.asked()
+    expect(params['called']).toBe(0)
+    await first.request('tools.invoke', { id, callId: 'c1', name: 'no_such_tool', arguments: {} })
+    first.socket.terminate()
+    const second = await connectAsNode(gateway, { name: 'writer', device })
+    expect((await second.asked()).params).toMatchObject({ received: 0, called: 1 })
+    await second.finish(id, { text: 'I know' })
+    expect(textOf(await operator.next(endOf(runId)))).toBe('I know')
+  })
 })

@@ -1242,6 +1242,7 @@ class Connector(Client):
     def _request(self, asked: Payload) -> None:
         params: Payload = json.loads(asked.get("paramsJSON") or "{}")
         received = int(params.get("received", 0))
+        begun = received > 0 or int(params.get("called", 0)) > 0
         run = self._runs.get(str(asked["id"]))
         if run:
             # It was away, and asks again, from where it has got to.
@@ -1255,9 +1256,9 @@ class Connector(Client):
             if other.run_id == run.run_id and not other._asked:
                 self._give_up(other)
         self._runs[str(asked["id"])] = run
-        if asked.get("command") != "agent.run" or received > 0:
-            # Another process said what was received, and nobody here can go on with it.
-            words = "the beginning of this answer is lost" if received else f"there is no {asked.get('command')} here"
+        if asked.get("command") != "agent.run" or begun:
+            # Another process said what was received, or called tools for it, and nobody here can go on with it.
+            words = "the beginning of this answer is lost" if begun else f"there is no {asked.get('command')} here"
             run._result = _failed(words)
             asyncio.ensure_future(run._finish())
             return
