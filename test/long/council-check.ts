@@ -15,7 +15,8 @@ export type Note =
   /** The tool's words. */
   | { what: 'told'; run: string; id: string; text: string }
   | { what: 'done'; run: string; id: string }
-  | { what: 'woken'; run: string; text: string }
+  /** Answers to what it had sent: those that waited together come together. */
+  | { what: 'woken'; run: string; texts: string[] }
 
 export interface Council {
   /** What each of them wrote down, in its order. */
@@ -143,7 +144,9 @@ export function checkCouncil(council: Council, tally: Tally): void {
       const { answers } = run.mail
       if (answers !== undefined) brought.set(answers, [...(brought.get(answers) ?? []), run])
     }
-    const woken = new Set(all.flatMap((note) => (note.what === 'woken' ? [note.run] : [])))
+    const woken = new Set(
+      all.flatMap((note) => (note.what === 'woken' ? note.texts.map((text) => `${note.run} ${text}`) : [])),
+    )
     tally.add('answers brought by a turn', brought.size)
     for (const message of messages) {
       const { runId, mail } = message
@@ -171,9 +174,12 @@ export function checkCouncil(council: Council, tally: Tally): void {
           tally.breach('woken twice', `heard in its run and by a turn: ${named(message)}`)
         if (heard.length === 0 && turns.length === 0) tally.breach('never told', `neither way: ${named(message)}`)
       }
-      for (const turn of turns)
-        if (turn.state === 'completed' && !woken.has(turn.runId))
+      for (const turn of turns) {
+        // Those that waited together are answered by the last of them.
+        const by = turn.mail.absorbedBy ?? turn.runId
+        if (turn.state === 'completed' && !woken.has(`${by} ${turn.message}`))
           tally.breach('never told', `its turn has ended, and nobody was asked: ${named(message)}`)
+      }
       if (message.endedAt !== undefined)
         tally.add('senders told once', turns.length === 1 || heard.length === 1 ? 1 : 0)
     }

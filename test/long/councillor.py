@@ -16,7 +16,12 @@ def log(**line):
 
 async def answer(run):
     if run.message.startswith("["):
-        log(what="woken", run=run.run_id, text=run.message)
+        texts = []
+        for said in reversed(run.history):
+            if said["role"] != "user":
+                break
+            texts.append(said["text"])
+        log(what="woken", run=run.run_id, texts=texts)
         return await run.say("noted")
     name, rest = run.message.split(" ", 1)
     order = json.loads(rest)

@@ -11,7 +11,8 @@ const log = (line: object) => appendFileSync(join(folder, `${me}.log`), `${JSON.
 async function answer(run: Run): Promise<void> {
   const { message, runId } = run
   if (message.startsWith('[')) {
-    log({ what: 'woken', run: runId, text: message })
+    const before = run.history.findLastIndex(({ role }) => role !== 'user')
+    log({ what: 'woken', run: runId, texts: run.history.slice(before + 1).map(({ text }) => text) })
     return run.say('noted')
   }
   const [id] = message.split(' ', 1) as [string]

@@ -21,7 +21,7 @@ export interface KeptRun {
   stopReason: string | undefined
   error: string | undefined
   /** Of a message from agent to agent, and of what came of one; as the store has them. */
-  mail: Pick<RunRecord, 'agentId' | 'chain' | 'sent' | 'answers' | 'heard'>
+  mail: Pick<RunRecord, 'agentId' | 'chain' | 'sent' | 'answers' | 'heard' | 'absorbedBy'>
 }
 
 export interface Records {
@@ -87,7 +87,7 @@ function runOf(row: Row): KeptRun {
   const { result, ...record } = parsed(row['record'])
   const payloads: { text: string }[] = result?.payloads ?? []
   const { key, method, sessionKey, runId, principal, state, acceptedAt, endedAt, message, stopReason, error } = record
-  const { agentId, chain, sent, answers, heard } = record
+  const { agentId, chain, sent, answers, heard, absorbedBy } = record
   const text = payloads.map((payload) => payload.text).join('')
   const run = {
     key,
@@ -103,7 +103,7 @@ function runOf(row: Row): KeptRun {
     stopReason,
     error,
   }
-  return { ...run, mail: { agentId, chain, sent, answers, heard } }
+  return { ...run, mail: { agentId, chain, sent, answers, heard, absorbedBy } }
 }
 
 function transcriptsOf(db: DatabaseSync): Records['transcripts'] {
