@@ -5,7 +5,15 @@ import { answerTo, idOf, type Order } from './council-orders.ts'
 import type { KeptRun, Records } from './records.ts'
 import type { Tally } from './tally.ts'
 
-export const BREACHES = ['lost', 'doubled', 'woken twice', 'never told', 'out of order', 'answers that differ'] as const
+export const BREACHES = [
+  'lost',
+  'doubled',
+  'woken twice',
+  'never told',
+  'refused',
+  'out of order',
+  'answers that differ',
+] as const
 
 /** A line that a councillor wrote down. */
 export type Note =
@@ -76,6 +84,7 @@ export function checkCouncil(council: Council, tally: Tally): void {
 
   countStates()
   checkAcknowledged()
+  checkRefused()
   checkCopies()
   checkAnswers()
   checkOrder()
@@ -98,6 +107,15 @@ export function checkCouncil(council: Council, tally: Tally): void {
         tally.breach('lost', `it was delivered, and is not there: ${messageId} ${where}`)
     for (const note of all)
       if (note.what === 'asked' && !byId.has(note.run)) tally.breach('lost', `somebody was asked ${note.id} ${where}`)
+  }
+
+  /** Nothing but to wait for oneself is refused: what is to be done is within all limits. */
+  function checkRefused(): void {
+    for (const note of all) {
+      if (note.what !== 'told' || !orders.has(note.id) || readTold(note.text).messageId !== undefined) continue
+      if (note.text.includes('waits for this run, and would begin only after it')) tally.add('waits refused')
+      else tally.breach('refused', `${note.text}: ${note.id}, by ${note.run} ${where}`)
+    }
   }
 
   /** Each letter is one message, and one run of whoever got it. */

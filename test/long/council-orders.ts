@@ -29,10 +29,6 @@ export const answerTo = ({ id, words }: Pick<Order, 'id' | 'words'>): string =>
 /** The id at the beginning of a letter. */
 export const idOf = (letter: string): string => letter.split(' ', 1)[0]!
 
-/** How many messages come of an order. */
-export const lettersIn = ({ steps }: Order): number =>
-  steps.flat().reduce((sum, act) => sum + (act.do === 'fire' ? act.times : 1) * (1 + lettersIn(act.order)), 0)
-
 /** Every order in one, itself first. */
 export function* ordersIn(order: Order): Iterable<Order> {
   yield order

@@ -4,12 +4,13 @@ import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type Client, connect } from '../../src/client/client.ts'
+import { type Cutter, startCutter } from '../client/cutter.ts'
 import { TOKEN } from '../support/gateway.ts'
 import { type GatewayProcess, type ProcessOptions, startProcess } from '../support/gateway-process.ts'
 import { leave } from '../support/leftovers.ts'
 import { type ModelServer, startModelServer } from '../support/model-server.ts'
 import { BREACHES, checkCouncil, notesOf, readTold, STATES } from './council-check.ts'
-import { answerTo, createOrders, letterOf, lettersIn, type Order, ordersIn } from './council-orders.ts'
+import { answerTo, createOrders, letterOf, type Order, ordersIn } from './council-orders.ts'
 import { onGround, wait } from './ground.ts'
 import { readRecords } from './records.ts'
 import { type Rounds, random, type Suite } from './suite.ts'
@@ -36,9 +37,9 @@ export const council: Suite = {
   many: 500,
   async run(how) {
     const tally = createTally([
-      'delegations',
       'kills of the gateway',
       'kills of connectors',
+      'cuts of connectors',
       'connectors in Python',
       'messages',
       ...STATES,
@@ -61,7 +62,7 @@ export const council: Suite = {
 }
 
 function configOf(models: ModelServer, recovery: 'resume' | 'interrupt'): ProcessOptions {
-  const seats = COUNCIL.map((id) => ({ id, maxConcurrent: 3, runtime: { type: 'connector', graceSeconds: 1 } }))
+  const seats = COUNCIL.map((id) => ({ id, maxConcurrent: 1, runtime: { type: 'connector', graceSeconds: 1 } }))
   const others = Object.keys(MODELS).map((id) => ({ id, model: `${id}/m` }))
   return {
     gateway: { limits: { requestsPerSecond: 0 } },
@@ -98,9 +99,15 @@ async function convene(
   let gateway: GatewayProcess = await startProcess(folder, modelUrl, configOf(models, 'resume'))
   const { url } = gateway
   const port = Number(new URL(url).port)
+  const orders = new Map<string, Order>()
+  const times = new Map<string, number>()
   const councillors = new Map<string, ChildProcess>()
+  /** The way of each to the gateway. */
+  const ways = new Map<string, Cutter>()
   const seat = async (id: string) => {
-    councillors.set(id, await startCouncillor(id, url, folder, hasPython && PYTHON.includes(id)))
+    const way = ways.get(id) ?? (await startCutter(port))
+    ways.set(id, way)
+    councillors.set(id, await startCouncillor(id, way.url, folder, hasPython && PYTHON.includes(id)))
   }
   let client: Client | undefined
   try {
@@ -108,14 +115,12 @@ async function convene(
     client = await connect({ url, token: TOKEN, reconnect: { minMs: 50, maxMs: 300 } })
     const watched = watch(client)
 
-    const { requests, orders, times } = drawUp(rounds)
-    tally.add(
-      'delegations',
-      requests.reduce((sum, { order }) => sum + lettersIn(order), 0),
-    )
     let isOver = false
     const killing = killNowAndThen(() => isOver)
-    await askAll(client, requests, roll)
+    await askAll(
+      client,
+      drawUp(() => watched.delivered.size < rounds),
+    )
     isOver = true
     await killing
 
@@ -140,8 +145,11 @@ async function convene(
         const victim = n === 0 || (n > 1 && roll() < 0.4) ? undefined : COUNCIL[Math.floor(roll() * COUNCIL.length)]!
         const recovery = n === 0 || roll() < 0.7 ? 'resume' : 'interrupt'
         const pauseMs = roll() < 0.4 ? 1_100 + roll() * 500 : roll() * 400
+        const cut = COUNCIL.filter((id) => id !== victim && roll() < 0.2)
         while (watched.delivered.size < due && !isOver()) await wait(5)
         await Promise.race([watched.next(sight), wait(PATIENCE_MS)])
+        for (const id of cut) ways.get(id)!.cut()
+        tally.add('cuts of connectors', cut.length)
         if (victim === undefined) {
           await gateway.kill()
           tally.add('kills of the gateway')
@@ -163,28 +171,28 @@ async function convene(
   } finally {
     client?.close()
     for (const child of councillors.values()) child.kill('SIGKILL')
+    for (const way of ways.values()) await way[Symbol.asyncDispose]()
     await gateway.kill()
   }
 
-  /** Requests of which so many messages come, at the least. */
-  function drawUp(messages: number) {
-    const { next } = createOrders(roll, COUNCIL)
-    const requests: { who: string; order: Order }[] = []
-    const orders = new Map<string, Order>()
-    const times = new Map<string, number>()
-    for (let sum = 0; sum < messages; ) {
-      const request = next()
-      const count = lettersIn(request.order)
-      if (count === 0) continue
-      sum += count
-      requests.push(request)
-      for (const order of ordersIn(request.order)) {
-        orders.set(order.id, order)
-        for (const act of order.steps.flat()) if (act.do === 'fire') times.set(act.order.id, act.times)
+  /** Requests, as long as more are wanted. What is drawn does not depend on what is killed. */
+  function* drawUp(isWanted: () => boolean): Iterable<Request> {
+    const draw = random(seed + 1)
+    const { next } = createOrders(draw, COUNCIL)
+    while (isWanted()) {
+      const { who, order } = next()
+      for (const one of ordersIn(order)) {
+        orders.set(one.id, one)
+        for (const act of one.steps.flat()) if (act.do === 'fire') times.set(act.order.id, act.times)
       }
+      yield { order, sessionKey: `agent:${who}:${draw() < 0.5 ? 'main' : 'desk'}` }
     }
-    return { requests, orders, times }
   }
+}
+
+interface Request {
+  order: Order
+  sessionKey: string
 }
 
 /** Hears where messages are. */
@@ -206,12 +214,11 @@ function watch(client: Client) {
 }
 
 /** Puts requests, some at once, until each has ended. */
-async function askAll(client: Client, requests: { who: string; order: Order }[], roll: () => number): Promise<void> {
-  const left = [...requests]
+async function askAll(client: Client, requests: Iterable<Request>): Promise<void> {
+  const left = requests[Symbol.iterator]()
   const ask = async () => {
-    for (let request = left.shift(); request; request = left.shift()) {
-      const { who, order } = request
-      const sessionKey = `agent:${who}:${roll() < 0.5 ? 'main' : 'desk'}`
+    for (let { value, done } = left.next(); !done; { value, done } = left.next()) {
+      const { order, sessionKey } = value as Request
       const idempotencyKey = `request-${order.id}`
       const message = letterOf(order)
       await client.request('chat.send', { sessionKey, message, idempotencyKey }, { timeoutMs: QUIET_MS })
