@@ -5,16 +5,21 @@ import type { Chain, RunRecord, Spent, Store } from '../stores/store.ts'
 
 export interface Chains {
   /**
-   * One more link: a message of a run to an agent. It counts from now on.
+   * One more link: a message of a run to an agent. It counts from now on, once, also when the run is begun again and sends it again.
+   * @param key what is the same then
    * @throws GatewayError AGENT_NOT_ALLOWED naming the rule; CHAIN_LIMIT naming the limit, the way, and the key that sets it
    */
-  extend(from: RunRecord, agentId: string): Promise<Chain>
-  /** A message that was counted is none after all: it was refused, or had been sent before. */
-  giveBack(from: RunRecord): void
+  extend(from: RunRecord, agentId: string, key: string): Promise<Link>
   /** What a run used counts for its chain. */
   spend(run: RunRecord, spent: readonly Spent[]): void
   /** Whether one agent may send to another at all. `undefined`: somebody who is no agent; where agents may, it reaches those that they reach. */
   maySend(from: string | undefined, to: string): boolean
+}
+
+export interface Link {
+  chain: Chain
+  /** It is no message after all: it was refused. */
+  giveBack(): void
 }
 
 export interface ChainsNeeds {
@@ -27,8 +32,8 @@ interface Tally {
   messages: number
   tokens: number
   cost: number
-  /** Messages sent, by run. */
-  sent: Map<string, number>
+  /** The keys of what was sent, by run. */
+  sent: Map<string, Set<string>>
   /** The runs whose use is counted. */
   spenders: Set<string>
 }
@@ -83,17 +88,19 @@ export function createChains({ store, rules: { enabled, allow, limits } }: Chain
 
   return {
     maySend,
-    async extend(from, agentId) {
+    async extend(from, agentId, key) {
       refuseStrangers(from.agentId, agentId)
       const { id, hop, path } = chainOf(from)
       const tally = await tallyOf(id)
       const way = [...path, agentId]
-      const sent = tally.sent.get(from.runId) ?? 0
+      const chain = { id, hop: hop + 1, path: way }
+      const sent = sentBy(tally, from.runId)
+      if (sent.has(key)) return { chain, giveBack() {} }
       const reached: Record<keyof ChainLimits, number> = {
         hops: hop + 1,
         visits: way.filter((one) => one === agentId).length,
         messages: tally.messages + 1,
-        fanOut: sent + 1,
+        fanOut: sent.size + 1,
         // What has been spent is spent: the message that goes beyond it is the next one.
         tokens: tally.tokens,
         cost: tally.cost,
@@ -102,14 +109,13 @@ export function createChains({ store, rules: { enabled, allow, limits } }: Chain
         if (limit > 0 && (name === 'tokens' || name === 'cost' ? reached[name] >= limit : reached[name] > limit))
           throw beyond(name, limit, id, way)
       tally.messages += 1
-      tally.sent.set(from.runId, sent + 1)
-      return { id, hop: hop + 1, path: way }
-    },
-    giveBack(from) {
-      void tallies.get(chainOf(from).id)?.then((tally) => {
-        tally.messages -= 1
-        tally.sent.set(from.runId, (tally.sent.get(from.runId) ?? 1) - 1)
-      })
+      sent.add(key)
+      return {
+        chain,
+        giveBack() {
+          if (sent.delete(key)) tally.messages -= 1
+        },
+      }
     },
     spend(run, spent) {
       void tallies.get(chainOf(run).id)?.then((tally) => add(tally, run.runId, spent))
@@ -119,13 +125,19 @@ export function createChains({ store, rules: { enabled, allow, limits } }: Chain
 
 function tallied(runs: RunRecord[]): Tally {
   const tally: Tally = { messages: 0, tokens: 0, cost: 0, sent: new Map(), spenders: new Set() }
-  for (const { runId, sent, spent = [] } of runs) {
+  for (const { runId, key, sent, spent = [] } of runs) {
     add(tally, runId, spent)
     if (!sent) continue
     tally.messages += 1
-    tally.sent.set(sent.from.runId, (tally.sent.get(sent.from.runId) ?? 0) + 1)
+    sentBy(tally, sent.from.runId).add(key)
   }
   return tally
+}
+
+function sentBy({ sent }: Tally, runId: string): Set<string> {
+  const keys = sent.get(runId) ?? new Set()
+  sent.set(runId, keys)
+  return keys
 }
 
 /** A run may have ended while the sums were read: it counts once. */

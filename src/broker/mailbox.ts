@@ -92,7 +92,7 @@ export interface MailboxNeeds {
   store: Pick<Store, 'run' | 'unheard' | 'mail'>
   turns: Pick<Turns, 'admit' | 'start'>
   runs: Pick<Runs, 'record' | 'wait' | 'abort' | 'ids'>
-  chains: Pick<Chains, 'extend' | 'giveBack'>
+  chains: Pick<Chains, 'extend'>
   hub: Pick<Hub, 'tellAll'>
   /** What people call an agent. */
   nameOf(agentId: string): string
@@ -239,11 +239,10 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
     async send(from, letter) {
       const { to, message, reply, expiresMs, label } = letter
       const key = keyOf(from, letter)
-      const chain = await chains.extend(from, to.agentId)
+      const { chain, giveBack } = await chains.extend(from, to.agentId, key)
       const { agentId, runId } = from
       const sessionKey = to.sessionKey ?? `agent:${to.agentId}:sub:${key}`
       const sender = nameOf(agentId)
-      let isNew = false
       try {
         const admission = await turns.admit({
           principal: `agent:${agentId}`,
@@ -266,7 +265,6 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
           },
         })
         if (admission.kind === 'new') {
-          isNew = true
           const { record } = admission
           if (reply === 'once') owe(runId, record.runId)
           if (record.sent?.expiresAt !== undefined) watch(record.runId, record.sent.expiresAt)
@@ -276,8 +274,9 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
         }
         if (reply === 'once') owe(runId, admission.runId)
         return { messageId: admission.runId, sessionKey }
-      } finally {
-        if (!isNew) chains.giveBack(from)
+      } catch (error) {
+        giveBack()
+        throw error
       }
     },
 

@@ -36,9 +36,9 @@ describe('a chain', () => {
     const { chains } = open({})
     const first = run('r1', 'main')
     expect(chainOf(first)).toEqual({ id: 'r1', hop: 0, path: ['main'] })
-    const chain = await chains.extend(first, 'researcher')
+    const { chain } = await chains.extend(first, 'researcher', 'k1')
     expect(chain).toEqual({ id: 'r1', hop: 1, path: ['main', 'researcher'] })
-    expect(await chains.extend(run('r2', 'researcher', { chain }), 'writer')).toEqual({
+    expect((await chains.extend(run('r2', 'researcher', { chain }), 'writer', 'k2')).chain).toEqual({
       id: 'r1',
       hop: 2,
       path: ['main', 'researcher', 'writer'],
@@ -63,7 +63,7 @@ describe('a chain', () => {
     'ends at its limit of %s, which the refusal names with the way and the key',
     async (name, limits, from, words) => {
       const { chains } = open(limits)
-      const refused = chains.extend(from, 'c')
+      const refused = chains.extend(from, 'c', 'k')
       await expect(refused).rejects.toThrow(words)
       await expect(refused).rejects.toMatchObject({ kind: 'CHAIN_LIMIT', details: { limit: name, chainId: 'r1' } })
     },
@@ -72,7 +72,7 @@ describe('a chain', () => {
   it('ends when it has had all its messages, also of many runs at once', async () => {
     const { chains, reads } = open({ messages: 3 })
     const from = run('r1', 'a')
-    const results = await Promise.allSettled(Array.from({ length: 10 }, () => chains.extend(from, 'b')))
+    const results = await Promise.allSettled(Array.from({ length: 10 }, (_, n) => chains.extend(from, 'b', `k${n}`)))
     expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(3)
     expect(reads()).toBe(1)
   })
@@ -80,25 +80,38 @@ describe('a chain', () => {
   it('gives back a message that was none, and keeps apart what each run sent', async () => {
     const { chains } = open({ fanOut: 1 })
     const from = run('r1', 'a')
-    await chains.extend(from, 'b')
-    await expect(chains.extend(from, 'b')).rejects.toThrow(/one turn may send no more than 1/)
-    chains.giveBack(from)
-    const chain = await chains.extend(from, 'b')
-    await chains.extend(run('r2', 'b', { chain }), 'a')
+    const { giveBack } = await chains.extend(from, 'b', 'k1')
+    await expect(chains.extend(from, 'b', 'k2')).rejects.toThrow(/one turn may send no more than 1/)
+    giveBack()
+    const { chain } = await chains.extend(from, 'b', 'k2')
+    await chains.extend(run('r2', 'b', { chain }), 'a', 'k1')
+  })
+
+  it('neither counts nor refuses what a run that was begun again had sent before', async () => {
+    const sent = { from: { agentId: 'a', sessionKey: 'agent:a:main', runId: 'r1' }, reply: 'once' as const }
+    const kept = ['k1', 'k2'].map((key) => run(`m-${key}`, 'b', { key, sent }))
+    const { chains } = open({ fanOut: 2, messages: 2 }, {}, [run('r1', 'a'), ...kept])
+    const from = run('r1', 'a')
+    const again = await chains.extend(from, 'b', 'k1')
+    expect(again.chain).toEqual({ id: 'r1', hop: 1, path: ['a', 'b'] })
+    // It was not counted, so there is nothing to give back.
+    again.giveBack()
+    await chains.extend(from, 'b', 'k2')
+    await expect(chains.extend(from, 'b', 'k3')).rejects.toMatchObject({ kind: 'CHAIN_LIMIT' })
   })
 
   it('ends when it has used its tokens or its money, each run counted once', async () => {
     const kept = [run('r1', 'a', { spent: spent(60) })]
     const { chains } = open({ tokens: 100 }, {}, kept)
     const from = run('r1', 'a')
-    await chains.extend(from, 'b')
+    await chains.extend(from, 'b', 'k1')
     chains.spend(from, spent(60))
-    await chains.extend(from, 'b')
+    await chains.extend(from, 'b', 'k2')
     chains.spend(run('r2', 'b', { chain: { id: 'r1', hop: 1, path: ['a', 'b'] } }), spent(40))
-    await expect(chains.extend(from, 'b')).rejects.toThrow(/used the 100 tokens/)
+    await expect(chains.extend(from, 'b', 'k3')).rejects.toThrow(/used the 100 tokens/)
 
     const other = open({ cost: 0.5 }, {}, [run('r1', 'a', { spent: spent(1, 0.5) })])
-    await expect(other.chains.extend(from, 'b')).rejects.toThrow(/cost the 0\.5/)
+    await expect(other.chains.extend(from, 'b', 'k1')).rejects.toThrow(/cost the 0\.5/)
   })
 
   it('knows after a restart how far it had come', async () => {
@@ -107,7 +120,7 @@ describe('a chain', () => {
       run('m1', 'b', { sent: { from: { agentId: 'a', sessionKey: 'agent:a:main', runId: 'r1' }, reply: 'once' } }),
     ]
     const { chains } = open({ messages: 1 }, {}, kept)
-    await expect(chains.extend(run('r1', 'a'), 'b')).rejects.toMatchObject({ kind: 'CHAIN_LIMIT' })
+    await expect(chains.extend(run('r1', 'a'), 'b', 'k')).rejects.toMatchObject({ kind: 'CHAIN_LIMIT' })
   })
 })
 
@@ -140,7 +153,7 @@ describe('who may send to whom', () => {
   })
 
   it('is said in the refusal, with the rule', async () => {
-    await expect(open({}, { allow: ['a'] }).chains.extend(run('r', 'a'), 'b')).rejects.toMatchObject({
+    await expect(open({}, { allow: ['a'] }).chains.extend(run('r', 'a'), 'b', 'k')).rejects.toMatchObject({
       kind: 'AGENT_NOT_ALLOWED',
       details: { rule: 'tools.agentToAgent.allow', from: 'a', to: 'b' },
     })
