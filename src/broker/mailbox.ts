@@ -104,6 +104,7 @@ export interface MailboxNeeds {
 
 /** What timers can hold, in ms, about 25 days. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
+const LONGEST_RETRY_MS = 60_000
 
 export const stateOf = ({ state, stopReason }: Pick<RunRecord, 'state' | 'stopReason'>): MessageState => {
   switch (state) {
@@ -122,8 +123,8 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
   const { store, turns, runs, chains, hub, nameOf, log, now, retryMs = 1_000 } = needs
   /** Messages whose answer is still to be heard, by the run that sent them. */
   const owed = new Map<string, Set<string>>()
-  /** How often a live run has sent the same. */
-  const repeats = new Map<string, Map<string, number>>()
+  /** By live run, the numbers that the same letters have. */
+  const repeats = new Map<string, Map<string, Set<number>>>()
   /** Messages that a live run waits for, and which one. */
   const awaited = new Map<string, string>()
   const timers = new Map<string, NodeJS.Timeout>()
@@ -160,16 +161,22 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
     }
   }
 
-  /** What is the same when a run is begun again after a restart, and sends the same again as often. */
-  function keyOf({ runId }: RunRecord, { to, message }: Letter): string {
+  /**
+   * The key of a letter: the same when a run is begun again after a restart, and sends the same again as often.
+   * @returns the key, and what gives its number back when the letter was refused
+   */
+  function keyOf({ runId }: RunRecord, { to, message, reply, label }: Letter): { key: string; free(): void } {
     const said = createHash('sha256')
-      .update(JSON.stringify([runId, to, message]))
+      .update(JSON.stringify([runId, to, message, reply, label]))
       .digest('hex')
       .slice(0, 32)
-    const counts = repeats.get(runId) ?? new Map<string, number>()
-    const count = (counts.get(said) ?? 0) + 1
-    repeats.set(runId, counts.set(said, count))
-    return `${said}-${count}`
+    const ofRun = repeats.get(runId) ?? new Map<string, Set<number>>()
+    const taken = ofRun.get(said) ?? new Set()
+    repeats.set(runId, ofRun.set(said, taken))
+    let number = 1
+    while (taken.has(number)) number += 1
+    taken.add(number)
+    return { key: `${said}-${number}`, free: () => void taken.delete(number) }
   }
 
   /** A message that is not begun in time is not begun any more. */
@@ -193,19 +200,23 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
     return { messageId, state, text: state === 'replied' ? lastWordsOfEnded(run) : whyNot(run) }
   }
 
-  /** Brings an answer to its sender's session, as a turn. Done once, however often it is tried. */
-  async function bring(message: RunRecord): Promise<void> {
-    const { runId: messageId, sent } = message
-    const { from } = sent!
-    const { id, hop, path } = chainOf(message)
+  /** Brings the answer to a message to its sender's session, as a turn. Done once, however often it is tried. */
+  async function bring(messageId: string, tries = 0): Promise<void> {
+    if (isStopped) return
+    let senderId: string | undefined
     try {
+      const message = await store.run(messageId)
+      if (message?.endedAt === undefined || message.sent?.reply !== 'once') return
+      const { sent, agentId } = message
+      senderId = sent.from.runId
+      const { id, hop, path } = chainOf(message)
       const admission = await turns.admit({
-        principal: `agent:${message.agentId}`,
+        principal: `agent:${agentId}`,
         method: 'answer',
-        sessionKey: from.sessionKey,
-        agentId: from.agentId,
+        sessionKey: sent.from.sessionKey,
+        agentId: sent.from.agentId,
         key: `answer/${messageId}`,
-        message: answerOf(message, nameOf(message.agentId)),
+        message: answerOf(message, nameOf(agentId)),
         attachments: [],
         meta: {},
         // Back where the message came from.
@@ -217,32 +228,28 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
         turns.start(admission.record, admission.settings)
       }
     } catch (error) {
-      if (error instanceof AlreadyHeard) return forgive(from.runId, messageId)
       const mayPass = error instanceof StoreError || (error instanceof GatewayError && error.isRetryable)
-      log.warn({ messageId, sessionKey: from.sessionKey, err: error }, 'an answer could not be brought to its sender')
-      if (!mayPass || isStopped) return
-      setTimeout(() => void bring(message), retryMs).unref()
-      return
+      if (!(error instanceof AlreadyHeard))
+        log.warn({ messageId, tries, err: error }, 'an answer could not be brought to its sender')
+      if (mayPass && !isStopped) {
+        const delay = Math.min(retryMs * 2 ** tries, LONGEST_RETRY_MS)
+        setTimeout(() => void bring(messageId, tries + 1), delay).unref()
+        return
+      }
     }
-    forgive(from.runId, messageId)
-  }
-
-  /** Brings what is owed to a sender that is no longer live, as far as it is there. */
-  async function settle(senderId: string): Promise<void> {
-    for (const messageId of owed.get(senderId) ?? []) {
-      const message = runs.record(messageId) ? undefined : await store.run(messageId)
-      if (message?.endedAt !== undefined && !isStopped) await bring(message)
-    }
+    if (senderId !== undefined) forgive(senderId, messageId)
   }
 
   return {
     async send(from, letter) {
       const { to, message, reply, expiresMs, label } = letter
-      const key = keyOf(from, letter)
-      const { chain, giveBack } = await chains.extend(from, to.agentId, key)
+      const { key, free } = keyOf(from, letter)
+      const { chain, giveBack } = await chains.extend(from, to.agentId, key).catch((error: unknown) => {
+        free()
+        throw error
+      })
       const { agentId, runId } = from
       const sessionKey = to.sessionKey ?? `agent:${to.agentId}:sub:${key}`
-      const sender = nameOf(agentId)
       try {
         const admission = await turns.admit({
           principal: `agent:${agentId}`,
@@ -254,7 +261,6 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
           attachments: [],
           meta: {
             from: agentId,
-            extraSystemPrompt: `The last message is from the agent ${sender} (${agentId}), not from a person.${reply === 'once' ? ' What you say at the end of this turn is brought to it as your answer.' : ' Nobody waits for an answer.'}`,
             ...(label !== undefined && { label }),
           },
           chain,
@@ -276,6 +282,7 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
         return { messageId: admission.runId, sessionKey }
       } catch (error) {
         giveBack()
+        free()
         throw error
       }
     },
@@ -315,14 +322,9 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
       repeats.delete(runId)
       for (const messageId of heard) forgive(runId, messageId)
       // Of its messages, those that have ended are brought now, the others when they end.
-      void settle(runId)
-      if (sent?.reply !== 'once' || isStopped) return
+      for (const messageId of owed.get(runId) ?? []) if (!runs.record(messageId)) void bring(messageId)
       // Whoever is live hears it in its run, or when that is over.
-      if (runs.record(sent.from.runId)) return
-      void store.run(runId).then(
-        (message) => message && bring(message),
-        () => {},
-      )
+      if (sent?.reply === 'once' && !runs.record(sent.from.runId)) void bring(runId)
     },
 
     list: async (filter) => (await store.mail(filter)).map(reportOf),
@@ -346,7 +348,7 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
         const senderId = message.sent!.from.runId
         owe(senderId, message.runId)
         // A sender that was resumed may ask for it again.
-        if (!runs.record(senderId)) await bring(message)
+        if (!runs.record(senderId)) await bring(message.runId)
       }
       return left.length
     },
@@ -358,18 +360,21 @@ export function createMailbox(needs: MailboxNeeds): Mailbox {
     },
   }
 
-  /** A session that waits for this run, or for one that waits for it, cannot take a turn before it has ended. */
+  /** A session that waits for this one, or for one that waits for it, takes no turn before that. */
   function refuseCircle(from: RunRecord, message: RunRecord | undefined): void {
     if (!message) return
-    for (let at: RunRecord | undefined = from; at; ) {
-      if (at.sessionKey === message.sessionKey)
-        throw new GatewayError(
-          'WOULD_WAIT_FOR_ITSELF',
-          `${message.sessionKey} waits for this run, and would begin only after it: do not wait for it; its answer comes as a message of its own`,
-        )
-      const waiter = awaited.get(at.runId)
-      at = waiter === undefined ? undefined : runs.record(waiter)
-    }
+    /** What each session that waits waits for. */
+    const edges = [...awaited].flatMap(([messageId, waiterId]) => {
+      const [waiter, other] = [runs.record(waiterId), runs.record(messageId)]
+      return waiter && other ? [{ of: waiter.sessionKey, on: other.sessionKey }] : []
+    })
+    const reached = new Set([message.sessionKey])
+    for (const key of reached) for (const { of, on } of edges) if (of === key) reached.add(on)
+    if (!reached.has(from.sessionKey)) return
+    throw new GatewayError(
+      'WOULD_WAIT_FOR_ITSELF',
+      `${message.sessionKey} waits for this session, and takes no turn before that: do not wait for it; its answer comes as a message of its own`,
+    )
   }
 }
 

@@ -10,7 +10,7 @@ import type {
   ToolCall,
   ToolSpec,
 } from '../runtimes/runtime.ts'
-import type { Json, RunRecord, Store, TranscriptMessage } from '../stores/store.ts'
+import type { Json, RunRecord, Sent, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Agents } from './agents.ts'
 
 export interface Prompt {
@@ -78,6 +78,10 @@ export function createPrompt({
     return refs.map(find)
   }
 
+  /** Who says the last words, where that is no person. */
+  const speakerOf = ({ from, reply }: Sent) =>
+    `The last message is from the agent ${nameOf(from.agentId)}, not from a person. ${reply === 'once' ? 'What you say at the end of this turn is brought to it as your answer.' : 'Nobody waits for an answer.'}`
+
   const nameOf = (agentId: string) => `${agents.get(agentId)?.name ?? agentId} (${agentId})`
 
   /** A model that is not configured keeps its place in the row: the run's error then names it. */
@@ -88,7 +92,7 @@ export function createPrompt({
 
   return {
     async for(record, steps = []) {
-      const { runId, sessionKey, agentId, meta } = record
+      const { runId, sessionKey, agentId, meta, sent } = record
       // Asked for together, so that both come with one answer of the store.
       const [session, { messages }] = await Promise.all([
         store.session(sessionKey),
@@ -113,6 +117,7 @@ export function createPrompt({
           system: [
             instructions(answering),
             standIn === undefined ? '' : `You stand in for ${nameOf(agentId)}, who cannot be reached now.`,
+            sent ? speakerOf(sent) : '',
             typeof extra === 'string' ? extra : '',
           ]
             .filter(Boolean)

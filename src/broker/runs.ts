@@ -37,7 +37,7 @@ export interface Runs {
   /** Tells those who count offsets how many runs of its session come before it. */
   announcePlace(runId: string, place: number): void
   abort(runId: string, reason: AbortReason): void
-  /** A live run has taken in the answers to these messages. */
+  /** The connector that answers a live run was given the answers to these messages. */
   heard(runId: string, messageIds: readonly string[]): void
   /**
    * Lets a live run do without its place while it waits for something that may need one. It goes on at once after that, and counts
@@ -121,8 +121,12 @@ interface Live {
   answers: Answer[]
   /** Rounds of calls, one behind the other, in which a call was wrong. */
   malformed: number
-  /** Messages whose answers it took in. */
+  /** Messages whose answers are in its steps. */
   heard: string[]
+  /** The same of answers that only its connector has. */
+  passedOn: string[]
+  /** What its ending on disk says it heard. */
+  keptHeard: readonly string[]
   /** What it waits for without its place. */
   away: number
   /** The model that was asked last. */
@@ -181,7 +185,7 @@ export function createRuns(needs: RunsNeeds): Runs {
       outcome,
       startedAt: record.startedAt,
       endedAt: run.endedAt,
-      heard: run.heard,
+      heard: run.keptHeard,
       spent: spentOf(run.answers),
     }
     run.ended.resolve(ended)
@@ -359,13 +363,18 @@ export function createRuns(needs: RunsNeeds): Runs {
   async function keepEnding(run: Live, outcome: RunOutcome): Promise<void> {
     const { runId } = run.record
     run.endedAt ||= now()
-    const soFar = summary(run)
+    // What only a connector knows is lost with it, unless it ended well.
+    const heard = [...run.heard, ...(outcome.state === 'completed' ? run.passedOn : [])]
+    const soFar = { ...summary(run), heard }
     const ending = endingOf(soFar, outcome)
     run.told = toldAtEnd(soFar, ending.message)
-    await store.settle(runId, ending).catch((error: unknown) => {
+    try {
+      await store.settle(runId, ending)
+      run.keptHeard = heard
+    } catch (error) {
       if (!(error instanceof StoreError) || error.code !== 'CONFLICT') throw error
       log.error({ runId, err: error }, 'the ending of a run does not fit what is kept of it')
-    })
+    }
     run.kept = outcome
   }
 
@@ -414,6 +423,8 @@ export function createRuns(needs: RunsNeeds): Runs {
         answers: [],
         malformed: 0,
         heard: [],
+        passedOn: [],
+        keptHeard: [],
         away: 0,
         model: undefined,
         failure: undefined,
@@ -459,13 +470,14 @@ export function createRuns(needs: RunsNeeds): Runs {
     },
     steer(runId, into) {
       // Who calls an agent waits for its answer, and nobody else's.
-      if (live.get(into)?.record.method !== 'agent') host.tell(into, { type: 'steer', runId })
+      const method = live.get(into)?.record.method
+      if (method !== 'agent' && method !== 'message') host.tell(into, { type: 'steer', runId })
     },
     announcePlace: (runId, place) => live.get(runId)?.stream.announcePlace(place),
     hasBegun: (runId) => live.get(runId)?.hasBegun ?? false,
     modeOf: (runId) => live.get(runId)?.mode ?? 'followup',
     abort: (runId, reason) => void host.tell(runId, { type: 'abort', reason }),
-    heard: (runId, messageIds) => void live.get(runId)?.heard.push(...messageIds),
+    heard: (runId, messageIds) => void live.get(runId)?.passedOn.push(...messageIds),
     async away(runId, work) {
       const run = get(runId)
       run.away += 1

@@ -248,6 +248,11 @@ export function createTurns(needs: TurnsNeeds): Turns {
           runs.admit(record, { outcome: REVOKED })
           continue
         }
+        if (state === 'admitted' && record.sent?.expiresAt !== undefined && record.sent.expiresAt <= now()) {
+          counts.dropped += 1
+          runs.admit(record, { outcome: EXPIRED })
+          continue
+        }
         // A command has no words for a model: whether it was obeyed before the process died, nobody knows.
         const isCommand = message === '' && attachments.length === 0
         const isResumed = state === 'started' && needs.recovery === 'resume' && attempt < MOST_ATTEMPTS
@@ -280,6 +285,7 @@ const INTERRUPTED: RunOutcome = {
   error: 'the gateway stopped while this run was under way; send it again under a new idempotency key to repeat it',
 }
 
+const EXPIRED: RunOutcome = { state: 'aborted', stopReason: 'expired' satisfies AbortReason }
 const REVOKED: RunOutcome = { state: 'aborted', stopReason: 'revoked' satisfies AbortReason }
 
 /** SHA-256 over a value whose members are put in order first: the same request gives the same digest, however it was spelled. */

@@ -321,7 +321,16 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const answered = turn.answers === undefined ? undefined : notYetHeard(turn.answers)
       if (turn.answers !== undefined && answered === undefined) return { kind: 'heard' }
       const known = tables.session(turn.sessionKey)
-      if (known?.settings['sendPolicy'] === 'deny') return { kind: 'denied' }
+      if (answered !== undefined && known === undefined) {
+        // Nobody is there to hear it, and an answer brings no session back.
+        hear(answered)
+        return { kind: 'heard' }
+      }
+      if (known?.settings['sendPolicy'] === 'deny') {
+        // Nor is it to be heard: it would be asked for until the message is forgotten, which it is not before it is heard.
+        hear(answered)
+        return { kind: 'denied' }
+      }
       const runId = tables.run(turn.runId) === undefined ? turn.runId : turn.spareRunId
       if (tables.run(runId) !== undefined) throw new StoreError('CONFLICT', `both ids for the run are taken: ${runId}`)
       refuseOneMoreKey(turn.principal)

@@ -128,9 +128,9 @@ export type Acceptance =
   | { kind: 'known'; run: RunRecord }
   /** The same key with another body: nothing was written. */
   | { kind: 'reused'; runId: string }
-  /** The session's setting `sendPolicy` is `deny`: nothing was written. */
+  /** The session's setting `sendPolicy` is `deny`: no turn was written. An answer that was to be brought counts as heard. */
   | { kind: 'denied' }
-  /** The answer that the turn brings has been heard already, or nobody knows the message: nothing was written. */
+  /** The answer that the turn brings has been heard already, nobody knows the message, or its session is gone: no turn was written. */
   | { kind: 'heard' }
 
 /** How a run ended. */

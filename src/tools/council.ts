@@ -23,6 +23,8 @@ export interface CouncilNeeds {
 /** How long an answer is waited for unless told otherwise, in seconds, and at the most. */
 const WAIT_S = 120
 const MOST_WAIT_S = 3_600
+/** Characters of an answer in a result, as JSON. */
+const MOST_REPLY = 90_000
 const HISTORY = { limit: 20, most: 100, maxBytes: 60_000 }
 const SESSIONS = { limit: 20, most: 100 }
 
@@ -234,8 +236,15 @@ const given = <T extends object>(value: T) =>
     [K in keyof T]?: NonNullable<T[K]>
   }
 
-const told = ({ messageId, state, text }: MessageOutcome) =>
-  state === 'replied' ? { status: state, messageId, reply: text } : { status: state, messageId, error: text }
+/** What a message came to, in JSON that the toolbox does not cut: the reply is shortened where it is too long. */
+function told({ messageId, state, text }: MessageOutcome): object {
+  if (state !== 'replied') return { status: state, messageId, error: text }
+  const size = JSON.stringify(text).length
+  if (size <= MOST_REPLY) return { status: state, messageId, reply: text }
+  // Characters that are escaped count as what they become.
+  const reply = text.slice(0, Math.floor((text.length * MOST_REPLY) / size))
+  return { status: state, messageId, reply, truncated: `the answer has ${text.length} characters` }
+}
 
 function line({ role, content }: TranscriptMessage): { role: string; text: string; calls?: string[] } {
   const text = content.map((part) => (typeof part['text'] === 'string' ? part['text'] : '')).join('')

@@ -3,7 +3,7 @@ import { createChains } from '../../src/broker/chains.ts'
 import { createMailbox, type Letter, type Mailbox } from '../../src/broker/mailbox.ts'
 import type { Payload } from '../../src/contract/index.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
-import type { RunRecord, Store } from '../../src/stores/store.ts'
+import { type RunRecord, type Store, StoreError } from '../../src/stores/store.ts'
 import { openRooms, quiet, type Rooms, SESSION, settled } from '../support/rooms.ts'
 
 const limits = { hops: 0, visits: 0, messages: 0, fanOut: 0, tokens: 0, cost: 0 }
@@ -192,5 +192,59 @@ describe('an answer', () => {
     await expect(wait(rooms, inner, back.messageId)).rejects.toMatchObject({ kind: 'WOULD_WAIT_FOR_ITSELF' })
     ;(await rooms.asked(messageId)).finish()
     expect(await outer).toMatchObject({ state: 'replied' })
+  })
+
+  it('that only a connector was given is told again when its run fails after that', async () => {
+    const store = openMemoryStore()
+    const rooms = open(store)
+    const from = await sender(rooms)
+    const { messageId } = await rooms.mailbox.send(from, letter())
+    ;(await rooms.asked(messageId)).finish()
+    await vi.waitFor(async () => expect((await store.run(messageId))?.endedAt).toBeDefined())
+    rooms.runs.heard('sender', [messageId])
+    ;(await rooms.asked('sender')).fail(new Error('the connector is not connected'))
+    await vi.waitFor(async () => expect(await turnsIn(store, SENDER)).toHaveLength(2))
+  })
+
+  it('is not waited for by two sessions that wait for each other', async () => {
+    const rooms = open()
+    const [OTHER, key] = ['agent:main:other', 'other']
+    const one = await sender(rooms)
+    await rooms.send(key, { sessionKey: OTHER })
+    await rooms.asked(key)
+    const other = rooms.runs.record(key)!
+    const there = await rooms.mailbox.send(one, letter({ to: { agentId: 'main', sessionKey: OTHER } }))
+    const back = await rooms.mailbox.send(other, letter({ to: { agentId: 'main', sessionKey: SENDER } }))
+    void wait(rooms, one, there.messageId)
+    await expect(wait(rooms, other, back.messageId)).rejects.toMatchObject({ kind: 'WOULD_WAIT_FOR_ITSELF' })
+  })
+
+  it('to a message that expired while nobody was there is that, and no model is asked for it', async () => {
+    const store = openMemoryStore()
+    const first = open(store)
+    await first.send('busy')
+    await first.asked('busy')
+    const { messageId } = await first.mailbox.send(await sender(first), letter({ expiresMs: 1 }))
+    await vi.waitFor(() => expect(Date.now()).toBeGreaterThan((first.runs.record(messageId)?.acceptedAt ?? 0) + 1))
+    const second = open(store)
+    await second.turns.recover()
+    await second.mailbox.recover()
+    await vi.waitFor(async () => expect(await second.mailbox.look(messageId)).toMatchObject({ state: 'expired' }))
+    expect(second.order).not.toContain(messageId)
+  })
+
+  it('to a letter that was refused before is to the first one of its words, also when the run is resumed', async () => {
+    const store = openMemoryStore()
+    const first = open(store)
+    const from = await sender(first)
+    const accept = vi.spyOn(store, 'accept').mockRejectedValueOnce(new StoreError('FULL', 'no space'))
+    await expect(first.mailbox.send(from, letter())).rejects.toThrow('no space')
+    accept.mockRestore()
+    const { messageId } = await first.mailbox.send(from, letter())
+    const second = open(store, 'resume')
+    await second.turns.recover()
+    await second.mailbox.recover()
+    await second.asked('sender')
+    expect(await second.mailbox.send(second.runs.record('sender')!, letter())).toMatchObject({ messageId })
   })
 })

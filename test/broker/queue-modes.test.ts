@@ -1,7 +1,7 @@
 import { describe, expect, it, vi } from 'vitest'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import { StoreError } from '../../src/stores/store.ts'
-import { openRooms, type Rooms, SESSION } from '../support/rooms.ts'
+import { openRooms, type Rooms, SESSION, settled } from '../support/rooms.ts'
 
 const OFFSETS = { caps: ['stream-offsets'] }
 const send = (rooms: Rooms, key: string, queueMode?: string) =>
@@ -250,6 +250,22 @@ describe('the mode of a message', () => {
     for (const id of ['k2', 'k3']) (await rooms.asked(id)).finish()
     await rooms.runs.idle()
     expect(rooms.order).toEqual(['k1', 'k2', 'k3'])
+  })
+})
+
+describe('a message that would join a run', () => {
+  it.each(['agent', 'message'])('waits for its own answer when that run answers somebody else: %s', async (method) => {
+    const rooms = openRooms()
+    await rooms.send('k1', { method })
+    const { finish } = await rooms.asked('k1')
+    await rooms.send('k2', { meta: { queueMode: 'steer' } })
+    await settled()
+    expect(rooms.order).toEqual(['k1'])
+    finish()
+    const second = await rooms.asked('k2')
+    expect(second.joined).toEqual([])
+    second.finish()
+    await rooms.runs.idle()
   })
 })
 

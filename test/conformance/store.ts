@@ -499,6 +499,8 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
       /** A turn that brings the answer to a message. */
       const back = (name: string, answers: string, changes: Partial<NewTurn> = {}) =>
         turn(name, { answers, chain: { id: 'run-first', hop: 0, path: ['main'] }, ...changes })
+      // The session that they were sent from.
+      beforeEach(() => store.patchSession(main, {}, 1))
 
       it('keep their chain, their sender and what they answer', async () => {
         const sent = { ...message('a').sent!, expiresAt: 9000 }
@@ -543,15 +545,21 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         expect(await store.unsettled()).toEqual([])
       })
 
-      it('stay unheard when the turn that brings the answer is refused', async () => {
+      it('stay unheard when the turn that brings the answer does not fit what is there', async () => {
         await told('a')
-        await store.patchSession(main, { sendPolicy: 'deny' }, 1)
-        expect(await store.accept(back('b', 'run-a'))).toEqual({ kind: 'denied' })
-        const taken = back('c', 'run-a', { runId: 'run-a', spareRunId: 'run-a', sessionKey: 'agent:main:new' })
+        const taken = back('c', 'run-a', { runId: 'run-a', spareRunId: 'run-a' })
         await expect(store.accept(taken)).rejects.toMatchObject({ code: 'CONFLICT' })
-        const foreign = back('d', 'run-a', { sessionKey: 'agent:main:new', sessionId: 'transcript-other' })
-        await expect(store.accept(foreign)).rejects.toMatchObject({ code: 'CONFLICT' })
         expect(await unheard()).toEqual(['run-a'])
+      })
+
+      it('are done with where nobody is to hear the answer: a session that is read-only, or gone', async () => {
+        await told('a', 'b')
+        expect(await store.accept(back('d', 'run-b', { sessionKey: 'agent:main:gone' }))).toEqual({ kind: 'heard' })
+        expect(await store.session('agent:main:gone')).toBeUndefined()
+        await store.patchSession(main, { sendPolicy: 'deny' }, 1)
+        expect(await store.accept(back('c', 'run-a'))).toEqual({ kind: 'denied' })
+        expect([await store.run('run-c'), await store.run('run-d')]).toEqual([undefined, undefined])
+        expect(await unheard()).toEqual([])
       })
 
       it('are told to one of many turns that bring the answer at once', async () => {

@@ -157,7 +157,7 @@ describe('messages between agents', () => {
     const peer = await gateway.connect()
     const inner = '[[tool=sessions_send args={\\"agentId\\":\\"main\\",\\"message\\":\\"back\\"}]]'
     const end = await ask(peer, `[[tool=sessions_send args={"agentId":"researcher","message":"ask me ${inner}"}]]`)
-    expect(textOf(end)).toMatch(/agent:main:main waits for this run/)
+    expect(textOf(end)).toMatch(/agent:main:main waits for this session/)
   })
 
   it('take no place from those they wait for', async () => {
