@@ -335,11 +335,11 @@ export function createGateway(options: GatewayOptions): Gateway {
           })
       },
       onStarted: (record) => mailbox.started(record),
+      onSpent: chains.spend,
       onEnded: (record, ended) => {
-        const { outcome, endedAt, startedAt, spent } = ended
+        const { outcome, endedAt, startedAt } = ended
         supervisor.ended(record, outcome)
         sessions.ended(record.sessionKey, record.runId)
-        chains.spend(record, spent)
         activity.ended(record, outcome.state === 'failed' ? outcome.error : undefined)
         if (outcome.state !== 'aborted') standby.ended(record.agentId, outcome.state === 'completed')
         mailbox.ended(record, ended)

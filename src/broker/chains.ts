@@ -10,10 +10,12 @@ export interface Chains {
    * @throws GatewayError AGENT_NOT_ALLOWED naming the rule; CHAIN_LIMIT naming the limit, the way, and the key that sets it
    */
   extend(from: RunRecord, agentId: string, key: string): Promise<Link>
-  /** What a run used counts for its chain. */
+  /** What a run has used so far counts for its chain, from its first answer on. */
   spend(run: RunRecord, spent: readonly Spent[]): void
-  /** Whether one agent may send to another at all. `undefined`: somebody who is no agent; where agents may, it reaches those that they reach. */
+  /** Whether one agent may send to another at all. `undefined`: somebody who is no agent; where agents may, it reaches whom the rule names. */
   maySend(from: string | undefined, to: string): boolean
+  /** Why it may not, naming the rule; undefined = it may. */
+  refusalOf(from: string | undefined, to: string): GatewayError | undefined
 }
 
 export interface Link {
@@ -30,12 +32,10 @@ export interface ChainsNeeds {
 /** What has come of a request so far. */
 interface Tally {
   messages: number
-  tokens: number
-  cost: number
   /** The keys of what was sent, by run. */
   sent: Map<string, Set<string>>
-  /** The runs whose use is counted. */
-  spenders: Set<string>
+  /** What each run has used. */
+  spent: Map<string, { tokens: number; cost: number }>
 }
 
 /** Chains whose sums are at hand; those of others are read when they are asked for. */
@@ -69,27 +69,33 @@ export function createChains({ store, rules: { enabled, allow, limits } }: Chain
     if (from === to) return true
     if (!enabled) return from === undefined
     if (Array.isArray(allow)) return [from ?? to, to].every((id) => allow.includes('*') || allow.includes(id))
-    const own = from !== undefined && Object.hasOwn(allow, from) ? allow[from]! : []
-    const receivers = [...own, ...(allow['*'] ?? [])]
+    const receivers =
+      from === undefined
+        ? Object.entries(allow).flat(2)
+        : [...(Object.hasOwn(allow, from) ? allow[from]! : []), ...(allow['*'] ?? [])]
     return receivers.includes('*') || receivers.includes(to)
   }
 
-  function refuseStrangers(from: string, to: string): void {
-    if (maySend(from, to)) return
+  /** Why one may not send to another; undefined = it may. */
+  function refusalOf(from: string | undefined, to: string): GatewayError | undefined {
+    if (maySend(from, to)) return undefined
     const rule = enabled ? 'tools.agentToAgent.allow' : 'tools.agentToAgent.enabled'
-    throw new GatewayError(
+    const who = from ?? 'somebody who is no agent'
+    return new GatewayError(
       'AGENT_NOT_ALLOWED',
       enabled
-        ? `${from} may not send to ${to}: ${rule} does not say so`
-        : `agents may not send to each other: ${rule} is false`,
-      { details: { rule, from, to } },
+        ? `${who} may not send to ${to}, or see its sessions: ${rule} does not say so`
+        : `agents may not send to each other, or see each other's sessions: ${rule} is false (${who} to ${to})`,
+      { details: { rule, ...(from !== undefined && { from }), to } },
     )
   }
 
   return {
     maySend,
+    refusalOf,
     async extend(from, agentId, key) {
-      refuseStrangers(from.agentId, agentId)
+      const refusal = refusalOf(from.agentId, agentId)
+      if (refusal) throw refusal
       const { id, hop, path } = chainOf(from)
       const tally = await tallyOf(id)
       const way = [...path, agentId]
@@ -102,8 +108,8 @@ export function createChains({ store, rules: { enabled, allow, limits } }: Chain
         messages: tally.messages + 1,
         fanOut: sent.size + 1,
         // What has been spent is spent: the message that goes beyond it is the next one.
-        tokens: tally.tokens,
-        cost: tally.cost,
+        tokens: sumOf(tally, 'tokens'),
+        cost: sumOf(tally, 'cost'),
       }
       for (const [name, limit] of Object.entries(limits) as [keyof ChainLimits, number][])
         if (limit > 0 && (name === 'tokens' || name === 'cost' ? reached[name] >= limit : reached[name] > limit))
@@ -118,15 +124,21 @@ export function createChains({ store, rules: { enabled, allow, limits } }: Chain
       }
     },
     spend(run, spent) {
-      void tallies.get(chainOf(run).id)?.then((tally) => add(tally, run.runId, spent))
+      const { id } = chainOf(run)
+      // Nobody asks what a chain has used where that has no bound.
+      if (limits.tokens === 0 && limits.cost === 0) return
+      void tallyOf(id).then(
+        (tally) => note(tally, run.runId, spent),
+        () => {},
+      )
     },
   }
 }
 
 function tallied(runs: RunRecord[]): Tally {
-  const tally: Tally = { messages: 0, tokens: 0, cost: 0, sent: new Map(), spenders: new Set() }
+  const tally: Tally = { messages: 0, sent: new Map(), spent: new Map() }
   for (const { runId, key, sent, spent = [] } of runs) {
-    add(tally, runId, spent)
+    note(tally, runId, spent)
     if (!sent) continue
     tally.messages += 1
     sentBy(tally, sent.from.runId).add(key)
@@ -140,15 +152,15 @@ function sentBy({ sent }: Tally, runId: string): Set<string> {
   return keys
 }
 
-/** A run may have ended while the sums were read: it counts once. */
-function add(tally: Tally, runId: string, spent: readonly Spent[]): void {
-  if (spent.length === 0 || tally.spenders.has(runId)) return
-  tally.spenders.add(runId)
-  for (const { totalTokens, cost } of spent) {
-    tally.tokens += totalTokens
-    tally.cost += cost.total
-  }
+/** Each time it is told what a run has used in all: whatever was read of it meanwhile, it counts once. */
+function note(tally: Tally, runId: string, spent: readonly Spent[]): void {
+  if (spent.length === 0) return
+  const sum = (of: (one: Spent) => number) => spent.reduce((total, one) => total + of(one), 0)
+  tally.spent.set(runId, { tokens: sum(({ totalTokens }) => totalTokens), cost: sum(({ cost }) => cost.total) })
 }
+
+const sumOf = ({ spent }: Tally, name: 'tokens' | 'cost'): number =>
+  [...spent.values()].reduce((total, one) => total + one[name], 0)
 
 const WORDS: Record<keyof ChainLimits, (limit: number) => string> = {
   hops: (limit) => `no more than ${limit} messages may follow from one another`,

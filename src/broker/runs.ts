@@ -22,7 +22,6 @@ export interface Ended {
   endedAt: number
   /** Messages whose answers it took in. */
   heard: readonly string[]
-  spent: readonly Spent[]
 }
 
 export interface Runs {
@@ -90,6 +89,8 @@ export interface RunsNeeds {
   maxRounds: number
   /** The first start of a run is on disk. */
   onStarted?(record: RunRecord): void
+  /** What a run under way has used so far; told after each answer of its models. */
+  onSpent?(record: RunRecord, spent: readonly Spent[]): void
   /** A run has ended, in whatever way; it is on disk and announced. */
   onEnded(record: RunRecord, ended: Ended): void
   /** The deadline of a turn that names none, in ms; 0 = none. */
@@ -186,7 +187,6 @@ export function createRuns(needs: RunsNeeds): Runs {
       startedAt: record.startedAt,
       endedAt: run.endedAt,
       heard: run.keptHeard,
-      spent: spentOf(run.answers),
     }
     run.ended.resolve(ended)
     for (const wake of waiting.get(record.runId) ?? []) wake(ended)
@@ -246,6 +246,7 @@ export function createRuns(needs: RunsNeeds): Runs {
             // An ending that cannot be written would be tried for ever.
             if (!answer?.usage || !answer.model) throw new Error('the runtime answered without its usage or its model')
             run.answers.push(answer)
+            needs.onSpent?.(run.record, spentOf(run.answers))
             return { stopReason: answer.stopReason, calls: answer.calls?.length ?? 0 }
           } catch (error) {
             run.failure = failureOf(run.model, error)

@@ -11,7 +11,7 @@ import type { RunRecord, SessionRecord, Store, TranscriptMessage } from '../stor
 
 export interface CouncilNeeds {
   agents: Agents
-  chains: Pick<Chains, 'maySend'>
+  chains: Pick<Chains, 'maySend' | 'refusalOf'>
   mailbox: Pick<Mailbox, 'send' | 'answer'>
   store: Pick<Store, 'sessions' | 'session' | 'history'>
   sessions: Pick<Sessions, 'queue'>
@@ -52,11 +52,8 @@ export function councilTools(needs: CouncilNeeds): Tool[] {
   }
 
   function refuseStranger(from: string, to: string): void {
-    if (!chains.maySend(from, to))
-      throw new GatewayError(
-        'AGENT_NOT_ALLOWED',
-        `${from} may not see the sessions of ${to}, or send to it: tools.agentToAgent does not say so`,
-      )
+    const refusal = chains.refusalOf(from, to)
+    if (refusal) throw refusal
   }
 
   const isKnownTo = (run: RunRecord) => (session: SessionRecord) => chains.maySend(run.agentId, session.agentId)

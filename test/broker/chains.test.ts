@@ -114,6 +114,17 @@ describe('a chain', () => {
     await expect(other.chains.extend(from, 'b', 'k1')).rejects.toThrow(/cost the 0\.5/)
   })
 
+  it('counts what a run has used while it is under way, and not again when it has ended', async () => {
+    const { chains } = open({ tokens: 100 })
+    const from = run('r1', 'a')
+    chains.spend(from, spent(60))
+    await chains.extend(from, 'b', 'k1')
+    chains.spend(from, spent(90))
+    await chains.extend(from, 'b', 'k2')
+    chains.spend(from, spent(100))
+    await expect(chains.extend(from, 'b', 'k3')).rejects.toThrow(/used the 100 tokens/)
+  })
+
   it('knows after a restart how far it had come', async () => {
     const kept = [
       run('r1', 'a'),
@@ -147,7 +158,8 @@ describe('who may send to whom', () => {
     ['those of a list', { allow: ['b'] }, true],
     ['none outside it', { allow: ['a'] }, false],
     ['those that every agent may send to', { allow: { '*': ['b'] } }, true],
-    ['none that only some may', { allow: { a: ['b'] } }, false],
+    ['those that a rule names', { allow: { a: ['b'] } }, true],
+    ['none that no rule names', { allow: { a: ['c'] } }, false],
   ])('somebody who is no agent reaches whom agents reach, and everybody %s', (_, rules, expected) => {
     expect(open({}, rules).chains.maySend(undefined, 'b')).toBe(expected)
   })

@@ -1,6 +1,7 @@
 /** What the tools of the council answer, where that is easy to get wrong. */
 import { describe, expect, it } from 'vitest'
 import { createAgents } from '../../src/broker/agents.ts'
+import { createChains } from '../../src/broker/chains.ts'
 import type { MessageOutcome } from '../../src/broker/mailbox.ts'
 import { createToolbox } from '../../src/broker/toolbox.ts'
 import type { RunRecord } from '../../src/stores/store.ts'
@@ -8,6 +9,7 @@ import { type CouncilNeeds, councilTools } from '../../src/tools/council.ts'
 import { quiet } from '../support/rooms.ts'
 
 const agent = (id: string, name = id) => ({ id, name, models: [], thinking: 'off' as const, failoverFor: [] })
+const NO_LIMITS = { hops: 0, visits: 0, messages: 0, fanOut: 0, tokens: 0, cost: 0 }
 const RUN = { runId: 'r', agentId: 'main', sessionKey: 'agent:main:main' } as RunRecord
 
 function open(changes: Partial<CouncilNeeds> = {}) {
@@ -17,7 +19,10 @@ function open(changes: Partial<CouncilNeeds> = {}) {
   } as never)
   const tools = councilTools({
     agents,
-    chains: { maySend: (from, to) => from === to || to === 'researcher' },
+    chains: createChains({
+      store: { chain: async () => [] },
+      rules: { enabled: true, allow: { main: ['researcher'] }, limits: NO_LIMITS },
+    }),
     mailbox: { send: async () => ({ messageId: 'm', sessionKey: 's' }), answer: async () => undefined },
     store: { sessions: async () => [], session: async () => undefined, history: async () => ({ messages: [] }) },
     sessions: { queue: () => ({ running: null, waiting: [] }) },
