@@ -64,12 +64,8 @@ export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = fal
   const gateway = readListener({ reading, env, flags, findings, fromFile: (text) => resolve(text, beside) })
   const models = readModels(settings.models, env, findings)
   const agents = readAgents(settings.agents, { models, env, findings, resolve })
-  const tools = readTools(
-    settings.tools,
-    agents.list.map(({ id }) => id),
-    findings,
-  )
-  const mcp = readMcp(settings.mcp, tools.timeoutMs, findings)
+  const tools = readTools(settings.tools, agents.list, findings)
+  const mcp = readMcp(settings.mcp, tools.timeoutMs, agents.list, findings)
   const logging = readLogging(settings.logging, env, resolve, path.join(stateDir, 'logs', 'gateway.log'), findings)
   const kurultai = readDialect(settings, env, findings)
   warnOfStateDir(stateDir, findings)

@@ -73,7 +73,11 @@ class Visit {
 
   value(schema: TSchema, value: unknown, path: Path): unknown {
     if (Type.IsUnion(schema)) {
-      const branch = schema.anyOf.find((one) => isObject(value) && Type.IsObject(one))
+      const branch = schema.anyOf.find(
+        (one) =>
+          (isObject(value) && (Type.IsObject(one) || Type.IsRecord(one))) ||
+          (Array.isArray(value) && Type.IsArray(one)),
+      )
       return branch === undefined ? this.#leaf(schema, value, path) : this.value(branch, value, path)
     }
     if (Type.IsRecord(schema))

@@ -139,7 +139,7 @@ describe('a message to an agent', () => {
     })
     expect(await post(gateway, 'writer', by('researcher'))).toMatchObject({ status: 403 })
     expect(await post(gateway, 'writer', by('main'))).toMatchObject({ status: 200 })
-    expect(await post(gateway, 'main', { message: 'x' })).toMatchObject({ status: 403 })
+    expect(await post(gateway, 'researcher', { message: 'x' })).toMatchObject({ status: 403 })
   })
 
   it('is taken where agents may not send to each other, unless it is for an agent', async () => {
