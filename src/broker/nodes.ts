@@ -377,7 +377,10 @@ export function createNodes(needs: NodesNeeds): Nodes {
       for (const invocation of [...live.values()]) {
         const isItsOwn = invocation.nodeId === node.nodeId
         const isFree = invocation.connId === undefined && !invocation.isBegun
-        if ((isItsOwn || isFree) && invocation.fits(node)) hand(invocation, node)
+        if (!(isItsOwn || isFree) || !invocation.fits(node)) continue
+        // A command may have been done already; an answer says how much of it has arrived.
+        if (invocation.runId === undefined) invocation.connId = node.connId
+        else hand(invocation, node)
       }
     },
     leave(connId) {
