@@ -4,9 +4,10 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
 import type { Agents } from '../broker/agents.ts'
-import { type AllowanceLimits, createAllowance } from '../broker/allowance.ts'
+import { type Allowance, type AllowanceLimits, createAllowance } from '../broker/allowance.ts'
 import type { Audit } from '../broker/audit.ts'
 import type { Caller, Dispatch } from '../broker/dispatch.ts'
 import { GENERIC_CLIENT } from '../contract/connect.ts'
@@ -44,6 +45,13 @@ interface Visit {
   reply: Reply
   /** What is in the path. */
   parts: string[]
+}
+
+/** A TCP connection, as far as requests that come on it have it in common. */
+interface Line {
+  allowance: Allowance
+  /** Aborted when it has closed. */
+  left: AbortSignal
 }
 
 /** A refusal with its status. */
@@ -88,8 +96,20 @@ const STATUS: Record<string, number> = {
 
 export function createApi(needs: ApiNeeds): Api {
   const { authenticator, dispatch, audit, agents, now, monotonic, patienceMs = PATIENCE_MS } = needs
-  /** One for each TCP connection, as for a WebSocket. */
-  const allowances = new WeakMap<object, ReturnType<typeof createAllowance>>()
+  const lines = new WeakMap<Socket, Line>()
+
+  /** What belongs to a connection, made with its first request. */
+  function lineOf(socket: Socket): Line {
+    const known = lines.get(socket)
+    if (known) return known
+    const left = new AbortController()
+    // Of one that has closed already nothing more is heard.
+    if (socket.destroyed) left.abort()
+    else socket.once('close', () => left.abort())
+    const line = { allowance: createAllowance(needs.limits, monotonic), left: left.signal }
+    lines.set(socket, line)
+    return line
+  }
 
   /** Who asks. @throws HttpError 401, 429 */
   async function callerOf({ request, facts }: Visit): Promise<Caller> {
@@ -118,9 +138,8 @@ export function createApi(needs: ApiNeeds): Api {
         { 'www-authenticate': 'Bearer' },
       )
     }
-    const allowance = allowances.get(request.socket) ?? createAllowance(needs.limits, monotonic)
-    allowances.set(request.socket, allowance)
-    const allowed = allowance.request()
+    const line = lineOf(request.socket)
+    const allowed = line.allowance.request()
     if (allowed.kind !== 'yes')
       throw new HttpError(
         429,
@@ -131,7 +150,7 @@ export function createApi(needs: ApiNeeds): Api {
           'retry-after': seconds(allowed.kind === 'later' ? allowed.retryAfterMs : 10_000),
         },
       )
-    return asCaller(connId, outcome as Admitted, request, allowance)
+    return asCaller(connId, outcome as Admitted, line)
   }
 
   /** Sends a request of the wire. Resolves to its answers, the last of which may be long in coming. */
@@ -252,14 +271,7 @@ export function createApi(needs: ApiNeeds): Api {
   }
 }
 
-function asCaller(
-  connId: string,
-  { decision, principal, sessions }: Admitted,
-  request: IncomingMessage,
-  allowance: ReturnType<typeof createAllowance>,
-): Caller {
-  const left = new AbortController()
-  request.socket.once('close', () => left.abort())
+function asCaller(connId: string, { decision, principal, sessions }: Admitted, { allowance, left }: Line): Caller {
   return {
     connId,
     principal,
@@ -268,7 +280,7 @@ function asCaller(
     sessions,
     protocol: 4,
     client: GENERIC_CLIENT,
-    gone: () => left.signal,
+    gone: () => left,
     denied: () => void allowance.denied(),
     write: (method) => allowance.write(method),
     addressed() {},

@@ -1,4 +1,6 @@
 /** Agents over plain HTTP: the delegation client and the dashboard of Kurultai, and whoever else has no WebSocket. */
+import { once } from 'node:events'
+import { Agent, get as begin, type IncomingMessage } from 'node:http'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { endOf, type Frame, startGateway, type TestGateway, TOKEN } from '../support/gateway.ts'
 import { type ModelServer, startModelServer } from '../support/model-server.ts'
@@ -183,6 +185,30 @@ describe('a message to an agent', () => {
     // Each connection has an allowance of its own, and a client has a few.
     expect(refused.every(({ headers }) => Number(headers.get('retry-after')) >= 1)).toBe(true)
     expect(answers.every(({ status }) => status === 200 || status === 429)).toBe(true)
+  })
+})
+
+describe('a connection that is kept', () => {
+  it('is listened to once, however many requests come on it', async () => {
+    await using gateway = await open()
+    using line = Object.assign(new Agent({ keepAlive: true, maxSockets: 1 }), {
+      [Symbol.dispose]: () => line.destroy(),
+    })
+    const warned: string[] = []
+    const onWarning = ({ message }: Error) => void warned.push(message)
+    process.on('warning', onWarning)
+    const ports = new Set<number | undefined>()
+    for (let times = 0; times < 20; times++) {
+      const request = begin(http(gateway, '/api/sessions'), { agent: line, headers: bearer() })
+      const [response] = (await once(request, 'response')) as [IncomingMessage]
+      expect(response.statusCode).toBe(200)
+      ports.add(response.socket.localPort)
+      response.resume()
+      await once(response, 'close')
+    }
+    process.off('warning', onWarning)
+    expect(ports.size).toBe(1)
+    expect(warned).toEqual([])
   })
 })
 
