@@ -222,7 +222,7 @@ export function createApi(needs: ApiNeeds): Api {
     const { reply, parts } = visit
     const caller = await callerOf(visit)
     const agentId = agentOf(parts[0]!)
-    const end = await call(caller, 'agent.result', { runId: parts[1] }).first
+    const end = await call(caller, 'agent.result', { runId: parts[1], agentId }).first
     if (!end.ok) throw failureOf(end)
     const { status, text, sessionKey } = end.payload as { status: string; text?: string; sessionKey?: string }
     const about = { agent: agentId, thread_id: sessionKey, runId: parts[1], timestamp: new Date(now()).toISOString() }

@@ -87,6 +87,25 @@ describe('a message to an agent', () => {
     expect((await get(gateway, place)).body.response).toBe('word '.repeat(20))
   })
 
+  it('is looked for at its own agent, and is at no other', async () => {
+    await using gateway = await open()
+    const sent = async (key: string, message: string) =>
+      post(gateway, 'main', { message }, { ...bearer(), 'idempotency-key': key })
+    expect((await sent('well', 'dig [[text=gold]]')).status).toBe(200)
+    expect((await sent('ill', '[[fail=400]]')).status).toBe(502)
+    for (const [key, status] of [
+      ['well', 200],
+      ['ill', 502],
+      ['none', 404],
+    ] as const)
+      expect((await get(gateway, `/agent/main/message/${key}`)).status, key).toBe(status)
+    for (const key of ['well', 'ill'])
+      expect(await get(gateway, `/agent/writer/message/${key}`)).toMatchObject({
+        status: 404,
+        body: { ok: false, error: { code: 'UNKNOWN_RUN', message: 'unknown run id' } },
+      })
+  })
+
   it('is answered as any other, in the same session as over a WebSocket', async () => {
     await using gateway = await open()
     const peer = await gateway.connect()
