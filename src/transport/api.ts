@@ -13,6 +13,7 @@ import type { Caller, Dispatch } from '../broker/dispatch.ts'
 import { GENERIC_CLIENT } from '../contract/connect.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
 import { scan } from '../contract/json-bounds.ts'
+import { agentIn, canonical } from '../contract/session-key.ts'
 
 export interface Api {
   /** Answers a request for one of its paths. False: it is for none of them. */
@@ -23,7 +24,7 @@ export interface ApiNeeds {
   authenticator: Pick<Authenticator, 'authenticate'>
   dispatch: Pick<Dispatch, 'dispatch'>
   audit: Pick<Audit, 'note'>
-  agents: Pick<Agents, 'resolve' | 'ids' | 'mainKey'>
+  agents: Pick<Agents, 'resolve' | 'ids' | 'defaultId' | 'mainKey'>
   /** Whether one agent may send to another; `undefined` stands for a sender that is no agent. */
   maySend(from: string | undefined, to: string): boolean
   limits: AllowanceLimits
@@ -197,24 +198,23 @@ export function createApi(needs: ApiNeeds): Api {
     const accepted = await first
     const isPatient = !/(^|[,;\s])respond-async($|[,;\s])/i.test(header(request, 'prefer') ?? '')
     const end = isPatient || !isAccepted(accepted) ? await within(last, patienceMs) : undefined
-    const runId = (accepted.payload as { runId?: string } | undefined)?.runId
+    if (end?.ok === false) throw failureOf(end)
+    const { runId } = accepted.payload as { runId: string }
     const about = {
       agent: agentId,
-      thread_id: sessionKey ?? `agent:${agentId}:${agents.mainKey}`,
+      thread_id: keyOf(agentId, sessionKey),
       timestamp: new Date(now()).toISOString(),
-      ...(runId !== undefined && { runId }),
+      runId,
     }
-    if (end === undefined)
-      return reply(
-        202,
-        { status: 'accepted', ...about },
-        {
-          location: `/agent/${agentId}/message/${encodeURIComponent(runId!)}`,
-          ...(!isPatient && { 'preference-applied': 'respond-async' }),
-        },
-      )
-    if (!end.ok) throw failureOf(end)
-    reply(200, { response: textOf(end), ...about })
+    if (end) return reply(200, { response: textOf(end), ...about })
+    reply(
+      202,
+      { status: 'accepted', ...about },
+      {
+        location: `/agent/${agentId}/message/${encodeURIComponent(runId)}`,
+        ...(!isPatient && { 'preference-applied': 'respond-async' }),
+      },
+    )
   }
 
   /** `GET /agent/{id}/message/{runId}`: how a message is that was answered 202. */
@@ -236,6 +236,11 @@ export function createApi(needs: ApiNeeds): Api {
     const end = await call(caller, 'sessions.digest', {}).last
     if (!end.ok) throw failureOf(end)
     visit.reply(200, (end.payload as { sessions: unknown[] }).sessions)
+  }
+
+  /** The session that a message to an agent is for, which was taken as one of its own. */
+  function keyOf(agentId: string, spelling = agents.mainKey): string {
+    return canonical(agentIn(spelling) === undefined ? `agent:${agentId}:${spelling}` : spelling, agents).key
   }
 
   function agentOf(name: string): string {

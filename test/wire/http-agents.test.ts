@@ -106,6 +106,18 @@ describe('a message to an agent', () => {
       })
   })
 
+  it.each([
+    ['Council', 'agent:researcher:council'],
+    [' AGENT:Mongke:Council ', 'agent:researcher:council'],
+    ['main', 'agent:researcher:main'],
+    [undefined, 'agent:researcher:main'],
+  ])('is told with the key of its session, which was spelled %j', async (sessionKey, key) => {
+    await using gateway = await open()
+    const sent = await post(gateway, 'researcher', { message: '[[text=gold]]', sessionKey })
+    const found = await get(gateway, `/agent/researcher/message/${sent.body['runId']}`)
+    expect([sent.body['thread_id'], found.body['thread_id']]).toEqual([key, key])
+  })
+
   it('is answered as any other, in the same session as over a WebSocket', async () => {
     await using gateway = await open()
     const peer = await gateway.connect()
