@@ -217,6 +217,17 @@ describe('an answer', () => {
     expect(needs.expel).toHaveBeenCalledWith('other')
   })
 
+  it('that nobody knows, as one of a former process, is refused, and ends no connection', async () => {
+    const { join, nodes, needs } = open()
+    join('writer')
+    const call = { id: 'of-a-former-process', callId: 'c', name: 't', args: {} }
+    for (let times = 0; times < 4; times++) {
+      expect(await kindOf(nodes.callTool(call, as('writer')))).toBe('NOT_YOUR_RUN')
+      vi.runAllTimers()
+    }
+    expect(needs.expel).not.toHaveBeenCalled()
+  })
+
   it('is known by its parts, on the connection that it was asked on', () => {
     const { ask, join, nodes, asked } = open()
     join('writer')
