@@ -10,10 +10,14 @@ import type { Agents } from '../broker/agents.ts'
 import { type Allowance, type AllowanceLimits, createAllowance } from '../broker/allowance.ts'
 import type { Audit } from '../broker/audit.ts'
 import type { Caller, Dispatch } from '../broker/dispatch.ts'
+import type { Log } from '../broker/log.ts'
 import { GENERIC_CLIENT } from '../contract/connect.ts'
+import { ERRORS, type ErrorName, type WireCode } from '../contract/errors.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
 import { scan } from '../contract/json-bounds.ts'
 import { agentIn, canonical } from '../contract/session-key.ts'
+import { pathOf } from './door.ts'
+import { type Reply, replyOn } from './reply.ts'
 
 export interface Api {
   /** Answers a request for one of its paths. False: it is for none of them. */
@@ -28,6 +32,7 @@ export interface ApiNeeds {
   /** Whether one agent may send to another; `undefined` stands for a sender that is no agent. */
   maySend(from: string | undefined, to: string): boolean
   limits: AllowanceLimits
+  log: Pick<Log, 'error'>
   monotonic(): number
   now(): number
   /** How long an answer is waited for, in ms. */
@@ -37,8 +42,6 @@ export interface ApiNeeds {
 /** Clients of the reference wait 30 s for an answer. */
 const PATIENCE_MS = 25_000
 const MOST_BYTES = 8 * 1024 * 1024
-
-type Reply = (status: number, body: unknown, headers?: Record<string, string>) => void
 
 interface Visit {
   request: IncomingMessage
@@ -72,8 +75,8 @@ class HttpError extends Error {
   }
 }
 
-/** How a failure of the wire is told, by its own code; whatever else is not in the list was wrong with the request. */
-const STATUS: Record<string, number> = {
+/** The status of failures that say more than the code of the wire does. */
+const STATUS: Partial<Record<string, number>> = {
   UNKNOWN_AGENT: 404,
   UNKNOWN_RUN: 404,
   SESSION_NOT_FOUND: 404,
@@ -84,19 +87,30 @@ const STATUS: Record<string, number> = {
   MESSAGE_TOO_LARGE: 413,
   SESSION_BUSY: 429,
   RATE_LIMITED: 429,
-  SESSION_QUARANTINED: 503,
-  DRAINING: 503,
-  STORAGE_FULL: 503,
-  STORAGE_FAILED: 503,
-  SESSION_QUOTA: 503,
-  DEDUPE_QUOTA: 503,
-  RUN_FAILED: 502,
-  RUN_TIMED_OUT: 504,
   INTERNAL: 500,
+} satisfies Partial<Record<ErrorName, number>>
+
+/** How a failure of the wire is told. */
+export function statusOf(name: string): number {
+  if (!isErrorName(name)) return 500
+  const { code }: { code: WireCode } = ERRORS[name]
+  const own = STATUS[name]
+  if (own !== undefined) return own
+  if ('retryable' in ERRORS[name]) return 503
+  switch (code) {
+    case 'AGENT_TIMEOUT':
+      return 504
+    case 'UNAVAILABLE':
+      return 502
+    default:
+      return 400
+  }
 }
 
+const isErrorName = (name: string): name is ErrorName => Object.hasOwn(ERRORS, name)
+
 export function createApi(needs: ApiNeeds): Api {
-  const { authenticator, dispatch, audit, agents, now, monotonic, patienceMs = PATIENCE_MS } = needs
+  const { authenticator, dispatch, audit, agents, log, now, monotonic, patienceMs = PATIENCE_MS } = needs
   const lines = new WeakMap<Socket, Line>()
 
   /** What belongs to a connection, made with its first request. */
@@ -252,6 +266,20 @@ export function createApi(needs: ApiNeeds): Api {
     })
   }
 
+  /** Tells a refusal as it stands, and all else as an incident that stands in the log. */
+  function refuse({ request, reply }: Visit, error: unknown): void {
+    // Who left in the middle of a request is told nothing.
+    if (error === request.errored) return
+    if (error instanceof HttpError) {
+      const { status, code, message, more, headers } = error
+      return reply(status, { ok: false, error: { code, message, ...more } }, headers)
+    }
+    const incident = randomUUID()
+    log.error({ incident, path: pathOf(request), err: error }, 'request failed')
+    const message = `internal error (incident ${incident})`
+    reply(500, { ok: false, error: { code: 'INTERNAL', message, incident } })
+  }
+
   const ROUTES: [string, RegExp, (visit: Visit) => Promise<void>][] = [
     ['POST', /^\/(?:api\/)?agent\/([^/]{1,256})\/message$/, send],
     ['GET', /^\/(?:api\/)?agent\/([^/]{1,256})\/message\/([^/]{1,512})$/, look],
@@ -270,7 +298,8 @@ export function createApi(needs: ApiNeeds): Api {
         return true
       }
       const parts = pattern.exec(path)!.slice(1).map(decoded)
-      handle({ request, facts, reply, parts }).catch((error: unknown) => refuse(reply, error))
+      const visit: Visit = { request, facts, reply, parts }
+      handle(visit).catch((error: unknown) => refuse(visit, error))
       return true
     },
   }
@@ -305,35 +334,13 @@ function failureOf({ error, payload }: ResponseFrame): HttpError {
   const { code = 'INTERNAL', ...details } = (error?.details ?? {}) as { code?: string }
   const runId = (payload as { runId?: string } | undefined)?.runId
   return new HttpError(
-    STATUS[code] ?? 400,
+    statusOf(code),
     code,
     error?.message ?? 'failed',
     { ...details, ...(runId !== undefined && { runId }) },
     error?.retryAfterMs === undefined ? {} : { 'retry-after': seconds(error.retryAfterMs) },
   )
 }
-
-function refuse(reply: Reply, error: unknown): void {
-  const { status, code, message, more, headers } =
-    error instanceof HttpError ? error : new HttpError(500, 'INTERNAL', 'internal error')
-  reply(status, { ok: false, error: { code, message, ...more } }, headers)
-}
-
-const replyOn =
-  (response: ServerResponse): Reply =>
-  (status, body, headers = {}) => {
-    if (response.headersSent || response.destroyed) return
-    const text = JSON.stringify(body)
-    response.writeHead(status, {
-      'content-type': 'application/json; charset=utf-8',
-      'content-length': Buffer.byteLength(text),
-      'cache-control': 'no-store',
-      'x-content-type-options': 'nosniff',
-      'referrer-policy': 'no-referrer',
-      ...headers,
-    })
-    response.end(text)
-  }
 
 /** Reads a JSON object. @throws HttpError 400, 413, 415 */
 async function readBody(request: IncomingMessage): Promise<object> {
