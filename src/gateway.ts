@@ -537,7 +537,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       },
     })
     const api = createApi({
-      ...{ authenticator, dispatch, audit, agents, monotonic, now },
+      ...{ authenticator, dispatch, audit, agents, log, monotonic, now },
       maySend: (from, to) => chains.maySend(from, to),
       limits: config.gateway.limits,
     })

@@ -113,7 +113,7 @@ export interface NodesNeeds {
 
 interface Here extends Arrival {
   connectedAtMs: number
-  /** How often it spoke for an invoke that was never its own. */
+  /** How often it spoke for what another node was asked. */
   strikes: number
 }
 
@@ -285,9 +285,11 @@ export function createNodes(needs: NodesNeeds): Nodes {
   function spokenOf(id: string, { connId, principal }: Speaker): Invocation | undefined {
     const invocation = live.get(id)
     if (invocation?.connId === connId) return invocation
-    if ((invocation?.asked ?? past.get(id))?.has(principal)) return undefined
+    const asked = invocation?.asked ?? past.get(id)
+    if (asked?.has(principal)) return undefined
     const node = here.get(connId)
-    if (node) {
+    // What nobody knows may be its own from before this process: only what is another node's counts against it.
+    if (node && asked) {
       node.strikes += 1
       log.warn({ connId, nodeId: principal, strikes: node.strikes }, 'a node spoke for a run that is not its own')
       // It is told why before it is shown out.
@@ -377,7 +379,10 @@ export function createNodes(needs: NodesNeeds): Nodes {
       for (const invocation of [...live.values()]) {
         const isItsOwn = invocation.nodeId === node.nodeId
         const isFree = invocation.connId === undefined && !invocation.isBegun
-        if ((isItsOwn || isFree) && invocation.fits(node)) hand(invocation, node)
+        if (!(isItsOwn || isFree) || !invocation.fits(node)) continue
+        // A command may have been done already; an answer says how much of it has arrived.
+        if (invocation.runId === undefined) invocation.connId = node.connId
+        else hand(invocation, node)
       }
     },
     leave(connId) {

@@ -56,6 +56,9 @@ export interface ToolServersNeeds {
 const MOST_TOOLS = 128
 /** Characters. */
 const MOST = { name: 64, description: 2_000, schema: 50_000, line: 2_000 }
+/** Names of one server's tools that are no longer there, and how long they are known. */
+const MOST_GONE = 1_000
+const GONE_MS = 10 * 60_000
 /** Lines of one server that are logged in a second. */
 const LINES_PER_SECOND = 20
 
@@ -70,6 +73,8 @@ interface Server {
   /** Those of the last time it was there. */
   known: ForeignTool[]
   tools: Tool[]
+  /** When its list was first without a tool that it had, in monotonic ms, by name, the first to go first. */
+  gone: Map<string, number>
 }
 
 export function createToolServers(needs: ToolServersNeeds): ToolServers {
@@ -78,7 +83,7 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
   const servers = new Map(
     needs.servers.map((config): [string, Server] => [
       config.name,
-      { config, line: undefined, isLost: false, isReady: false, isBegun: false, known: [], tools: [] },
+      { config, line: undefined, isLost: false, isReady: false, isBegun: false, known: [], tools: [], gone: new Map() },
     ]),
   )
   /** Settled when the last of them is stopped. */
@@ -182,6 +187,18 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
         taken.add(name)
         return toolOf(server, foreign, name)
       })
+      noteGone(server, before)
+    }
+  }
+
+  /** Keeps the names of tools that its models may still have been told of. */
+  function noteGone({ tools, gone }: Server, before: ReadonlySet<string>): void {
+    for (const { name } of tools) gone.delete(name)
+    const there = new Set(tools.map(({ name }) => name))
+    for (const name of before) if (!there.has(name)) gone.set(name, monotonic())
+    for (const name of gone.keys()) {
+      if (gone.size <= MOST_GONE) break
+      gone.delete(name)
     }
   }
 
@@ -211,11 +228,15 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
     tools: (agentId) =>
       [...servers.values()].flatMap((server) => (server.isReady && isFor(server, agentId) ? server.tools : [])),
     missing(agentId, name) {
-      for (const server of servers.values())
-        if (!server.isReady && isFor(server, agentId) && name.startsWith(`${server.config.name}__`))
-          return server.isBegun
-            ? wentAway(server)
-            : `the tool server ${server.config.name} is not there yet; it is being started`
+      for (const server of servers.values()) {
+        if (!isFor(server, agentId)) continue
+        const { config, isReady, isBegun, gone } = server
+        if (!isReady && name.startsWith(`${config.name}__`))
+          return isBegun ? wentAway(server) : `the tool server ${config.name} is not there yet; it is being started`
+        const goneAt = gone.get(name)
+        if (goneAt !== undefined && monotonic() - goneAt <= GONE_MS)
+          return `the tool ${name} is no longer there: the tool server ${config.name} has other tools now`
+      }
       return undefined
     },
     start() {

@@ -37,7 +37,7 @@ export interface Tool extends ToolSpec {
 /** Some tools, which may come and go. */
 export interface ToolSource {
   tools(agentId: string): readonly Tool[]
-  /** Why a tool that this agent may have is not there now, in words for a model; undefined where that is for good. */
+  /** Why a tool that this agent may have, or had a while ago, is not there now, in words for a model; undefined if it never was. */
   missing?(agentId: string, name: string): string | undefined
 }
 

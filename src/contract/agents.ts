@@ -82,12 +82,12 @@ export const agents = {
   }),
   'agent.result': method({
     summary:
-      'What a run came to, or `accepted` while it has not ended. HTTP asks it for messages that it answered with 202.',
+      'What a run came to, or `accepted` while it has not ended; of another agent than `agentId` there is none. HTTP asks it for messages that it answered with 202.',
     scope: 'operator.read',
     bySession: true,
     unknown: 'ignored',
     unlisted: true,
-    params: Type.Object({ runId: NonEmpty }),
+    params: Type.Object({ runId: NonEmpty, agentId: Type.Optional(NonEmpty) }),
     result: Type.Object({
       runId: Type.String(),
       agentId: Type.String(),

@@ -21,7 +21,7 @@ export const Closes = {
   authChanged: { code: 4001, reason: 'gateway auth changed' },
   rateLimited: { code: 1008, reason: 'rate limited' },
   repeatedlyDenied: { code: 1008, reason: 'repeated unauthorized calls' },
-  /** A node said for the third time something of an invoke that was never its own. */
+  /** A node said for the third time something of an invoke that is another node's. */
   notYourRun: { code: 1008, reason: 'repeatedly spoke for a run that is not its own' },
   slowConsumer: { code: 1008, reason: 'slow consumer' },
   internal: { code: 1011, reason: 'internal error' },

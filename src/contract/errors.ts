@@ -229,7 +229,7 @@ export const ERRORS = {
   NOT_YOUR_RUN: {
     code: 'INVALID_REQUEST',
     meaning:
-      'The node was never asked for that id: nothing was taken. Forget the id; the third time the connection is closed.',
+      'The node was never asked for that id by this process: nothing was taken. Forget the id; the third time that it is one of another node, the connection is closed.',
   },
   TOO_MANY_SESSIONS: {
     code: 'INVALID_REQUEST',

@@ -214,10 +214,11 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
 
     'agent.wait': ({ runId, timeoutMs = WAIT_MS }, caller) => eventually(waitFor(runId, timeoutMs, caller)),
 
-    async 'agent.result'({ runId }, caller) {
+    async 'agent.result'({ runId, agentId }, caller) {
       const run = await store.run(runId)
+      const isMeant = run && (agentId === undefined || run.agentId === agentId)
       // In the words for what is not there: what there is beyond is nobody's business.
-      if (!run || !mayReach(caller, run.sessionKey)) throw new GatewayError('UNKNOWN_RUN', 'unknown run id')
+      if (!isMeant || !mayReach(caller, run.sessionKey)) throw new GatewayError('UNKNOWN_RUN', 'unknown run id')
       const about = { runId, agentId: run.agentId, sessionKey: run.sessionKey }
       if (run.endedAt === undefined) return { ...about, status: 'accepted' }
       const ended = await result(runId)

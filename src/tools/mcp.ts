@@ -53,7 +53,10 @@ function openLine({ env, version }: McpNeeds, server: McpServerConfig, ears: Lin
   let closing: Promise<void> | undefined
   let isClosed = false
   let isLost = false
+  /** A change has been told, and its list is not asked for yet. */
   let gathering: NodeJS.Timeout | undefined
+  /** Settled when no list is under way: a slow old one is not to take the place of a newer one. */
+  let listed: Promise<unknown> = Promise.resolve()
 
   function onLost(why: string): void {
     if (isLost || isClosed) return
@@ -82,20 +85,23 @@ function openLine({ env, version }: McpNeeds, server: McpServerConfig, ears: Lin
       await client.connect(way.transport, { timeout: NO_DEADLINE_MS })
       if (client.getServerCapabilities()?.tools === undefined) return []
       client.setNotificationHandler('notifications/tools/list_changed', onChanged)
-      return await list()
+      const first = list(NO_DEADLINE_MS)
+      listed = first.catch(() => {})
+      return await first
     } catch (error) {
       throw new Error(way.words(error))
     }
   }
 
-  async function list(): Promise<ForeignTool[]> {
+  /** @param timeoutMs of each page */
+  async function list(timeoutMs: number): Promise<ForeignTool[]> {
     const found: ForeignTool[] = []
     let cursor: string | undefined
     for (let page = 0; page < MOST.pages && found.length < MOST.tools; page += 1) {
       const result = (await client!.request(
         { method: 'tools/list', ...(cursor !== undefined && { params: { cursor } }) },
         AS_IT_IS,
-        { timeout: NO_DEADLINE_MS },
+        { timeout: timeoutMs },
       )) as { tools?: unknown; nextCursor?: unknown }
       if (!Array.isArray(result?.tools)) throw new Error('its list of tools is none')
       found.push(...result.tools.flatMap(toolIn))
@@ -105,17 +111,22 @@ function openLine({ env, version }: McpNeeds, server: McpServerConfig, ears: Lin
     return found
   }
 
-  /** Asks for the tools once more; what changes meanwhile is asked for after that. */
+  /** Asks for the tools once more, one list after the other; what changes meanwhile is asked for after that. */
   function onChanged(): void {
-    gathering ??= setTimeout(async () => {
-      gathering = undefined
-      try {
-        const tools = await list()
-        if (!isClosed) ears.onTools(tools)
-      } catch (error) {
-        ears.onSaid(way!.words(error))
-      }
+    gathering ??= setTimeout(() => {
+      listed = listed.then(refresh)
     }, GATHER_MS)
+  }
+
+  async function refresh(): Promise<void> {
+    if (isClosed) return
+    gathering = undefined
+    try {
+      const tools = await list(server.startMs)
+      if (!isClosed) ears.onTools(tools)
+    } catch (error) {
+      ears.onSaid(way!.words(error))
+    }
   }
 
   async function call(tool: string, args: Record<string, unknown>, signal: AbortSignal): Promise<ToolResult> {

@@ -4,14 +4,20 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Admitted, Authenticator, PeerFacts } from '../auth/authenticate.ts'
 import type { Agents } from '../broker/agents.ts'
-import { type AllowanceLimits, createAllowance } from '../broker/allowance.ts'
+import { type Allowance, type AllowanceLimits, createAllowance } from '../broker/allowance.ts'
 import type { Audit } from '../broker/audit.ts'
 import type { Caller, Dispatch } from '../broker/dispatch.ts'
+import type { Log } from '../broker/log.ts'
 import { GENERIC_CLIENT } from '../contract/connect.ts'
+import { ERRORS, type ErrorName, type WireCode } from '../contract/errors.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
 import { scan } from '../contract/json-bounds.ts'
+import { agentIn, canonical } from '../contract/session-key.ts'
+import { pathOf } from './door.ts'
+import { type Reply, replyOn } from './reply.ts'
 
 export interface Api {
   /** Answers a request for one of its paths. False: it is for none of them. */
@@ -22,10 +28,11 @@ export interface ApiNeeds {
   authenticator: Pick<Authenticator, 'authenticate'>
   dispatch: Pick<Dispatch, 'dispatch'>
   audit: Pick<Audit, 'note'>
-  agents: Pick<Agents, 'resolve' | 'ids' | 'mainKey'>
+  agents: Pick<Agents, 'resolve' | 'ids' | 'defaultId' | 'mainKey'>
   /** Whether one agent may send to another; `undefined` stands for a sender that is no agent. */
   maySend(from: string | undefined, to: string): boolean
   limits: AllowanceLimits
+  log: Pick<Log, 'error'>
   monotonic(): number
   now(): number
   /** How long an answer is waited for, in ms. */
@@ -36,14 +43,19 @@ export interface ApiNeeds {
 const PATIENCE_MS = 25_000
 const MOST_BYTES = 8 * 1024 * 1024
 
-type Reply = (status: number, body: unknown, headers?: Record<string, string>) => void
-
 interface Visit {
   request: IncomingMessage
   facts: PeerFacts
   reply: Reply
   /** What is in the path. */
   parts: string[]
+}
+
+/** A TCP connection, as far as requests that come on it have it in common. */
+interface Line {
+  allowance: Allowance
+  /** Aborted when it has closed. */
+  left: AbortSignal
 }
 
 /** A refusal with its status. */
@@ -63,8 +75,8 @@ class HttpError extends Error {
   }
 }
 
-/** How a failure of the wire is told, by its own code; whatever else is not in the list was wrong with the request. */
-const STATUS: Record<string, number> = {
+/** The status of failures that say more than the code of the wire does. */
+const STATUS: Partial<Record<string, number>> = {
   UNKNOWN_AGENT: 404,
   UNKNOWN_RUN: 404,
   SESSION_NOT_FOUND: 404,
@@ -75,21 +87,44 @@ const STATUS: Record<string, number> = {
   MESSAGE_TOO_LARGE: 413,
   SESSION_BUSY: 429,
   RATE_LIMITED: 429,
-  SESSION_QUARANTINED: 503,
-  DRAINING: 503,
-  STORAGE_FULL: 503,
-  STORAGE_FAILED: 503,
-  SESSION_QUOTA: 503,
-  DEDUPE_QUOTA: 503,
-  RUN_FAILED: 502,
-  RUN_TIMED_OUT: 504,
   INTERNAL: 500,
+} satisfies Partial<Record<ErrorName, number>>
+
+/** How a failure of the wire is told. */
+export function statusOf(name: string): number {
+  if (!isErrorName(name)) return 500
+  const { code }: { code: WireCode } = ERRORS[name]
+  const own = STATUS[name]
+  if (own !== undefined) return own
+  if ('retryable' in ERRORS[name]) return 503
+  switch (code) {
+    case 'AGENT_TIMEOUT':
+      return 504
+    case 'UNAVAILABLE':
+      return 502
+    default:
+      return 400
+  }
 }
 
+const isErrorName = (name: string): name is ErrorName => Object.hasOwn(ERRORS, name)
+
 export function createApi(needs: ApiNeeds): Api {
-  const { authenticator, dispatch, audit, agents, now, monotonic, patienceMs = PATIENCE_MS } = needs
-  /** One for each TCP connection, as for a WebSocket. */
-  const allowances = new WeakMap<object, ReturnType<typeof createAllowance>>()
+  const { authenticator, dispatch, audit, agents, log, now, monotonic, patienceMs = PATIENCE_MS } = needs
+  const lines = new WeakMap<Socket, Line>()
+
+  /** What belongs to a connection, made with its first request. */
+  function lineOf(socket: Socket): Line {
+    const known = lines.get(socket)
+    if (known) return known
+    const left = new AbortController()
+    // Of one that has closed already nothing more is heard.
+    if (socket.destroyed) left.abort()
+    else socket.once('close', () => left.abort())
+    const line = { allowance: createAllowance(needs.limits, monotonic), left: left.signal }
+    lines.set(socket, line)
+    return line
+  }
 
   /** Who asks. @throws HttpError 401, 429 */
   async function callerOf({ request, facts }: Visit): Promise<Caller> {
@@ -118,9 +153,8 @@ export function createApi(needs: ApiNeeds): Api {
         { 'www-authenticate': 'Bearer' },
       )
     }
-    const allowance = allowances.get(request.socket) ?? createAllowance(needs.limits, monotonic)
-    allowances.set(request.socket, allowance)
-    const allowed = allowance.request()
+    const line = lineOf(request.socket)
+    const allowed = line.allowance.request()
     if (allowed.kind !== 'yes')
       throw new HttpError(
         429,
@@ -131,7 +165,7 @@ export function createApi(needs: ApiNeeds): Api {
           'retry-after': seconds(allowed.kind === 'later' ? allowed.retryAfterMs : 10_000),
         },
       )
-    return asCaller(connId, outcome as Admitted, request, allowance)
+    return asCaller(connId, outcome as Admitted, line)
   }
 
   /** Sends a request of the wire. Resolves to its answers, the last of which may be long in coming. */
@@ -178,24 +212,23 @@ export function createApi(needs: ApiNeeds): Api {
     const accepted = await first
     const isPatient = !/(^|[,;\s])respond-async($|[,;\s])/i.test(header(request, 'prefer') ?? '')
     const end = isPatient || !isAccepted(accepted) ? await within(last, patienceMs) : undefined
-    const runId = (accepted.payload as { runId?: string } | undefined)?.runId
+    if (end?.ok === false) throw failureOf(end)
+    const { runId } = accepted.payload as { runId: string }
     const about = {
       agent: agentId,
-      thread_id: sessionKey ?? `agent:${agentId}:${agents.mainKey}`,
+      thread_id: keyOf(agentId, sessionKey),
       timestamp: new Date(now()).toISOString(),
-      ...(runId !== undefined && { runId }),
+      runId,
     }
-    if (end === undefined)
-      return reply(
-        202,
-        { status: 'accepted', ...about },
-        {
-          location: `/agent/${agentId}/message/${encodeURIComponent(runId!)}`,
-          ...(!isPatient && { 'preference-applied': 'respond-async' }),
-        },
-      )
-    if (!end.ok) throw failureOf(end)
-    reply(200, { response: textOf(end), ...about })
+    if (end) return reply(200, { response: textOf(end), ...about })
+    reply(
+      202,
+      { status: 'accepted', ...about },
+      {
+        location: `/agent/${agentId}/message/${encodeURIComponent(runId)}`,
+        ...(!isPatient && { 'preference-applied': 'respond-async' }),
+      },
+    )
   }
 
   /** `GET /agent/{id}/message/{runId}`: how a message is that was answered 202. */
@@ -203,7 +236,7 @@ export function createApi(needs: ApiNeeds): Api {
     const { reply, parts } = visit
     const caller = await callerOf(visit)
     const agentId = agentOf(parts[0]!)
-    const end = await call(caller, 'agent.result', { runId: parts[1] }).first
+    const end = await call(caller, 'agent.result', { runId: parts[1], agentId }).first
     if (!end.ok) throw failureOf(end)
     const { status, text, sessionKey } = end.payload as { status: string; text?: string; sessionKey?: string }
     const about = { agent: agentId, thread_id: sessionKey, runId: parts[1], timestamp: new Date(now()).toISOString() }
@@ -219,6 +252,11 @@ export function createApi(needs: ApiNeeds): Api {
     visit.reply(200, (end.payload as { sessions: unknown[] }).sessions)
   }
 
+  /** The session that a message to an agent is for, which was taken as one of its own. */
+  function keyOf(agentId: string, spelling = agents.mainKey): string {
+    return canonical(agentIn(spelling) === undefined ? `agent:${agentId}:${spelling}` : spelling, agents).key
+  }
+
   function agentOf(name: string): string {
     const agentId = agents.resolve(name)
     if (agentId !== undefined) return agentId
@@ -226,6 +264,20 @@ export function createApi(needs: ApiNeeds): Api {
     throw new HttpError(404, 'UNKNOWN_AGENT', `unknown agent "${name.slice(0, 64)}" (known: ${known.join(', ')})`, {
       known,
     })
+  }
+
+  /** Tells a refusal as it stands, and all else as an incident that stands in the log. */
+  function refuse({ request, reply }: Visit, error: unknown): void {
+    // Who left in the middle of a request is told nothing.
+    if (error === request.errored) return
+    if (error instanceof HttpError) {
+      const { status, code, message, more, headers } = error
+      return reply(status, { ok: false, error: { code, message, ...more } }, headers)
+    }
+    const incident = randomUUID()
+    log.error({ incident, path: pathOf(request), err: error }, 'request failed')
+    const message = `internal error (incident ${incident})`
+    reply(500, { ok: false, error: { code: 'INTERNAL', message, incident } })
   }
 
   const ROUTES: [string, RegExp, (visit: Visit) => Promise<void>][] = [
@@ -246,20 +298,14 @@ export function createApi(needs: ApiNeeds): Api {
         return true
       }
       const parts = pattern.exec(path)!.slice(1).map(decoded)
-      handle({ request, facts, reply, parts }).catch((error: unknown) => refuse(reply, error))
+      const visit: Visit = { request, facts, reply, parts }
+      handle(visit).catch((error: unknown) => refuse(visit, error))
       return true
     },
   }
 }
 
-function asCaller(
-  connId: string,
-  { decision, principal, sessions }: Admitted,
-  request: IncomingMessage,
-  allowance: ReturnType<typeof createAllowance>,
-): Caller {
-  const left = new AbortController()
-  request.socket.once('close', () => left.abort())
+function asCaller(connId: string, { decision, principal, sessions }: Admitted, { allowance, left }: Line): Caller {
   return {
     connId,
     principal,
@@ -268,7 +314,7 @@ function asCaller(
     sessions,
     protocol: 4,
     client: GENERIC_CLIENT,
-    gone: () => left.signal,
+    gone: () => left,
     denied: () => void allowance.denied(),
     write: (method) => allowance.write(method),
     addressed() {},
@@ -288,35 +334,13 @@ function failureOf({ error, payload }: ResponseFrame): HttpError {
   const { code = 'INTERNAL', ...details } = (error?.details ?? {}) as { code?: string }
   const runId = (payload as { runId?: string } | undefined)?.runId
   return new HttpError(
-    STATUS[code] ?? 400,
+    statusOf(code),
     code,
     error?.message ?? 'failed',
     { ...details, ...(runId !== undefined && { runId }) },
     error?.retryAfterMs === undefined ? {} : { 'retry-after': seconds(error.retryAfterMs) },
   )
 }
-
-function refuse(reply: Reply, error: unknown): void {
-  const { status, code, message, more, headers } =
-    error instanceof HttpError ? error : new HttpError(500, 'INTERNAL', 'internal error')
-  reply(status, { ok: false, error: { code, message, ...more } }, headers)
-}
-
-const replyOn =
-  (response: ServerResponse): Reply =>
-  (status, body, headers = {}) => {
-    if (response.headersSent || response.destroyed) return
-    const text = JSON.stringify(body)
-    response.writeHead(status, {
-      'content-type': 'application/json; charset=utf-8',
-      'content-length': Buffer.byteLength(text),
-      'cache-control': 'no-store',
-      'x-content-type-options': 'nosniff',
-      'referrer-policy': 'no-referrer',
-      ...headers,
-    })
-    response.end(text)
-  }
 
 /** Reads a JSON object. @throws HttpError 400, 413, 415 */
 async function readBody(request: IncomingMessage): Promise<object> {

@@ -15,6 +15,7 @@ import { type BudgetLimits, createBudget, type Lease, RETRY_AFTER_S } from './bu
 import { type DoorPolicy, knock, pathOf } from './door.ts'
 import { startHeartbeat } from './heartbeat.ts'
 import { page } from './page.ts'
+import { replyOn } from './reply.ts'
 import { createWire } from './socket.ts'
 import { readTls, type TlsFiles, watchTls } from './tls.ts'
 
@@ -117,18 +118,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
   const addresses: Listener['addresses'] = []
 
   function onRequest(request: IncomingMessage, response: ServerResponse): void {
-    const reply = (status: number, body: object, headers: Record<string, string> = {}) => {
-      const text = JSON.stringify(body)
-      response.writeHead(status, {
-        'content-type': 'application/json; charset=utf-8',
-        'content-length': Buffer.byteLength(text),
-        'cache-control': 'no-store',
-        'x-content-type-options': 'nosniff',
-        'referrer-policy': 'no-referrer',
-        ...headers,
-      })
-      response.end(request.method === 'HEAD' ? undefined : text)
-    }
+    const reply = replyOn(response)
     const refuse = (status: number, code: string, message: string, headers = {}) =>
       reply(status, { ok: false, error: { code, message } }, headers)
 

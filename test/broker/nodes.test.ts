@@ -126,6 +126,21 @@ describe('a command for a node', () => {
     expect(asked()).toHaveLength(1)
   })
 
+  it('is not sent again to a node that is back before it was missed, and is over when that one goes away', async () => {
+    const { nodes, join, asked, told } = open()
+    join('n')
+    const answered = nodes.invoke(wanted(), caller())
+    const lost = kindOf(nodes.invoke(wanted({ idempotencyKey: 'another' }), caller()))
+    join('n', 'again')
+    nodes.leave('n')
+    expect(asked().map(({ connId }) => connId)).toEqual(['n', 'n'])
+    nodes.finish(asked()[0]!.payload.id, 'n', done, as('n', 'again'))
+    expect(await answered).toMatchObject({ payload: { n: 1 } })
+    nodes.leave('again')
+    expect(await lost).toBe('NODE_DISCONNECTED')
+    expect(told).toHaveLength(2)
+  })
+
   it('is one of 64 at the most that somebody has under way', async () => {
     const { nodes, join, asked } = open()
     join('n')
@@ -200,6 +215,17 @@ describe('an answer', () => {
       expect(needs.expel).toHaveBeenCalledTimes(times < 3 ? 0 : 1)
     }
     expect(needs.expel).toHaveBeenCalledWith('other')
+  })
+
+  it('that nobody knows, as one of a former process, is refused, and ends no connection', async () => {
+    const { join, nodes, needs } = open()
+    join('writer')
+    const call = { id: 'of-a-former-process', callId: 'c', name: 't', args: {} }
+    for (let times = 0; times < 4; times++) {
+      expect(await kindOf(nodes.callTool(call, as('writer')))).toBe('NOT_YOUR_RUN')
+      vi.runAllTimers()
+    }
+    expect(needs.expel).not.toHaveBeenCalled()
   })
 
   it('is known by its parts, on the connection that it was asked on', () => {

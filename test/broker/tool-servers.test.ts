@@ -109,6 +109,29 @@ describe('the tools of a server', () => {
     expect(names(toolServers)).toEqual(['s__new'])
   })
 
+  it('that are no longer there are known for ten minutes, to those who had them', async () => {
+    const servers = [config('s', { agents: ['main'] })]
+    const { toolServers, lines } = await ready(servers, [foreign('old'), foreign('kept')])
+    const missing = (name: string, agentId = 'main') => toolServers.missing!(agentId, name)
+    lines[0]!.ears.onTools([foreign('kept')])
+    expect(missing('s__old')).toBe('the tool s__old is no longer there: the tool server s has other tools now')
+    expect([missing('s__old', 'writer'), missing('s__never'), missing('s__kept')]).toEqual(Array(3).fill(undefined))
+    lines[0]!.ears.onTools([foreign('old')])
+    expect(missing('s__old')).toBeUndefined()
+    lines[0]!.ears.onTools([])
+    await vi.advanceTimersByTimeAsync(10 * 60_000)
+    expect(missing('s__old')).toContain('no longer there')
+    await vi.advanceTimersByTimeAsync(1)
+    expect(missing('s__old')).toBeUndefined()
+  })
+
+  it('that were there under ever new names are known for a thousand of them', async () => {
+    const { toolServers, lines } = await ready([config('s')], [])
+    for (let n = 0; n <= 1_001; n++) lines[0]!.ears.onTools([foreign(`t${n}`)])
+    expect(toolServers.missing!('main', 's__t0')).toBeUndefined()
+    expect(toolServers.missing!('main', 's__t1')).toContain('no longer there')
+  })
+
   it('have names that models can be told, each its own, and the log says which are numbered', async () => {
     const long = 'x'.repeat(80)
     const { toolServers, logged } = await ready(

@@ -36,6 +36,8 @@ export interface Behaviour {
   page?: number
   many?: number
   isIll?: boolean
+  /** Answers no list but the first until it is called with `release`, and the newest first then. */
+  isHolding?: boolean
 }
 
 const object = (properties: object = {}, required: string[] = []) => ({ type: 'object', properties, required })
@@ -71,13 +73,14 @@ const ILL = [
 
 /** One server, and whatever way its messages take. */
 function createToolServer(
-  { page, many = 0, isIll = false }: Behaviour,
+  { page, many = 0, isIll = false, isHolding = false }: Behaviour,
   say: (message: Message) => void,
   die: (code: number) => void,
 ) {
   const more = Array.from({ length: many }, (_, n) => ({ name: `more${n}`, inputSchema: object() }))
   const tools: unknown[] = [...TOOLS, ...more, ...(isIll ? ILL : [])]
   const asked: string[] = []
+  let held: (() => void)[] | undefined
 
   function call(name: unknown, args: { [name: string]: unknown }): object | undefined {
     const said = (words: string, isError = false) => ({ content: [{ type: 'text', text: words }], isError })
@@ -109,6 +112,10 @@ function createToolServer(
         }
       case 'fail':
         return said('it is broken', true)
+      case 'release':
+        isHolding = false
+        for (const say of held?.toReversed() ?? []) say()
+        return said('released')
       case 'calls':
         return said(asked.join(' '))
       default:
@@ -131,7 +138,10 @@ function createToolServer(
       case 'tools/list': {
         const from = Number(params['cursor'] ?? 0)
         const to = from + (page ?? tools.length)
-        return answer({ tools: tools.slice(from, to), ...(to < tools.length && { nextCursor: String(to) }) })
+        const list = { tools: tools.slice(from, to), ...(to < tools.length && { nextCursor: String(to) }) }
+        if (isHolding && held) return void held.push(() => answer(list))
+        held ??= []
+        return answer(list)
       }
       case 'tools/call': {
         if (params['name'] === 'refuse') return refuse(-32602, 'not with these arguments')

@@ -26,6 +26,8 @@ interface OpenedLine extends ToolLine {
   said: string[]
   lost: Promise<string>
   changed: Promise<ForeignTool[]>
+  /** Every list of other tools that it told. */
+  lists: ForeignTool[][]
   /** Whether it was told that it is lost. */
   readonly isLost: boolean
 }
@@ -53,12 +55,16 @@ function line(reach: McpServerConfig['reach']): OpenedLine {
   const said: string[] = []
   const lost = Promise.withResolvers<string>()
   const changed = Promise.withResolvers<ForeignTool[]>()
+  const lists: ForeignTool[][] = []
   let isLost = false
   const opened = mcpLines({ env: ENV, version: '1.2.3' })(
     { name: 's', reach, timeoutMs: 60_000, startMs: 60_000 },
     {
       onSaid: (text) => void said.push(text),
-      onTools: changed.resolve,
+      onTools(tools) {
+        lists.push(tools)
+        changed.resolve(tools)
+      },
       onLost(why) {
         isLost = true
         lost.resolve(why)
@@ -67,7 +73,7 @@ function line(reach: McpServerConfig['reach']): OpenedLine {
   )
   left.push(() => opened.close())
   return Object.defineProperty(
-    { ...opened, tools: [], said, lost: lost.promise, changed: changed.promise, isLost },
+    { ...opened, tools: [], said, lost: lost.promise, changed: changed.promise, lists, isLost },
     'isLost',
     {
       get: () => isLost,
@@ -181,6 +187,21 @@ describe.each(WAYS)('%s', (_, reach) => {
 })
 
 describe('a list of tools', () => {
+  it('is asked for one at a time, and once more for what has changed meanwhile', async () => {
+    const opened = await open(address(await serve({ isHolding: true })))
+    const listed = async () => (await call(opened, 'calls')).text.match(/tools\/list/g)!.length
+    await call(opened, 'change')
+    while ((await listed()) < 2) await pause()
+    for (let times = 0; times < 3; times++) await call(opened, 'change')
+    // By now it could have asked for the next one.
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    expect(await listed()).toBe(2)
+    await call(opened, 'release')
+    while (opened.lists.length < 2) await pause()
+    expect(opened.lists.map((tools) => tools.filter(({ name }) => name === 'late').length)).toEqual([1, 4])
+    expect(await listed()).toBe(3)
+  })
+
   it('is read over all its pages', async () => {
     const opened = await open(program(['--page', '3', '--many', '40']))
     expect(opened.tools).toHaveLength(52)

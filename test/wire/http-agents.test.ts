@@ -1,4 +1,6 @@
 /** Agents over plain HTTP: the delegation client and the dashboard of Kurultai, and whoever else has no WebSocket. */
+import { once } from 'node:events'
+import { Agent, get as begin, type IncomingMessage } from 'node:http'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { endOf, type Frame, startGateway, type TestGateway, TOKEN } from '../support/gateway.ts'
 import { type ModelServer, startModelServer } from '../support/model-server.ts'
@@ -83,6 +85,37 @@ describe('a message to an agent', () => {
     const peer = await gateway.connect()
     await peer.request('agent.wait', { runId: body.runId })
     expect((await get(gateway, place)).body.response).toBe('word '.repeat(20))
+  })
+
+  it('is looked for at its own agent, and is at no other', async () => {
+    await using gateway = await open()
+    const sent = async (key: string, message: string) =>
+      post(gateway, 'main', { message }, { ...bearer(), 'idempotency-key': key })
+    expect((await sent('well', 'dig [[text=gold]]')).status).toBe(200)
+    expect((await sent('ill', '[[fail=400]]')).status).toBe(502)
+    for (const [key, status] of [
+      ['well', 200],
+      ['ill', 502],
+      ['none', 404],
+    ] as const)
+      expect((await get(gateway, `/agent/main/message/${key}`)).status, key).toBe(status)
+    for (const key of ['well', 'ill'])
+      expect(await get(gateway, `/agent/writer/message/${key}`)).toMatchObject({
+        status: 404,
+        body: { ok: false, error: { code: 'UNKNOWN_RUN', message: 'unknown run id' } },
+      })
+  })
+
+  it.each([
+    ['Council', 'agent:researcher:council'],
+    [' AGENT:Mongke:Council ', 'agent:researcher:council'],
+    ['main', 'agent:researcher:main'],
+    [undefined, 'agent:researcher:main'],
+  ])('is told with the key of its session, which was spelled %j', async (sessionKey, key) => {
+    await using gateway = await open()
+    const sent = await post(gateway, 'researcher', { message: '[[text=gold]]', sessionKey })
+    const found = await get(gateway, `/agent/researcher/message/${sent.body['runId']}`)
+    expect([sent.body['thread_id'], found.body['thread_id']]).toEqual([key, key])
   })
 
   it('is answered as any other, in the same session as over a WebSocket', async () => {
@@ -183,6 +216,30 @@ describe('a message to an agent', () => {
     // Each connection has an allowance of its own, and a client has a few.
     expect(refused.every(({ headers }) => Number(headers.get('retry-after')) >= 1)).toBe(true)
     expect(answers.every(({ status }) => status === 200 || status === 429)).toBe(true)
+  })
+})
+
+describe('a connection that is kept', () => {
+  it('is listened to once, however many requests come on it', async () => {
+    await using gateway = await open()
+    using line = Object.assign(new Agent({ keepAlive: true, maxSockets: 1 }), {
+      [Symbol.dispose]: () => line.destroy(),
+    })
+    const warned: string[] = []
+    const onWarning = ({ message }: Error) => void warned.push(message)
+    process.on('warning', onWarning)
+    const ports = new Set<number | undefined>()
+    for (let times = 0; times < 20; times++) {
+      const request = begin(http(gateway, '/api/sessions'), { agent: line, headers: bearer() })
+      const [response] = (await once(request, 'response')) as [IncomingMessage]
+      expect(response.statusCode).toBe(200)
+      ports.add(response.socket.localPort)
+      response.resume()
+      await once(response, 'close')
+    }
+    process.off('warning', onWarning)
+    expect(ports.size).toBe(1)
+    expect(warned).toEqual([])
   })
 })
 
