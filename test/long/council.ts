@@ -79,7 +79,11 @@ function configOf(models: ModelServer, recovery: 'resume' | 'interrupt'): Proces
     ),
     agents: { recovery, timeoutSeconds: 60 },
     list: [...seats, ...others],
-    sections: { tools: { agentToAgent: { enabled: true, allow: ['*'] } } },
+    sections: {
+      // Nobody is to be refused for want of room.
+      messages: { queue: { limit: 1_000 } },
+      tools: { agentToAgent: { enabled: true, allow: ['*'] } },
+    },
   }
 }
 
