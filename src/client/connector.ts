@@ -82,6 +82,8 @@ interface Work {
   said: string
   /** Asked on the connection there is: it may be spoken of. */
   isAsked: boolean
+  /** Called when it is asked again. */
+  waiting: (() => void)[]
   /** How it ended, until the gateway has heard. */
   result: object | undefined
   over: AbortController
@@ -162,6 +164,20 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
     if (works.get(one.id) === one) await finish(one)
   }
 
+  /** Calls a tool, again when it was cut off and this answer is asked for again: a gateway that does not ask knows nothing of it. */
+  async function invoke(one: Work, params: object): Promise<{ text: string; isError: boolean }> {
+    for (;;) {
+      if (!one.isAsked) await new Promise<void>((resolve) => one.waiting.push(resolve))
+      try {
+        const outcome = await ask('tools.invoke', params, { repeatable: false, timeoutMs: 0 })
+        return outcome as { text: string; isError: boolean }
+      } catch (error) {
+        if (!(error instanceof ConnectionError)) throw error
+        one.isAsked = false
+      }
+    }
+  }
+
   function runOf(one: Work, params: { [name: string]: unknown }): Run {
     const { signal } = one.over
     const run: Run = {
@@ -188,8 +204,7 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
         signal.addEventListener('abort', onAbort, { once: true })
         try {
           const params = { id: one.id, callId: newKey(), name, arguments: args }
-          const called = ask('tools.invoke', params, { repeatable: true, timeoutMs: 0 })
-          const { text, isError } = (await Promise.race([called, gone.promise])) as { text: string; isError: boolean }
+          const { text, isError } = await Promise.race([invoke(one, params), gone.promise])
           if (isError) throw new ToolError(text)
           return text
         } finally {
@@ -209,6 +224,7 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
   /** It was away, and asks again, from where it has got to. */
   function resume(one: Work, received: number): void {
     one.isAsked = true
+    for (const wake of one.waiting.splice(0)) wake()
     const missed = one.said.slice(received)
     if (missed !== '') void piece(one, received, missed)
     void finish(one)
@@ -224,7 +240,16 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
       // A gateway that was started anew begins a run again: nobody waits for what was written for the one before it.
       for (const other of [...works.values()])
         if (other.runId === runId && !other.isAsked) drop(other, 'this run was begun anew')
-      const one: Work = { id, runId, nodeId, said: '', isAsked: true, result: undefined, over: new AbortController() }
+      const one: Work = {
+        id,
+        runId,
+        nodeId,
+        said: '',
+        isAsked: true,
+        waiting: [],
+        result: undefined,
+        over: new AbortController(),
+      }
       works.set(id, one)
       if (command !== 'agent.run' || isBegun) {
         // Another process said what was received, or called tools for it, and nobody here can go on with it.

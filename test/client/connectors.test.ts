@@ -124,6 +124,24 @@ describe('an answer', () => {
     expect(told[0]!.params).toMatchObject({ ok: false, error: { message: 'the beginning of this answer is lost' } })
   })
 
+  it('calls its tool again once it is asked again, and not of a gateway that knows nothing of it', async () => {
+    const { connectors, request, runs, told, answerWith } = open()
+    const calls = () => told.filter(({ method }) => method === 'tools.invoke').map(({ params }) => params['callId'])
+    request('i')
+    answerWith(() => Promise.reject(new ConnectionError('cut')))
+    const called = runs[0]!.call('agents_list', {})
+    connectors.cut()
+    await vi.advanceTimersByTimeAsync(0)
+    connectors.reopened()
+    answerWith(({ method }) => (method === 'tools.invoke' ? { text: 'all', isError: false } : { ok: true }))
+    await vi.advanceTimersByTimeAsync(100)
+    expect(calls()).toHaveLength(1)
+    request('i', 0, 'r', 'agent.run', 1)
+    expect(await called).toBe('all')
+    expect(new Set(calls()).size).toBe(1)
+    expect(calls()).toHaveLength(2)
+  })
+
   it('is the only thing that a connector does', () => {
     const { request, told } = open()
     request('i', 0, 'r', 'system.run')

@@ -1137,7 +1137,8 @@ class Run:
         #: In UTF-16: offsets count its units.
         self._said = bytearray()
         #: Asked on the connection there is: it may be spoken of.
-        self._asked = True
+        self._asked = asyncio.Event()
+        self._asked.set()
         #: How it ended, until the gateway has heard.
         self._result: Optional[Payload] = None
         self._writing: Optional[asyncio.Task[None]] = None
@@ -1158,7 +1159,7 @@ class Run:
         :raises ToolFailed: in the words of the tool
         """
         params = {"id": self._id, "callId": str(uuid.uuid4()), "name": tool, "arguments": arguments}
-        outcome = await self._connector.request("tools.invoke", params, timeout=0, repeatable=True)
+        outcome = await self._invoke(params)
         if outcome["isError"]:
             raise ToolFailed(outcome["text"])
         return str(outcome["text"])
@@ -1173,6 +1174,18 @@ class Run:
         if "reply" not in answer:
             raise ToolFailed(str(answer.get("note", text)))
         return str(answer["reply"])
+
+    async def _invoke(self, params: Payload) -> Payload:
+        """Calls a tool, again when it was cut off and this is asked for again: a gateway that does not ask knows nothing of it."""
+        while True:
+            await self._asked.wait()
+            try:
+                outcome: Payload = await self._connector.request("tools.invoke", params, timeout=0, repeatable=False)
+                return outcome
+            except ConnectionLost:
+                if self._connector._over:
+                    raise
+                self._asked.clear()
 
     def _event(self, event: str, payload: Payload) -> asyncio.Future[bool]:
         return self._connector._tell(self, "node.event", {"event": event, "payload": payload})
@@ -1246,14 +1259,14 @@ class Connector(Client):
         run = self._runs.get(str(asked["id"]))
         if run:
             # It was away, and asks again, from where it has got to.
-            run._asked = True
+            run._asked.set()
             run._tell(2 * received)
             asyncio.ensure_future(run._finish())
             return
         run = Run(self, asked, params)
         for other in list(self._runs.values()):
             # A gateway that was started anew begins a run again: nobody waits for what was written for the one before it.
-            if other.run_id == run.run_id and not other._asked:
+            if other.run_id == run.run_id and not other._asked.is_set():
                 self._give_up(other)
         self._runs[str(asked["id"])] = run
         if asked.get("command") != "agent.run" or begun:
@@ -1281,7 +1294,7 @@ class Connector(Client):
     def _tell(self, run: Run, method: str, params: Payload) -> asyncio.Future[bool]:
         """Tells the gateway something of an answer. What is not heard is told again when it asks again."""
         told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if not run._asked:
+        if not run._asked.is_set():
             told.set_result(False)
             return told
 
@@ -1314,7 +1327,7 @@ class Connector(Client):
 
         def forget() -> None:
             for run in waiting:
-                if not run._asked:
+                if not run._asked.is_set():
                     self._give_up(run)
 
         self._forgetting = asyncio.get_running_loop().call_later(self._forget_after, forget)
@@ -1323,7 +1336,7 @@ class Connector(Client):
         if self._forgetting:
             self._forgetting.cancel()
         for run in self._runs.values():
-            run._asked = False
+            run._asked.clear()
         super()._lost()
         for told in self._telling:
             if not told.done():
