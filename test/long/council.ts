@@ -1,6 +1,8 @@
 /** Six agents that are programs send each other messages, while they and the gateway are killed: each comes to one end, and is heard of once. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type Client, connect } from '../../src/client/client.ts'
@@ -44,6 +46,7 @@ export const council: Suite = {
       'messages',
       ...STATES,
       ...BREACHES,
+      'taken for strangers',
       'senders told once',
       'answers heard in the run that waited',
       'answers brought by a turn',
@@ -137,6 +140,9 @@ async function convene(
     gateway.terminate()
     const { code } = await gateway.exited
     if (code !== 0) tally.breach('stops that failed', `the gateway ended with ${code} ${where}`)
+    const log = readFileSync(join(folder, 'logs/gateway.log'), 'utf8')
+    for (const line of log.split('\n').filter((one) => one.includes('spoke for a run that is not its own')))
+      tally.breach('taken for strangers', `${line} ${where}`)
     const notes = new Map(COUNCIL.map((id) => [id, notesOf(folder, id)]))
     checkCouncil({ notes, orders, times, delivered: watched.delivered, records: readRecords(folder), where }, tally)
 
