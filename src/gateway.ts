@@ -53,7 +53,7 @@ import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
 import { mcpLines } from './tools/mcp.ts'
-import { createApi } from './transport/api.ts'
+import { type Api, createApi } from './transport/api.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -132,6 +132,7 @@ interface Rooms {
   nodes: Nodes
   connections: Connections
   dispatch: Dispatch
+  api: Api
   hub: Hub
   health: Health
   presence: Presence
@@ -224,12 +225,13 @@ export function createGateway(options: GatewayOptions): Gateway {
           timers = housekeeping(rooms!)
         }),
         runsEnded: work(async () => {
-          const { supervisor, turns, runs, dispatch } = rooms!
+          const { supervisor, turns, runs, dispatch, api } = rooms!
           // A turn that is being kept is still to be acknowledged and begun: it is waited for like those under way.
           await supervisor.settled()
           await turns.arrivedAll()
           await runs.idle()
           await dispatch.answered()
+          await api.answered()
         }),
         hangUp: work(async () => {
           for (const timer of [...timers, seeking]) clearInterval(timer)
@@ -538,7 +540,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     })
     const api = createApi({
       ...{ authenticator, dispatch, audit, agents, log, monotonic, now },
-      maySend: (from, to) => chains.maySend(from, to),
+      refusalOf: chains.refusalOf,
       limits: config.gateway.limits,
     })
     const listener = await createListener({
@@ -563,7 +565,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     return {
       ...{ store, runs, sessions, supervisor, turns, mailbox, standby, toolServers },
       ...{ devices, tokens, attempts, pairings, nodes },
-      ...{ connections, dispatch, hub, health, presence, listener, replay, audit },
+      ...{ connections, dispatch, api, hub, health, presence, listener, replay, audit },
     }
   }
 

@@ -11,8 +11,9 @@ import { type Allowance, type AllowanceLimits, createAllowance } from '../broker
 import type { Audit } from '../broker/audit.ts'
 import type { Caller, Dispatch } from '../broker/dispatch.ts'
 import type { Log } from '../broker/log.ts'
+import { createQuota, type Share } from '../broker/quotas.ts'
 import { GENERIC_CLIENT } from '../contract/connect.ts'
-import { ERRORS, type ErrorName, type WireCode } from '../contract/errors.ts'
+import { ERRORS, type ErrorName, type GatewayError, type WireCode } from '../contract/errors.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
 import { scan } from '../contract/json-bounds.ts'
 import { agentIn, canonical } from '../contract/session-key.ts'
@@ -21,7 +22,18 @@ import { type Reply, replyOn } from './reply.ts'
 
 export interface Api {
   /** Answers a request for one of its paths. False: it is for none of them. */
-  answer(path: string, request: IncomingMessage, response: ServerResponse, facts: PeerFacts): boolean
+  answer(path: string, request: IncomingMessage, response: ServerResponse, door: Door): boolean
+  /** Resolves when nobody is owed an answer. */
+  answered(): Promise<void>
+}
+
+/** What the door knows of a request. */
+export interface Door {
+  facts: PeerFacts
+  /** Whether anything is done for it now; reading is, also while the gateway drains. */
+  status: 'serving' | 'draining' | 'starting'
+  /** It is known who asks: its connection gives its place at the door back. */
+  known(): void
 }
 
 export interface ApiNeeds {
@@ -29,9 +41,9 @@ export interface ApiNeeds {
   dispatch: Pick<Dispatch, 'dispatch'>
   audit: Pick<Audit, 'note'>
   agents: Pick<Agents, 'resolve' | 'ids' | 'defaultId' | 'mainKey'>
-  /** Whether one agent may send to another; `undefined` stands for a sender that is no agent. */
-  maySend(from: string | undefined, to: string): boolean
-  limits: AllowanceLimits
+  /** Why one agent may not send to another; `undefined` stands for a sender that is no agent. */
+  refusalOf(from: string | undefined, to: string): GatewayError | undefined
+  limits: AllowanceLimits & { socketsPerPrincipal: number }
   log: Pick<Log, 'error'>
   monotonic(): number
   now(): number
@@ -42,13 +54,17 @@ export interface ApiNeeds {
 /** Clients of the reference wait 30 s for an answer. */
 const PATIENCE_MS = 25_000
 const MOST_BYTES = 8 * 1024 * 1024
+/** Bytes of bodies and answers that are held for all requests together. */
+const MOST_HELD = 64 * 1024 * 1024
 
 interface Visit {
   request: IncomingMessage
-  facts: PeerFacts
+  door: Door
   reply: Reply
   /** What is in the path. */
   parts: string[]
+  /** Takes room for so many bytes, until its answer has been read. @throws HttpError 503 where there is none */
+  hold(bytes: number): void
 }
 
 /** A TCP connection, as far as requests that come on it have it in common. */
@@ -56,6 +72,10 @@ interface Line {
   allowance: Allowance
   /** Aborted when it has closed. */
   left: AbortSignal
+  /** Resolves when its last request has been answered: one comes behind the other, however many are sent at once. */
+  free: Promise<void>
+  /** Of the connections of its principal, once that is known. */
+  share: Share | undefined
 }
 
 /** A refusal with its status. */
@@ -112,22 +132,37 @@ const isErrorName = (name: string): name is ErrorName => Object.hasOwn(ERRORS, n
 export function createApi(needs: ApiNeeds): Api {
   const { authenticator, dispatch, audit, agents, log, now, monotonic, patienceMs = PATIENCE_MS } = needs
   const lines = new WeakMap<Socket, Line>()
+  const connections = createQuota(needs.limits.socketsPerPrincipal)
+  /** Requests that have not been answered, or whose answers have not been read. */
+  let open = 0
+  let held = 0
+  const onAnswered: (() => void)[] = []
 
   /** What belongs to a connection, made with its first request. */
   function lineOf(socket: Socket): Line {
     const known = lines.get(socket)
     if (known) return known
     const left = new AbortController()
+    const line: Line = {
+      allowance: createAllowance(needs.limits, monotonic),
+      left: left.signal,
+      free: Promise.resolve(),
+      share: undefined,
+    }
     // Of one that has closed already nothing more is heard.
     if (socket.destroyed) left.abort()
-    else socket.once('close', () => left.abort())
-    const line = { allowance: createAllowance(needs.limits, monotonic), left: left.signal }
+    else
+      socket.once('close', () => {
+        left.abort()
+        line.share?.giveBack()
+      })
     lines.set(socket, line)
     return line
   }
 
   /** Who asks. @throws HttpError 401, 429 */
-  async function callerOf({ request, facts }: Visit): Promise<Caller> {
+  async function callerOf({ request, door }: Visit): Promise<Caller> {
+    const { facts } = door
     const [, token] = /^Bearer ([\x21-\x7e]{1,512})$/i.exec(request.headers.authorization?.trim() ?? '') ?? []
     const connId = `http-${randomUUID()}`
     const auth = token === undefined ? {} : { auth: { token } }
@@ -147,13 +182,26 @@ export function createApi(needs: ApiNeeds): Api {
         throw new HttpError(429, details.code, message, {}, { 'retry-after': seconds(retryAfterMs) })
       throw new HttpError(
         401,
-        details.code,
-        `${message}; send Authorization: Bearer <token>`,
+        token === undefined ? 'AUTH_TOKEN_MISSING' : details.code,
+        token === undefined ? 'no token: send Authorization: Bearer <token>' : message,
         {},
         { 'www-authenticate': 'Bearer' },
       )
     }
     const line = lineOf(request.socket)
+    const { principal } = outcome as Admitted
+    line.share ??= line.left.aborted ? undefined : connections.take(principal)
+    if (!line.share && !line.left.aborted)
+      throw new HttpError(
+        429,
+        'SOCKET_QUOTA',
+        `too many connections of one principal (${connections.most})`,
+        {},
+        {
+          'retry-after': '5',
+        },
+      )
+    door.known()
     const allowed = line.allowance.request()
     if (allowed.kind !== 'yes')
       throw new HttpError(
@@ -188,7 +236,7 @@ export function createApi(needs: ApiNeeds): Api {
   async function send(visit: Visit): Promise<void> {
     const { request, reply, parts } = visit
     const caller = await callerOf(visit)
-    const body = await readBody(request)
+    const body = await readBody(request, visit.hold)
     const { message, context = {}, sessionKey } = body as { message?: unknown; context?: unknown; sessionKey?: unknown }
     if (typeof message !== 'string' || message.trim() === '')
       throw new HttpError(400, 'INVALID_PARAMS', 'message: must be a text that says something')
@@ -198,15 +246,20 @@ export function createApi(needs: ApiNeeds): Api {
       throw new HttpError(400, 'INVALID_PARAMS', 'sessionKey: must be a text')
     const agentId = agentOf(parts[0]!)
     const { task_id: task, delegated_by: sender } = context as { task_id?: unknown; delegated_by?: unknown }
-    const from = typeof sender === 'string' ? agents.resolve(sender) : undefined
-    if (!needs.maySend(from, agentId))
+    if (task !== undefined && (typeof task !== 'string' || task === ''))
+      throw new HttpError(400, 'INVALID_PARAMS', 'context.task_id: must be a text that is not empty')
+    if (sender !== undefined && typeof sender !== 'string')
+      throw new HttpError(400, 'INVALID_PARAMS', 'context.delegated_by: must be the id or name of an agent')
+    const from = sender === undefined ? undefined : agents.resolve(sender)
+    if (sender !== undefined && from === undefined)
       throw new HttpError(
-        403,
-        'AGENT_NOT_ALLOWED',
-        `${from ?? 'nobody'} may send to ${agentId}: tools.agentToAgent does not say so`,
+        400,
+        'INVALID_PARAMS',
+        `context.delegated_by: no agent is called "${sender.slice(0, 64)}" (known: ${agents.ids().join(', ')})`,
       )
-    const idempotencyKey =
-      header(request, 'idempotency-key') ?? (typeof task === 'string' && task !== '' ? task : randomUUID())
+    const refusal = needs.refusalOf(from, agentId)
+    if (refusal) throw new HttpError(403, refusal.kind, refusal.message, refusal.details)
+    const idempotencyKey = header(request, 'idempotency-key') ?? task ?? randomUUID()
     const params = { message, agentId, idempotencyKey, ...(sessionKey !== undefined && { sessionKey }) }
     const { first, last } = call(caller, 'agent', params)
     const accepted = await first
@@ -220,7 +273,11 @@ export function createApi(needs: ApiNeeds): Api {
       timestamp: new Date(now()).toISOString(),
       runId,
     }
-    if (end) return reply(200, { response: textOf(end), ...about })
+    if (end) {
+      const response = textOf(end)
+      visit.hold(response.length)
+      return reply(200, { response, ...about })
+    }
     reply(
       202,
       { status: 'accepted', ...about },
@@ -241,6 +298,7 @@ export function createApi(needs: ApiNeeds): Api {
     const { status, text, sessionKey } = end.payload as { status: string; text?: string; sessionKey?: string }
     const about = { agent: agentId, thread_id: sessionKey, runId: parts[1], timestamp: new Date(now()).toISOString() }
     if (status === 'accepted') return reply(202, { status, ...about }, { 'retry-after': '2' })
+    visit.hold(text?.length ?? 0)
     reply(200, { response: text, ...about })
   }
 
@@ -280,6 +338,41 @@ export function createApi(needs: ApiNeeds): Api {
     reply(500, { ok: false, error: { code: 'INTERNAL', message, incident } })
   }
 
+  /** Waits for its turn on its connection, does it, and counts it as open until its answer has been read. */
+  async function take(
+    asked: Omit<Visit, 'hold'>,
+    response: ServerResponse,
+    handle: (visit: Visit) => Promise<void>,
+  ): Promise<void> {
+    let own = 0
+    const visit: Visit = {
+      ...asked,
+      hold(bytes) {
+        if (held + bytes > MOST_HELD)
+          throw new HttpError(503, 'TOO_MUCH_AT_ONCE', 'too much is said at once', {}, { 'retry-after': '2' })
+        held += bytes
+        own += bytes
+      },
+    }
+    const line = lineOf(visit.request.socket)
+    const before = line.free
+    const closed = new Promise<void>((resolve) => {
+      if (response.closed) resolve()
+      else response.once('close', resolve)
+    })
+    line.free = closed
+    open += 1
+    try {
+      await before
+      if (!line.left.aborted) await handle(visit).catch((error: unknown) => refuse(visit, error))
+      await closed
+    } finally {
+      open -= 1
+      held -= own
+      if (open === 0) for (const wake of onAnswered.splice(0)) wake()
+    }
+  }
+
   const ROUTES: [string, RegExp, (visit: Visit) => Promise<void>][] = [
     ['POST', /^\/(?:api\/)?agent\/([^/]{1,256})\/message$/, send],
     ['GET', /^\/(?:api\/)?agent\/([^/]{1,256})\/message\/([^/]{1,512})$/, look],
@@ -287,21 +380,29 @@ export function createApi(needs: ApiNeeds): Api {
   ]
 
   return {
-    answer(path, request, response, facts) {
+    answer(path, request, response, door) {
       const found = ROUTES.filter(([, pattern]) => pattern.test(path))
       if (found.length === 0) return false
       const reply = replyOn(response)
+      const refused = (status: number, code: string, message: string, headers: Record<string, string>) => {
+        reply(status, { ok: false, error: { code, message } }, headers)
+        return true
+      }
       const [, pattern, handle] = found.find(([method]) => method === request.method) ?? []
       if (!pattern || !handle) {
         const allow = found.map(([method]) => method).join(', ')
-        reply(405, { ok: false, error: { code: 'METHOD_NOT_ALLOWED', message: `use ${allow}` } }, { allow })
-        return true
+        return refused(405, 'METHOD_NOT_ALLOWED', `use ${allow}`, { allow })
       }
+      // Whoever asks how his message is, is told, as long as anybody is.
+      if (door.status === 'starting' || (door.status === 'draining' && request.method !== 'GET'))
+        return refused(503, door.status.toUpperCase(), `the gateway is ${door.status}; come back`, {
+          'retry-after': '2',
+        })
       const parts = pattern.exec(path)!.slice(1).map(decoded)
-      const visit: Visit = { request, facts, reply, parts }
-      handle(visit).catch((error: unknown) => refuse(visit, error))
+      void take({ request, door, reply, parts }, response, handle)
       return true
     },
+    answered: () => (open === 0 ? Promise.resolve() : new Promise((resolve) => onAnswered.push(resolve))),
   }
 }
 
@@ -343,7 +444,7 @@ function failureOf({ error, payload }: ResponseFrame): HttpError {
 }
 
 /** Reads a JSON object. @throws HttpError 400, 413, 415 */
-async function readBody(request: IncomingMessage): Promise<object> {
+async function readBody(request: IncomingMessage, hold: (bytes: number) => void): Promise<object> {
   // Pages of elsewhere can send other types without being asked for.
   if (!/^application\/json\s*(;|$)/i.test(request.headers['content-type'] ?? ''))
     throw new HttpError(415, 'UNSUPPORTED_MEDIA_TYPE', 'send application/json')
@@ -355,6 +456,7 @@ async function readBody(request: IncomingMessage): Promise<object> {
   for await (const chunk of request as AsyncIterable<Buffer>) {
     size += chunk.length
     if (size > MOST_BYTES) throw tooLarge()
+    hold(chunk.length)
     chunks.push(chunk)
   }
   const bytes = Buffer.concat(chunks)

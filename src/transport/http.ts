@@ -125,8 +125,14 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     const knocked = knock(request, policy)
     if (!knocked.admitted) return refuse(knocked.status, 'NOT_ADMITTED', knocked.message)
     const path = pathOf(request)
-    // Before it is ready, what a former process left has to be settled first.
-    if (probe().serving && needs.api.answer(path, request, response, knocked.facts)) return
+    const { serving, status } = probe()
+    const door = {
+      facts: knocked.facts,
+      // Before it is ready, what a former process left has to be settled first.
+      status: serving ? ('serving' as const) : status === 'starting' ? status : ('draining' as const),
+      known: () => leases.get(endOf(request.socket))?.over(),
+    }
+    if (needs.api.answer(path, request, response, door)) return
     const known = ROUTES.has(path)
     if (known && request.method !== 'GET' && request.method !== 'HEAD')
       return refuse(405, 'METHOD_NOT_ALLOWED', 'use GET', { allow: 'GET, HEAD' })

@@ -1,18 +1,23 @@
 /** Agents over plain HTTP, where what is behind them is slow, or fails. */
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, request } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { describe, expect, it } from 'vitest'
+import { type AddressInfo, connect } from 'node:net'
+import { describe, expect, it, vi } from 'vitest'
 import type { Admitted } from '../../src/auth/authenticate.ts'
 import { ERRORS, type ErrorName } from '../../src/contract/errors.ts'
 import type { RequestFrame } from '../../src/contract/frames.ts'
-import { type ApiNeeds, createApi, statusOf } from '../../src/transport/api.ts'
+import { type ApiNeeds, createApi, type Door, statusOf } from '../../src/transport/api.ts'
 import { quiet } from '../support/rooms.ts'
 
 type Send = (payload: object) => void
 
 /** An API on a free port, in front of a gateway that does what it is told. */
-async function open(changes: { handle?(asked: RequestFrame, send: Send): void; fail?: Error; patienceMs?: number }) {
+async function open(changes: {
+  handle?(asked: RequestFrame, send: Send): void
+  fail?: Error
+  patienceMs?: number
+  status?: Door['status']
+}) {
   const errors: { details: object; message: string }[] = []
   const admitted = { decision: { admitted: true, granted: ['operator.write'] }, principal: 'token:shared' }
   const needs: ApiNeeds = {
@@ -33,21 +38,24 @@ async function open(changes: { handle?(asked: RequestFrame, send: Send): void; f
       defaultId: 'main',
       mainKey: 'main',
     },
-    maySend: () => true,
-    limits: { requestsPerSecond: 0, burst: 0, deniedPerMinute: 0 },
+    refusalOf: () => undefined,
+    limits: { requestsPerSecond: 0, burst: 0, deniedPerMinute: 0, socketsPerPrincipal: 0 },
     log: { ...quiet, error: (details, message) => void errors.push({ details, message }) },
     monotonic: () => 0,
     now: () => 0,
     ...(changes.patienceMs !== undefined && { patienceMs: changes.patienceMs }),
   }
   const api = createApi(needs)
+  let known = 0
   const server = createServer((asked, response) => {
-    if (!api.answer(asked.url!, asked, response, {} as never)) response.destroy()
+    const door = { facts: {} as never, status: changes.status ?? ('serving' as const), known: () => void ++known }
+    if (!api.answer(asked.url!, asked, response, door)) response.destroy()
   })
   await once(server.listen(0, '127.0.0.1'), 'listening')
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/agent/main/message`
   return {
-    ...{ url, errors, server },
+    ...{ url, errors, server, api },
+    known: () => known,
     post: (message = 'x') =>
       fetch(url, {
         method: 'POST',
@@ -134,4 +142,60 @@ describe('the status of a failure', () => {
     expect(kinds.filter((kind) => statusOf(kind) === 429)).toEqual(['SESSION_BUSY', 'RATE_LIMITED']))
 
   it('is that of a bug for a name that is not in the list', () => expect(statusOf('NONSENSE')).toBe(500))
+})
+
+describe('requests of one connection', () => {
+  it('are carried out one behind the other, however many are sent at once', async () => {
+    const sends: Send[] = []
+    await using api = await open({ handle: (_, send) => void sends.push(send) })
+    const socket = connect(Number(new URL(api.url).port), '127.0.0.1')
+    const body = JSON.stringify({ message: 'x' })
+    const one = `POST /agent/main/message HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`
+    let heard = ''
+    socket.on('data', (data) => {
+      heard += data.toString()
+    })
+    socket.write(one.repeat(20))
+    const answers = () => heard.split('HTTP/1.1 200').length - 1
+    for (let n = 1; n <= 20; n++) {
+      await vi.waitFor(() => expect(sends).toHaveLength(n))
+      sends.at(-1)!({ runId: `r${n}`, status: 'ok', result: { payloads: [{ text: 'y' }] } })
+      await vi.waitFor(() => expect(answers()).toBe(n))
+    }
+    socket.destroy()
+    await api.api.answered()
+    expect(api.known()).toBe(20)
+  })
+
+  it('are owed an answer until that is on its way, or nobody is there to read it', async () => {
+    const sends: Send[] = []
+    await using api = await open({ handle: (_, send) => void sends.push(send) })
+    await api.api.answered()
+    const response = api.post()
+    await vi.waitFor(() => expect(sends).toHaveLength(1))
+    let isAnswered = false
+    const answered = api.api.answered().then(() => {
+      isAnswered = true
+    })
+    expect(isAnswered).toBe(false)
+    sends[0]!({ runId: 'r', status: 'ok', result: { payloads: [{ text: 'y' }] } })
+    expect((await response).status).toBe(200)
+    await answered
+  })
+})
+
+describe('a gateway that does not serve', () => {
+  it.each(['starting', 'draining'] as const)('says that it is %s, and when to come back', async (status) => {
+    await using api = await open({ status })
+    const response = await api.post()
+    expect([response.status, response.headers.get('retry-after')]).toEqual([503, '2'])
+    expect(await response.json()).toMatchObject({ ok: false, error: { code: status.toUpperCase() } })
+  })
+
+  it('still says how a message is while it drains', async () => {
+    const handle = (_: RequestFrame, send: Send) => send({ runId: 'r', status: 'ok', text: 'gold', sessionKey: 's' })
+    await using api = await open({ status: 'draining', handle })
+    const response = await fetch(`${api.url}/r`, { headers: { authorization: 'Bearer x' } })
+    expect(await response.json()).toMatchObject({ response: 'gold', runId: 'r' })
+  })
 })

@@ -139,6 +139,14 @@ describe('a message to an agent', () => {
     ['no JSON', '{', bearer(), 400, /no JSON/],
     ['a list', [], bearer(), 400, /JSON object/],
     ['no message', { message: ' ' }, bearer(), 400, /message: must be a text/],
+    [
+      'a sender that is nobody',
+      { message: 'x', context: { delegated_by: 'wrong' } },
+      bearer(),
+      400,
+      /no agent is called "wrong" \(known: main/,
+    ],
+    ['a task that is no text', { message: 'x', context: { task_id: 5 } }, bearer(), 400, /task_id: must be a text/],
     ['a context that is none', { message: 'x', context: [] }, bearer(), 400, /context: must be an object/],
     ['too long a message', { message: 'x'.repeat(300_000) }, bearer(), 400, /more than 262144 characters/],
     [
