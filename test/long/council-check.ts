@@ -113,7 +113,7 @@ export function checkCouncil(council: Council, tally: Tally): void {
   function checkRefused(): void {
     for (const note of all) {
       if (note.what !== 'told' || !orders.has(note.id) || readTold(note.text).messageId !== undefined) continue
-      if (note.text.includes('waits for this run, and would begin only after it')) tally.add('waits refused')
+      if (note.text.includes('takes no turn before that')) tally.add('waits refused')
       else tally.breach('refused', `${note.text}: ${note.id}, by ${note.run} ${where}`)
     }
   }
