@@ -13,7 +13,7 @@ export interface ToolContext {
 }
 
 export interface ToolResult {
-  /** For the model. */
+  /** For the model. After 100,000 characters it is cut: who answers in JSON keeps within that. */
   text: string
   /** The tool refused or failed, and `text` says why and what may be done about it. */
   isError?: boolean
