@@ -23,7 +23,7 @@ import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
 import { createLineage } from './broker/lineage.ts'
 import { createMailbox, type Mailbox } from './broker/mailbox.ts'
-import { createNodes, type Nodes } from './broker/nodes.ts'
+import { ConnectorAway, createNodes, type Nodes } from './broker/nodes.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
@@ -48,7 +48,7 @@ import type { Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { connector, connectorModel } from './runtimes/connector.ts'
 import { canReach } from './runtimes/exchange.ts'
-import { answerWithFallbacks, createRuntimes, type Runtimes } from './runtimes/index.ts'
+import { answerWithFallbacks, createRuntimes, isNotToBeHad, type Runtimes } from './runtimes/index.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
@@ -290,8 +290,9 @@ export function createGateway(options: GatewayOptions): Gateway {
       tell: (event, payload, may) => hub.tellAll(event, payload, { only: may }),
     })
     const presence = createPresence({ now, version })
+    const isConnector = (agentId: string) => agents.get(agentId)?.connector !== undefined
     const isReachable = (agentId: string) =>
-      agents.get(agentId)?.connector ? nodes.hasNodeFor(agentId) : canReach(prompt.modelOf(agentId, undefined)?.baseUrl)
+      isConnector(agentId) ? nodes.hasNodeFor(agentId) : canReach(prompt.modelOf(agentId, undefined)?.baseUrl)
     const standby = createStandby({ agents, ...config.agents.failover, isReachable, log })
     const chains = createChains({ store, rules: config.tools.agentToAgent })
     const toolServers = createToolServers({
@@ -322,19 +323,29 @@ export function createGateway(options: GatewayOptions): Gateway {
       toolbox,
       maxRounds: config.tools.maxRounds,
       async prepare(record, steps) {
+        const isItself = standby.standInFor(record.agentId) === undefined
         const { candidates, call } = await prompt.for(record, steps)
-        return (sink, signal, asking) =>
-          answerWithFallbacks({
-            runtimes: everyRuntime,
-            candidates,
-            call,
-            sink,
-            signal,
-            onAttempt: (model, attempt) => {
-              asking(model)
-              log.debug({ runId: record.runId, model: model.ref, attempt }, 'asking a model')
-            },
-          })
+        return async (sink, signal, asking) => {
+          try {
+            const answer = await answerWithFallbacks({
+              runtimes: everyRuntime,
+              candidates,
+              call,
+              sink,
+              signal,
+              onAttempt: (model, attempt) => {
+                asking(model)
+                log.debug({ runId: record.runId, model: model.ref, attempt }, 'asking a model')
+              },
+            })
+            if (isItself) standby.asked(record.agentId, true)
+            return answer
+          } catch (error) {
+            const isAway = isNotToBeHad(error) || error instanceof ConnectorAway
+            if (isItself && isAway && !signal.aborted) standby.asked(record.agentId, false)
+            throw error
+          }
+        }
       },
       onStarted: (record) => mailbox.started(record),
       onSpent: chains.spend,
@@ -343,7 +354,6 @@ export function createGateway(options: GatewayOptions): Gateway {
         supervisor.ended(record, outcome)
         sessions.ended(record.sessionKey, record.runId)
         activity.ended(record, outcome.state === 'failed' ? outcome.error : undefined)
-        if (outcome.state !== 'aborted') standby.ended(record.agentId, outcome.state === 'completed')
         mailbox.ended(record, ended)
         const { runId, sessionKey } = record
         const details = { runId, sessionKey, state: outcome.state, ms: endedAt - (startedAt ?? endedAt) }
@@ -391,7 +401,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     const lineage = createLineage({ store })
     const activity = createActivity({
       runs,
-      isReachable: (agentId) => !agents.get(agentId)?.connector || nodes.hasNodeFor(agentId),
+      isReachable: (agentId) => standby.isThere(agentId) ?? (!isConnector(agentId) || nodes.hasNodeFor(agentId)),
     })
     const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf: activity.of, now })
     const health = createHealth({

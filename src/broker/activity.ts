@@ -3,6 +3,7 @@ import type { RunRecord } from '../stores/store.ts'
 import type { Runs } from './runs.ts'
 
 export interface AgentActivity {
+  /** It can answer for itself: what answers for it could be reached at its last check, and nobody stands in for it. */
   reachable: boolean
   /** Runs under way. */
   running: number

@@ -39,6 +39,11 @@ export interface AnswerWanted {
   hear(piece: Piece): void
 }
 
+/** Nobody was there to answer for an agent that is a connector, or nobody came back in time. */
+export class ConnectorAway extends Error {
+  override readonly name = 'ConnectorAway'
+}
+
 /** A command for a node. */
 export interface CommandWanted {
   nodeId: string
@@ -75,7 +80,7 @@ export interface Nodes {
   /**
    * Has the node of an agent answer, and resolves to what it says at the end. Of several that fit the one that came first is
    * asked; when it goes away, the answer waits for it, or for any of them as long as nothing has been heard.
-   * @throws Error in words for the one who asked; the signal's reason when that aborts
+   * @throws Error in words for the one who asked, a {@link ConnectorAway} when nobody is there; the signal's reason when that aborts
    */
   ask(wanted: AnswerWanted, signal: AbortSignal): Promise<unknown>
   /** Whether there is a node that would answer for an agent that is a connector. */
@@ -470,11 +475,8 @@ export function createNodes(needs: NodesNeeds): Nodes {
         const { ending, error } = await invocation.ended.promise
         signal.throwIfAborted()
         if (ending === 'answered') return invocation.outcome!.payload
-        throw new Error(
-          ending === 'failed'
-            ? (error ?? `the connector of ${agentId} failed`)
-            : `the connector of ${agentId} is not connected (waited ${connector.graceMs / 1_000} s)`,
-        )
+        if (ending === 'failed') throw new Error(error ?? `the connector of ${agentId} failed`)
+        throw new ConnectorAway(`the connector of ${agentId} is not connected (waited ${connector.graceMs / 1_000} s)`)
       } finally {
         signal.removeEventListener('abort', onAbort)
       }

@@ -9,8 +9,10 @@ export interface Standby {
   standInFor(agentId: string): string | undefined
   /** Those that an agent answers for now. */
   standingInFor(agentId: string): string[]
-  /** A run of an agent ended, with or without an answer of what answers for it. */
-  ended(agentId: string, isAnswered: boolean): void
+  /** Whether an agent can answer for itself, as far as its last check says; undefined: it was never checked. */
+  isThere(agentId: string): boolean | undefined
+  /** What answers for an agent was asked, and answered, or failed for a reason of its own. */
+  asked(agentId: string, isAnswered: boolean): void
   /** Checks every agent once. */
   check(): Promise<void>
   /** Checks them from time to time, until it is stopped. */
@@ -36,9 +38,9 @@ export function createStandby({ agents, everyMs, misses, isReachable, log }: Sta
         standIns.set(other, [...(standIns.get(other) ?? []), id])
   /** Agents that cannot answer, and those who do. */
   const replaced = new Set<string>()
-  /** Agents that could be reached at their last check, or were never checked. */
-  const unreachable = new Set<string>()
-  /** Agents whose last run since their last check found nobody to answer it. */
+  /** Whether an agent could be reached at its last check. */
+  const reached = new Map<string, boolean>()
+  /** Agents for which what answers for them failed when it was asked last, since their last check. */
   const failed = new Set<string>()
   let timer: NodeJS.Timeout | undefined
 
@@ -47,6 +49,7 @@ export function createStandby({ agents, everyMs, misses, isReachable, log }: Sta
       actions: {
         standIn: (_, { agentId, missed }) => {
           replaced.add(agentId)
+          failed.delete(agentId)
           log.warn(
             { agentId, missed, standIn: standInFor(agentId) },
             'an agent cannot answer: another one stands in for it',
@@ -68,13 +71,16 @@ export function createStandby({ agents, everyMs, misses, isReachable, log }: Sta
   for (const agentId of standIns.keys()) host.open(agentId, { agentId, misses })
 
   const standInFor = (agentId: string): string | undefined =>
-    replaced.has(agentId) ? standIns.get(agentId)?.find((id) => !replaced.has(id) && !unreachable.has(id)) : undefined
+    replaced.has(agentId)
+      ? standIns.get(agentId)?.find((id) => !replaced.has(id) && reached.get(id) !== false)
+      : undefined
 
   async function checkOne(agentId: string): Promise<void> {
     const isThere = await Promise.resolve(isReachable(agentId)).catch(() => false)
-    if (isThere) unreachable.delete(agentId)
-    else unreachable.add(agentId)
-    const isWell = isThere && !failed.delete(agentId)
+    reached.set(agentId, isThere)
+    // A failure costs one check, whatever else that one found.
+    const hasFailed = failed.delete(agentId)
+    const isWell = isThere && !hasFailed
     if (standIns.has(agentId)) host.tell(agentId, { type: isWell ? 'passed' : 'missed' })
   }
 
@@ -84,10 +90,12 @@ export function createStandby({ agents, everyMs, misses, isReachable, log }: Sta
   return {
     standInFor,
     standingInFor: (agentId) => [...replaced].filter((id) => standInFor(id) === agentId),
-    ended(agentId, isAnswered) {
-      if (replaced.has(agentId)) return
-      if (isAnswered) failed.delete(agentId)
-      else failed.add(agentId)
+    isThere: (agentId) => (replaced.has(agentId) ? false : reached.get(agentId)),
+    asked(agentId, isAnswered) {
+      if (!standIns.has(agentId) || replaced.has(agentId)) return
+      if (isAnswered) return void failed.delete(agentId)
+      failed.add(agentId)
+      host.tell(agentId, { type: 'failed' })
     },
     check,
     start() {

@@ -8,12 +8,10 @@ import type { Log } from './log.ts'
 /** What a tool may know of the run that calls it. */
 export interface ToolContext {
   run: RunRecord
-  /** Of this call, unique within the run. */
-  callId: string
 }
 
 export interface ToolResult {
-  /** For the model. */
+  /** For the model. After 100,000 characters it is cut: who answers in JSON keeps within that. */
   text: string
   /** The tool refused or failed, and `text` says why and what may be done about it. */
   isError?: boolean
@@ -99,7 +97,7 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
       toolsOf(agentId)
         .map(({ name, description, parameters }) => ({ name, description, parameters }))
         .toSorted((one, other) => (one.name < other.name ? -1 : 1)),
-    async call({ id, name, arguments: text }, run, signal) {
+    async call({ name, arguments: text }, run, signal) {
       signal.throwIfAborted()
       const available = toolsOf(run.agentId)
       const tool = available.find((one) => one.name === name)
@@ -131,7 +129,7 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
           text: said,
           isError = false,
           heard,
-        } = await Promise.race([tool.call(args, { run, callId: id }, patience.signal), given.promise])
+        } = await Promise.race([tool.call(args, { run }, patience.signal), given.promise])
         return { text: shortened(said), isError, isMalformed: false, ...(heard && { heard }) }
       } catch (error) {
         signal.throwIfAborted()

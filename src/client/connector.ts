@@ -29,8 +29,8 @@ export interface Run {
    */
   call(name: string, args: object): Promise<string>
   /**
-   * Sends another agent a message and waits for its answer, by the tool `sessions_send`. Throws as `call`, also when the answer takes
-   * so long that it will come as a message of its own.
+   * Sends another agent a message and waits for its answer, by the tool `sessions_send`; what the gateway had to cut comes as it is.
+   * Throws as `call`, also when the answer takes so long that it will come as a message of its own.
    */
   send(agentId: string, message: string): Promise<string>
 }
@@ -213,7 +213,9 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
       },
       async send(agentId, message) {
         const text = await run.call('sessions_send', { agentId, message })
-        const { reply, note } = JSON.parse(text) as { reply?: string; note?: string }
+        const outcome = outcomeIn(text)
+        if (outcome === undefined) return text
+        const { reply, note } = outcome
         if (reply === undefined) throw new ToolError(note ?? text)
         return reply
       },
@@ -281,5 +283,15 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
       for (const timer of timers) clearTimeout(timer)
       for (const one of [...works.values()]) drop(one, 'the connection was closed')
     },
+  }
+}
+
+/** What the tool `sessions_send` says; undefined when that was cut, and is no JSON any more. */
+function outcomeIn(text: string): { reply?: string; note?: string } | undefined {
+  try {
+    const outcome: unknown = JSON.parse(text)
+    return typeof outcome === 'object' && outcome !== null ? outcome : undefined
+  } catch {
+    return undefined
   }
 }

@@ -118,6 +118,9 @@ function afterwards({ kind, status }: ModelFailure): 'try again' | 'move on' | '
   }
 }
 
+/** Whether the model could not be had: another one, or the same one later, might do what it was asked. */
+export const isNotToBeHad = (error: unknown): boolean => error instanceof ModelFailure && afterwards(error) !== 'stop'
+
 function summary(failures: ReadonlyMap<string, ModelFailure>): ModelFailure {
   const last = [...failures.values()].at(-1)
   if (last === undefined) return new ModelFailure('unconfigured', 'no model is configured for this agent')

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { DeviceRecord } from '../../src/auth/devices.ts'
 import { createAgents } from '../../src/broker/agents.ts'
 import type { Caller } from '../../src/broker/dispatch.ts'
-import { type CommandWanted, createNodes, type NodesNeeds } from '../../src/broker/nodes.ts'
+import { type CommandWanted, ConnectorAway, createNodes, type NodesNeeds } from '../../src/broker/nodes.ts'
 import type { ToolOutcome } from '../../src/broker/toolbox.ts'
 import type { Scope } from '../../src/contract/block.ts'
 import { GENERIC_CLIENT } from '../../src/contract/connect.ts'
@@ -172,13 +172,13 @@ describe('an answer', () => {
   it('waits its whole grace for its node, and no longer', async () => {
     const { ask, join, nodes, asked } = open()
     join('writer')
-    const answer = ask().catch(({ message }) => message)
+    const answer = ask().catch((error: unknown) => error)
     nodes.leave('writer')
     vi.advanceTimersByTime(GRACE_MS - 1)
     join('writer', 'again')
     nodes.leave('again')
     vi.advanceTimersByTime(GRACE_MS)
-    expect(await answer).toBe('the connector of writer is not connected (waited 30 s)')
+    expect(await answer).toEqual(new ConnectorAway('the connector of writer is not connected (waited 30 s)'))
     expect(asked().map(({ connId }) => connId)).toEqual(['writer', 'again'])
   })
 

@@ -63,20 +63,67 @@ describe('an agent that others stand in for', () => {
     expect(standby.standInFor('main')).toBeUndefined()
   })
 
-  it('misses a check when its last run found nobody to answer it', async () => {
+  it('misses a check when what answers for it failed last', async () => {
     const { standby, check } = open()
     for (let n = 0; n < 3; n += 1) {
-      standby.ended('main', false)
+      standby.asked('main', false)
       await check(1)
     }
     expect(standby.standInFor('main')).toBe('ops')
     const other = open()
     for (let n = 0; n < 3; n += 1) {
-      other.standby.ended('main', false)
-      other.standby.ended('main', true)
+      other.standby.asked('main', false)
+      other.standby.asked('main', true)
       await other.check(1)
     }
     expect(other.standby.standInFor('main')).toBeUndefined()
+  })
+
+  it('misses one check for one failure, though it is away meanwhile', async () => {
+    const { standby, away, check } = open()
+    standby.asked('main', false)
+    away.add('main')
+    await check(3)
+    expect(standby.standInFor('main')).toBe('ops')
+    away.delete('main')
+    await check(1)
+    expect(standby.standInFor('main')).toBeUndefined()
+  })
+
+  it('is replaced again at once by a failure soon after it was handed back, and not by one later', async () => {
+    const { standby, away, check } = open()
+    const replaceAndHandBack = async () => {
+      away.add('main')
+      await check(3)
+      away.delete('main')
+      await check(1)
+      expect(standby.standInFor('main')).toBeUndefined()
+    }
+    await replaceAndHandBack()
+    await check(2)
+    standby.asked('main', false)
+    await check(0)
+    expect(standby.standInFor('main')).toBe('ops')
+    // It was replaced for that failure: the next check is not missed for it once more.
+    await check(1)
+    expect(standby.standInFor('main')).toBeUndefined()
+    await check(3)
+    standby.asked('main', false)
+    await check(1)
+    expect(standby.standInFor('main')).toBeUndefined()
+  })
+
+  it('is not there while it is replaced, nor when its last check says so', async () => {
+    const { standby, away, check } = open()
+    expect(['main', 'ops', 'nobody'].map(standby.isThere)).toEqual([undefined, undefined, undefined])
+    away.add('ops')
+    await check(1)
+    expect(['main', 'ops', 'nobody'].map(standby.isThere)).toEqual([true, false, undefined])
+    for (let n = 0; n < 3; n += 1) {
+      standby.asked('main', false)
+      await check(1)
+    }
+    expect(standby.isThere('main')).toBe(false)
   })
 
   it('never stands in for itself, nor for somebody who is no agent', async () => {

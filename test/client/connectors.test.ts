@@ -172,3 +172,27 @@ describe('an answer', () => {
 })
 
 const refusal = (code: string) => new RequestError({ code: 'INVALID_REQUEST', message: 'no', details: { code } })
+
+describe('a message to another agent', () => {
+  it.each([
+    ['with its reply', '{"status":"ok","reply":"gold"}', 'gold'],
+    [
+      'with what a gateway cut, as it is',
+      '{"status":"ok","reply":"go\n\n[cut here]',
+      '{"status":"ok","reply":"go\n\n[cut here]',
+    ],
+    ['with words that are no object, as they are', '"gold"', '"gold"'],
+  ])('is answered %s', async (_, text, reply) => {
+    const { request, runs, answerWith } = open()
+    request('i')
+    answerWith(() => ({ text, isError: false }))
+    expect(await runs[0]!.send('reader', 'dig')).toBe(reply)
+  })
+
+  it('that has no reply yet throws the note of the gateway', async () => {
+    const { request, runs, answerWith } = open()
+    request('i')
+    answerWith(() => ({ text: '{"status":"accepted","note":"it will come"}', isError: false }))
+    await expect(runs[0]!.send('reader', 'dig')).rejects.toThrow('it will come')
+  })
+})

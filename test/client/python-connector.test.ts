@@ -131,6 +131,20 @@ describe('an agent by the Python client', () => {
     expect(reader.said.filter(({ asked }) => asked)).toHaveLength(1)
   })
 
+  it('is given what a gateway cut of an answer as it is', () => {
+    const lines = [
+      'import asyncio, json, kurultai_client',
+      'class Cut:',
+      '    def __init__(self, text): self.text = text',
+      '    async def call(self, tool, **arguments): return self.text',
+      'for text in (\'{"reply": "gold"}\', \'{"reply": "go\', \'"gold"\'):',
+      '    print(asyncio.run(kurultai_client.Run.send(Cut(text), "reader", "dig")))',
+    ]
+    expect(execFileSync(python, ['-c', lines.join('\n')], { env, encoding: 'utf8' })).toBe(
+      'gold\n{"reply": "go\n"gold"\n',
+    )
+  })
+
   it('tells what went wrong, with it or with a tool', async () => {
     const agent = await become('writer')
     expect(await (await ask({ do: 'fail' })).end).toMatchObject({ state: 'error', errorMessage: 'out of ink' })

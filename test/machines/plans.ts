@@ -133,7 +133,7 @@ export const PLANS: { [name: string]: TourPlan } = {
       { agentId: 'a', misses: 1 },
       { agentId: 'a', misses: 3 },
     ],
-    abstract: ({ context }) => context.missed,
+    abstract: ({ context }) => [context.missed, context.passed],
     samples: {},
   },
   approval: {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { answerWithFallbacks, createRuntimes } from '../../src/runtimes/index.ts'
+import { answerWithFallbacks, createRuntimes, isNotToBeHad } from '../../src/runtimes/index.ts'
 import { type Model, ModelFailure, type Runtime } from '../../src/runtimes/runtime.ts'
 import { failureOf, listen, newCall, newModel, rejectionOf, serveModel, weather } from '../conformance/runtime.ts'
 
@@ -225,5 +225,27 @@ describe('answering with fallbacks', () => {
     expect(await failureOf(answer)).toMatchObject({ kind: 'cut' })
     expect(heard.texts).toEqual(['word '])
     expect(requests).toHaveLength(1)
+  })
+})
+
+describe('a model that is not to be had', () => {
+  test.each<[ModelFailure['kind'], number | undefined, boolean]>([
+    ['auth', 401, true],
+    ['rateLimited', 429, true],
+    ['overloaded', 500, true],
+    ['unreachable', undefined, true],
+    ['stalled', undefined, true],
+    ['cut', undefined, true],
+    ['unconfigured', undefined, true],
+    ['refused', 404, true],
+    ['refused', 402, true],
+    ['refused', 400, false],
+    ['refused', 422, false],
+  ])('is one that fails as %s (%s): %s', (kind, status, isSo) =>
+    expect(isNotToBeHad(new ModelFailure(kind, 'no', { status }))).toBe(isSo),
+  )
+
+  test('is none that was asked for too many rounds', () => {
+    expect(isNotToBeHad(new Error('the model asked for tools 25 times'))).toBe(false)
   })
 })

@@ -49,3 +49,35 @@ it('answers for an agent that misses its checks, as itself and in its words, unt
   expect(await ask(peer, 'k2')).toMatchObject({ state: 'final' })
   expect([there.requests.length, back.requests.length]).toEqual([1, 1])
 })
+
+it('answers for an agent whose provider listens and answers nothing but errors', async () => {
+  await using ill = await startModelServer()
+  await using well = await startModelServer()
+  const provider = (url: string) => ({ baseUrl: `${url}/v1`, apiKey: 'none', models: [{ id: 'm' }] })
+  await using gateway = await startGateway({
+    config: {
+      models: { providers: { ill: provider(ill.url), well: provider(well.url) } },
+      agents: {
+        defaults: { failover: { everySeconds: 1, misses: 1 } },
+        list: [
+          { id: 'main', model: 'ill/m' },
+          { id: 'ops', model: 'well/m', failoverFor: ['main'] },
+          { id: 'aide', model: 'well/m' },
+        ],
+      },
+    },
+  })
+  const peer = await gateway.connect()
+  let asked = 0
+  await until(async () => {
+    const idempotencyKey = `k${++asked}`
+    await peer.request('chat.send', { sessionKey: 'main', message: `${asked} [[fail=401]]`, idempotencyKey })
+    await peer.next(endOf(idempotencyKey))
+    const { agents } = (await peer.request('agents.status'))['payload']
+    const [main] = agents
+    // Who is replaced is not there, whatever its provider listens to; who was never checked is.
+    expect(main.reachable).toBe(main.replacedBy === undefined)
+    expect(agents[2].reachable).toBe(true)
+    return main.replacedBy === 'ops'
+  })
+})

@@ -1165,12 +1165,17 @@ class Run:
         return str(outcome["text"])
 
     async def send(self, agent_id: str, message: str) -> str:
-        """Sends another agent a message, and returns its answer.
+        """Sends another agent a message, and returns its answer; what the gateway had to cut, as it is.
 
         :raises ToolFailed: it could not be sent, or there is no answer yet: then that comes as a message of its own
         """
         text = await self.call("sessions_send", agentId=agent_id, message=message)
-        answer = json.loads(text)
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            return text
+        if not isinstance(answer, dict):
+            return text
         if "reply" not in answer:
             raise ToolFailed(str(answer.get("note", text)))
         return str(answer["reply"])
