@@ -1,6 +1,7 @@
 /** The tools of other programs: each server under a supervisor of its own, `machines/tool-server.ts`, and its tools while it is there. */
 import { type RestartPolicy, toolServerMachine } from '../../machines/tool-server.ts'
 import type { McpServerConfig } from '../config/config.ts'
+import { MOST_DEPTH } from '../contract/json-bounds.ts'
 import { createHost, work } from './host.ts'
 import { type Log, sampled } from './log.ts'
 import type { Tool, ToolResult, ToolSource } from './toolbox.ts'
@@ -160,12 +161,16 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
 
   function learn(server: Server, tools: ForeignTool[]): void {
     const { name } = server.config
-    const fitting = tools.filter(({ schema }) => sizeOf(schema) <= MOST.schema)
-    if (fitting.length < tools.length)
+    // What walks a schema, here or on its way to a model, would overflow the stack.
+    const flat = tools.filter(({ schema }) => !isDeeper(schema, MOST_DEPTH))
+    if (flat.length < tools.length)
       log.warn(
-        { server: name, tools: tools.length - fitting.length },
-        'tools are left out: their schemas are too large',
+        { server: name, tools: tools.length - flat.length, most: MOST_DEPTH },
+        'tools are left out: their schemas are nested too deep',
       )
+    const fitting = flat.filter(({ schema }) => sizeOf(schema) <= MOST.schema)
+    if (fitting.length < flat.length)
+      log.warn({ server: name, tools: flat.length - fitting.length }, 'tools are left out: their schemas are too large')
     if (fitting.length > MOST_TOOLS)
       log.warn({ server: name, tools: fitting.length, most: MOST_TOOLS }, 'tools are left out: they are too many')
     server.known = fitting.slice(0, MOST_TOOLS)
@@ -270,5 +275,17 @@ function objectSchema(schema: unknown): Tool['parameters'] {
   const { type = 'object' } = schema as { type?: unknown }
   return type === 'object' ? { ...schema, type } : { type: 'object' }
 }
+
+/** Whether objects and arrays are more than so many inside each other, told level by level. */
+function isDeeper(value: unknown, most: number): boolean {
+  let level = [value].filter(isNest)
+  for (let depth = 1; level.length > 0; depth += 1) {
+    if (depth > most) return true
+    level = level.flatMap((nest) => Object.values(nest).filter(isNest))
+  }
+  return false
+}
+
+const isNest = (value: unknown): value is object => typeof value === 'object' && value !== null
 
 const sizeOf = (schema: unknown): number => JSON.stringify(schema ?? null).length

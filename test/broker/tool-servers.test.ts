@@ -169,6 +169,33 @@ describe('the tools of a server', () => {
     ])
   })
 
+  it('are without those whose schemas are nested more than 32 deep, and the others do not care', async () => {
+    const nested = (depth: number) => {
+      let schema: object = {}
+      for (let deep = 1; deep < depth; deep++) schema = deep % 2 ? { items: schema } : { anyOf: [schema] }
+      return schema
+    }
+    let lists: unknown[] = []
+    for (let deep = 1; deep < 32; deep++) lists = [lists]
+    const { toolServers, logged } = await ready(
+      [config('s')],
+      [
+        foreign('deep', { schema: { properties: lists } }),
+        foreign('deeper', { schema: nested(100_000) }),
+        foreign('fine', { schema: nested(20) }),
+        foreign('deepest', { schema: { type: 'object', properties: lists[0] } }),
+      ],
+    )
+    expect(names(toolServers)).toEqual(['s__fine', 's__deepest'])
+    expect(JSON.stringify(toolServers.tools('main'))).toContain('anyOf')
+    expect(logged).toContainEqual({
+      message: 'tools are left out: their schemas are nested too deep',
+      server: 's',
+      tools: 2,
+      most: 32,
+    })
+  })
+
   it('are told to models with a schema of an object, whatever the server says it is', async () => {
     const schemas = [
       { type: 'object', properties: { a: {} } },
