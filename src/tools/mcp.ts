@@ -4,6 +4,7 @@ import type { ForeignTool, LineEars, OpenLine, ToolLine } from '../broker/tool-s
 import type { ToolResult } from '../broker/toolbox.ts'
 import type { McpServerConfig } from '../config/config.ts'
 import type { Secret } from '../config/secret.ts'
+import { createGauge, gauge } from './gauge.ts'
 import { createProgram } from './program.ts'
 
 export interface McpNeeds {
@@ -17,6 +18,10 @@ export interface McpNeeds {
 const INHERITED = ['PATH', 'HOME', 'LANG', 'TZ']
 /** Of a list of tools, and tools after which no further page is asked for. */
 const MOST = { pages: 64, tools: 1_000 }
+/** Of a result: parts, and characters after which no further part is read. */
+const MOST_READ = { parts: 256, characters: 100_000 }
+/** What a line of events begins with that carries a message. */
+const DATA = 'data:'
 /** Bytes of one message that comes over HTTP. */
 const MOST_BYTES = 10 * 1024 * 1024
 /** Characters of what a server says is wrong. */
@@ -179,6 +184,13 @@ function asProgram(
     env: { ...Object.fromEntries(given), ...revealed(own) },
     ...(cwd !== undefined && { cwd }),
     onLine(line) {
+      try {
+        gauge(line)
+      } catch (error) {
+        onLost(wordsOf(error))
+        transport.onclose?.()
+        return
+      }
       let message: JSONRPCMessage
       try {
         message = deserializeMessage(line)
@@ -237,7 +249,8 @@ function overHttp(
         if (isPost && !init?.signal?.aborted) onLost(words(error))
       }
       const { status, statusText } = response
-      return new Response(bounded(response.body, onCut), { status, statusText, headers: response.headers })
+      const isEvents = response.headers.get('content-type')?.includes('event-stream') ?? false
+      return new Response(bounded(response.body, isEvents, onCut), { status, statusText, headers: response.headers })
     } catch (error) {
       if (isPost && !init?.signal?.aborted) onLost(words(error))
       throw error
@@ -277,25 +290,50 @@ function httpWords({ status, message }: InstanceType<Sdk['SdkHttpError']>, where
   return status === undefined ? message.slice(0, MOST_WORDS) : `${where} answered with HTTP ${status}`
 }
 
-/** The same bytes, unless one message has more than {@link MOST_BYTES} of them: events end with an empty line, other answers with all. */
-function bounded(body: ReadableStream<Uint8Array>, onCut: (error: unknown) => void): ReadableStream<Uint8Array> {
+/**
+ * The same bytes, unless one message has more than {@link MOST_BYTES} of them, or is more than a {@link Gauge} lets pass. An event
+ * ends with an empty line, other answers with all.
+ */
+function bounded(
+  body: ReadableStream<Uint8Array>,
+  isEvents: boolean,
+  onCut: (error: unknown) => void,
+): ReadableStream<Uint8Array> {
   const reader = body.getReader()
+  const measure = createGauge()
   let size = 0
+  let column = 0
   let isLineEmpty = false
+  /** Whether the line is, as far as it has come, one that carries JSON. */
+  let isData = true
+
+  function pass(byte: number): void {
+    size += 1
+    if (size > MOST_BYTES) throw new Error('it sent a message that is too long')
+    if (isEvents && column < DATA.length) isData &&= byte === DATA.charCodeAt(column)
+    measure.pass(byte, isData)
+    if (byte !== 10 && byte !== 13) {
+      column += 1
+      isLineEmpty = false
+      return
+    }
+    column = 0
+    isData = true
+    if (byte === 13) return
+    if (isEvents && isLineEmpty) {
+      size = 0
+      measure.reset()
+    }
+    isLineEmpty = true
+  }
+
   return new ReadableStream<Uint8Array>(
     {
       async pull(out) {
         try {
           const { done, value } = await reader.read()
           if (done) return out.close()
-          for (const byte of value) {
-            size += 1
-            if (byte === 10) {
-              if (isLineEmpty) size = 0
-              isLineEmpty = true
-            } else if (byte !== 13) isLineEmpty = false
-            if (size > MOST_BYTES) throw new Error('it sent a message that is too long')
-          }
+          for (const byte of value) pass(byte)
           out.enqueue(value)
         } catch (error) {
           onCut(error)
@@ -319,9 +357,24 @@ function toolIn(listed: unknown): ForeignTool[] {
 
 function resultIn(result: unknown): ToolResult {
   const { content, structuredContent, isError } = (result ?? {}) as Record<string, unknown>
-  const parts = Array.isArray(content) ? content.map(wordsFor) : []
-  const text = parts.join('\n') || (structuredContent === undefined ? '(nothing)' : JSON.stringify(structuredContent))
-  return { text, isError: isError === true }
+  const text = textOf(Array.isArray(content) ? content : [])
+  if (text !== '' || structuredContent === undefined) return { text: text || '(nothing)', isError: isError === true }
+  return { text: JSON.stringify(structuredContent), isError: isError === true }
+}
+
+/** The first of the parts; how many are left out stands before them, where no end is cut off. */
+function textOf(parts: readonly unknown[]): string {
+  const read: string[] = []
+  let characters = 0
+  for (const part of parts.slice(0, MOST_READ.parts)) {
+    if (characters >= MOST_READ.characters) break
+    const words = wordsFor(part)
+    read.push(words)
+    characters += words.length
+  }
+  const left = parts.length - read.length
+  if (left > 0) read.unshift(`[${left} of ${parts.length} parts of this result are left out, at its end]`)
+  return read.join('\n')
 }
 
 /** A part of a result: its text, or what it is. */
@@ -335,16 +388,18 @@ function wordsFor(part: unknown): string {
     case 'audio':
       return `[${type === 'image' ? 'an image' : 'a sound'}, ${kind}, ${bytesIn(data)} bytes: it cannot be shown here]`
     case 'resource_link':
-      return `[a link: ${String(uri)}${typeof name === 'string' ? `, ${name}` : ''}]`
+      return `[a link: ${plainly(uri)}${typeof name === 'string' ? `, ${name}` : ''}]`
     case 'resource': {
       const { uri: at, text: inside, blob, mimeType: of } = (resource ?? {}) as Record<string, unknown>
-      if (typeof inside === 'string') return `[${String(at)}]\n${inside}`
-      return `[${String(at)}, ${typeof of === 'string' ? of : 'of no known kind'}, ${bytesIn(blob)} bytes: it cannot be shown here]`
+      if (typeof inside === 'string') return `[${plainly(at)}]\n${inside}`
+      return `[${plainly(at)}, ${typeof of === 'string' ? of : 'of no known kind'}, ${bytesIn(blob)} bytes: it cannot be shown here]`
     }
     default:
-      return `[a part of the type ${JSON.stringify(type)?.slice(0, 64)}, which is not known here]`
+      return `[a part of the type ${JSON.stringify(plainly(type).slice(0, 64))}, which is not known here]`
   }
 }
+
+const plainly = (value: unknown): string => (typeof value === 'string' ? value : 'unknown')
 
 /** Of Base64. */
 const bytesIn = (data: unknown): number => (typeof data === 'string' ? Math.floor((data.length * 3) / 4) : 0)

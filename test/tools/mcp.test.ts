@@ -168,6 +168,37 @@ describe.each(WAYS)('%s', (_, reach) => {
     ])
   })
 
+  it('with many parts in a result is read up to 256 of them, or 100,000 characters, and told of the rest', async () => {
+    const opened = await open(await reach())
+    const parts = async (count: number, size: number) => (await call(opened, 'parts', { count, size })).text.split('\n')
+    expect(await parts(256, 1)).toEqual(Array(256).fill('x'))
+    expect(await parts(1_000, 1)).toEqual([
+      '[744 of 1000 parts of this result are left out, at its end]',
+      ...Array(256).fill('x'),
+    ])
+    const long = 'x'.repeat(60_000)
+    expect(await parts(5, 60_000)).toEqual(['[3 of 5 parts of this result are left out, at its end]', long, long])
+  })
+
+  it('may nest a structure, which is told when there is nothing else', async () => {
+    const opened = await open(await reach())
+    expect(await call(opened, 'deep', { depth: 500 })).toEqual({
+      text: '['.repeat(500) + ']'.repeat(500),
+      isError: false,
+    })
+  })
+
+  it.each([
+    ['deep', { depth: 2_000_000 }, 'it sent a message that is nested too deep'],
+    ['zeros', { count: 2_000_000 }, 'it sent a message of too many values'],
+  ])('that sends what is costly to read is lost, and nothing of it is read: %s', async (tool, args, why) => {
+    const opened = await open(await reach())
+    const fails = expect(call(opened, tool, args)).rejects.toThrow()
+    expect(await opened.lost).toBe(why)
+    await opened.close()
+    await fails
+  })
+
   it('that goes away in the middle of a call is lost before the call fails', async () => {
     const opened = await open(await reach())
     const fails = expect(call(opened, 'die')).rejects.toThrow()
