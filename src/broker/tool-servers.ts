@@ -18,7 +18,7 @@ export interface ForeignTool {
 export interface ToolLine {
   /** Starts or finds it, greets it, and resolves to its tools. Rejects with why not. */
   open(): Promise<ForeignTool[]>
-  /** Calls a tool; once `signal` is aborted the server is told that nobody waits any more. Rejects with why it failed. */
+  /** Calls a tool; once `signal` is aborted the server is told that nobody waits any more. Rejects with why it failed, which holds no secret of the server. */
   call(tool: string, args: Record<string, unknown>, signal: AbortSignal): Promise<ToolResult>
   /** Ends the line and what was started for it. Resolves within 4 s, when nothing is left; the same each time. */
   close(): Promise<void>

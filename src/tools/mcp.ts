@@ -146,7 +146,8 @@ function openLine({ env, version }: McpNeeds, server: McpServerConfig, ears: Lin
       )
       return resultIn(result)
     } catch (error) {
-      throw new Error(way!.words(error), { cause: error })
+      // What it was caused by holds what these words leave out, and is logged with it.
+      throw new Error(way!.words(error))
     }
   }
 

@@ -4,7 +4,7 @@
  * Its tools: `echo` says its text, `environment` its environment, `hang` never answers, `die` ends the program with a code,
  * `change` adds the tool `late` and says so, `large` says so many characters, `parts` so many in so many parts, `zeros` that are
  * none, `deep` so many lists inside each other, `picture` shows one, `fail` fails, `refuse` is
- * refused, `calls` tells what it was asked so far, `same name` and `same_name` differ in a space.
+ * refused, `betray` with the key it is called with, `calls` tells what it was asked so far, `same name` and `same_name` differ in a space.
  *
  * Runs by itself with `node test/support/tool-server.ts [options]`:
  *
@@ -152,6 +152,8 @@ function createToolServer(
       }
       case 'tools/call': {
         if (params['name'] === 'refuse') return refuse(-32602, 'not with these arguments')
+        if (params['name'] === 'betray')
+          return refuse(-32602, `not with ${(params['arguments'] as { [name: string]: unknown })['key']}`)
         const result = call(params['name'], (params['arguments'] ?? {}) as { [name: string]: unknown })
         return result && answer(result)
       }

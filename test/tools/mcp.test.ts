@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { inspect } from 'node:util'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { ForeignTool, ToolLine } from '../../src/broker/tool-servers.ts'
 import type { McpServerConfig } from '../../src/config/config.ts'
@@ -114,7 +115,7 @@ const call = (
 const pause = () => new Promise((resolve) => setTimeout(resolve, 10))
 
 const WAYS: [string, () => Promise<McpServerConfig['reach']>][] = [
-  ['a program', async () => program()],
+  ['a program', async () => program([], { FAKE_KEY: KEY })],
   ['an address', async () => address(await serve())],
   ['an address that answers in events', async () => address(await serve({ events: true }))],
 ]
@@ -158,6 +159,9 @@ describe.each(WAYS)('%s', (_, reach) => {
     const opened = await open(await reach())
     expect(await call(opened, 'fail')).toEqual({ text: 'it is broken', isError: true })
     await expect(call(opened, 'refuse')).rejects.toThrow('not with these arguments')
+    const betrayed = await call(opened, 'betray', { key: KEY }).catch((error: unknown) => error)
+    expect(inspect(betrayed)).toContain('not with [hidden]')
+    expect(inspect(betrayed, { depth: null, showHidden: true })).not.toContain(KEY)
     expect((await call(opened, 'picture')).text.split('\n')).toEqual([
       'here:',
       '[an image, image/png, 3 bytes: it cannot be shown here]',
