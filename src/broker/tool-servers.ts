@@ -71,6 +71,11 @@ interface Server {
   isReady: boolean
   /** Whether it has ever been ready. */
   isBegun: boolean
+  /** How often it went away or could not be started since it was ready last, and why the last time. */
+  failures: number
+  why: string | undefined
+  /** Why it was when it was last logged that it rests, since then. */
+  whyResting: string | undefined
   /** Those of the last time it was there. */
   known: ForeignTool[]
   tools: Tool[]
@@ -84,7 +89,19 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
   const servers = new Map(
     needs.servers.map((config): [string, Server] => [
       config.name,
-      { config, line: undefined, isLost: false, isReady: false, isBegun: false, known: [], tools: [], gone: new Map() },
+      {
+        config,
+        line: undefined,
+        isLost: false,
+        isReady: false,
+        isBegun: false,
+        failures: 0,
+        why: undefined,
+        whyResting: undefined,
+        known: [],
+        tools: [],
+        gone: new Map(),
+      },
     ]),
   )
   /** Settled when the last of them is stopped. */
@@ -97,14 +114,27 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
           const server = servers.get(name)!
           server.isReady = true
           server.isBegun = true
+          server.failures = 0
+          server.why = undefined
+          server.whyResting = undefined
           log.info({ server: name, tools: server.known.length }, 'a tool server is ready')
         },
         withdraw: (_, { name }) => {
           servers.get(name)!.isReady = false
         },
-        tellLost: (_, { name, why }) => log.warn({ server: name, why }, 'a tool server is not there'),
-        quarantine: (_, { name, restMs }) =>
-          log.error({ server: name, restMs }, 'a tool server failed too often; it rests'),
+        tellLost(_, { name, why }) {
+          const server = servers.get(name)!
+          log[server.why === why ? 'debug' : 'warn']({ server: name, why }, 'a tool server is not there')
+          server.failures += 1
+          server.why = why
+        },
+        quarantine(_, { name, restMs }) {
+          const server = servers.get(name)!
+          const { why } = server
+          const isKnown = server.whyResting === why
+          log[isKnown ? 'debug' : 'error']({ server: name, restMs, why }, 'a tool server failed too often; it rests')
+          server.whyResting = why
+        },
         unexpected: (_, { event }) => log.debug({ event }, 'tool server: an event that means nothing now'),
       },
       actors: {
@@ -215,13 +245,13 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
     timeoutMs: server.config.timeoutMs,
     async call(args, _, signal) {
       const { line } = server
-      if (!server.isReady || !line) throw new Error(wentAway(server))
+      if (!server.isReady || !line) throw new Error(whyAway(server))
       try {
         return await line.call(foreign.name, args, signal)
       } catch (error) {
         // What it failed with says less.
         if (!signal.aborted && (server.isLost || server.line !== line))
-          throw new Error(wentAway(server), { cause: error })
+          throw new Error(whyAway(server), { cause: error })
         throw error
       }
     },
@@ -235,9 +265,8 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
     missing(agentId, name) {
       for (const server of servers.values()) {
         if (!isFor(server, agentId)) continue
-        const { config, isReady, isBegun, gone } = server
-        if (!isReady && name.startsWith(`${config.name}__`))
-          return isBegun ? wentAway(server) : `the tool server ${config.name} is not there yet; it is being started`
+        const { config, isReady, gone } = server
+        if (!isReady && name.startsWith(`${config.name}__`)) return whyAway(server)
         const goneAt = gone.get(name)
         if (goneAt !== undefined && monotonic() - goneAt <= GONE_MS)
           return `the tool ${name} is no longer there: the tool server ${config.name} has other tools now`
@@ -255,7 +284,12 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
   }
 }
 
-const wentAway = ({ config: { name } }: Server): string => `the tool server ${name} went away; it is being restarted`
+/** Why nothing of it can be called, for a model. */
+function whyAway({ config: { name }, isBegun, failures, why }: Server): string {
+  const failed = `could not be started (${why}); it is tried again`
+  if (isBegun) return `the tool server ${name} went away${failures > 1 ? `, and ${failed}` : '; it is being restarted'}`
+  return `the tool server ${name} ${failures > 0 ? failed : 'is not there yet; it is being started'}`
+}
 
 /** A name that models can be told. */
 const fitted = (name: string): string => name.replace(/[^A-Za-z0-9_-]/g, '_').slice(0, MOST.name)

@@ -26,6 +26,8 @@ const DATA = 'data:'
 const MOST_BYTES = 10 * 1024 * 1024
 /** Characters of what a server says is wrong. */
 const MOST_WORDS = 2_000
+/** Characters of the last line that a program said before it ended. */
+const MOST_REASON = 300
 /** A list that changes several times at once is asked for once, after so many ms. */
 const GATHER_MS = 200
 const GOODBYE_MS = 1_000
@@ -179,6 +181,7 @@ function asProgram(
 ): Way {
   const given = INHERITED.flatMap((name): [string, string][] => (env[name] === undefined ? [] : [[name, env[name]]]))
   const hide = hiding(own)
+  let lastSaid = ''
   const program = createProgram({
     command,
     args,
@@ -201,9 +204,13 @@ function asProgram(
       }
       transport.onmessage?.(message)
     },
-    onSaid: (line) => onSaid(hide(line)),
+    onSaid(line) {
+      const said = hide(line)
+      if (isReason(said)) lastSaid = said.slice(0, MOST_REASON)
+      onSaid(said)
+    },
     onGone(why) {
-      onLost(why)
+      onLost(lastSaid === '' ? why : `${why}: ${lastSaid}`)
       transport.onclose?.()
     },
   })
@@ -219,6 +226,9 @@ function asProgram(
   return { transport, end: transport.close, words: (error) => hide(wordsOf(error)) }
 }
 
+/** Whether a line says something by itself: where an error was thrown, and by which Node, follows what it was. */
+const isReason = (line: string): boolean => /^[^\s{}^]/.test(line) && !/^Node\.js v\d/.test(line)
+
 interface McpNeedsOfProgram extends Pick<McpNeeds, 'env'>, Pick<LineEars, 'onLost' | 'onSaid'> {}
 
 function overHttp(
@@ -232,8 +242,8 @@ function overHttp(
 
   const words = (error: unknown): string => {
     if (error instanceof SdkHttpError) return hide(httpWords(error, where))
-    const code = codeOf(error)
-    return code === undefined ? hide(wordsOf(error)) : `${where} cannot be reached (${code})`
+    const reason = reasonOf(error)
+    return hide(reason === undefined ? wordsOf(error) : `${where} cannot be reached (${reason})`)
   }
 
   /** Asks this one address, whatever it answers, and hears when an answer breaks off. */
@@ -408,10 +418,11 @@ const bytesIn = (data: unknown): number => (typeof data === 'string' ? Math.floo
 const wordsOf = (error: unknown): string =>
   (error instanceof Error ? error.message : String(error)).slice(0, MOST_WORDS)
 
-/** The code that the network gave for a failed request. */
-function codeOf(error: unknown): string | undefined {
-  const { code } = ((error as Error | undefined)?.cause ?? {}) as { code?: unknown }
-  return error instanceof TypeError && typeof code === 'string' ? code : undefined
+/** Why a request failed, where that is not in the words of the failure: the code of the network, or what it says. */
+function reasonOf(error: unknown): string | undefined {
+  if (!(error instanceof TypeError && error.cause instanceof Error)) return undefined
+  const { code } = error.cause as NodeJS.ErrnoException
+  return typeof code === 'string' ? code : error.cause.message.slice(0, MOST_REASON)
 }
 
 const revealed = (secrets: Record<string, Secret>): Record<string, string> =>

@@ -11,7 +11,7 @@
  * - `--page N`: so many tools on a page of its list (all).
  * - `--many N`: so many more tools.
  * - `--ill`: more tools, with schemas that are none, and entries that are no tools.
- * - `--silent`: never answers. `--quit CODE`: ends at once. `--noise`: talks besides the protocol.
+ * - `--silent`: never answers. `--quit CODE`: ends at once, `--last WORDS`: having said this on its standard error. `--noise`: talks besides the protocol.
  * - `--stubborn FILE`: ignores SIGTERM and the end of its input, and starts a program that does so, too; their ids are written
  *   to the file. `--id FILE`: writes its own.
  */
@@ -269,12 +269,14 @@ function speak(): void {
       ill: { type: 'boolean' },
       silent: { type: 'boolean' },
       quit: { type: 'string' },
+      last: { type: 'string' },
       noise: { type: 'boolean' },
       stubborn: { type: 'string' },
       id: { type: 'string' },
     },
   })
-  const { page, many, ill = false, silent, quit, noise, stubborn, id } = values
+  const { page, many, ill = false, silent, quit, last, noise, stubborn, id } = values
+  if (last !== undefined) process.stderr.write(last)
   if (quit !== undefined) process.exit(Number(quit))
   if (id !== undefined) writeWhole(id, [process.pid])
   if (noise) {

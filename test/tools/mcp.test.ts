@@ -281,6 +281,22 @@ describe('a program', () => {
     expect(await opened.lost).toBe('it ended with code 7')
   })
 
+  it.each([
+    ['whole lines', 'starting\nno database\n', 'no database'],
+    ['no end of the line', 'no database', 'no database'],
+    [
+      'the trace of an error',
+      'Error: no database\n    at main (a.js:1:1) {\n  code: 7\n}\n\nNode.js v22.1.0\n',
+      'Error: no database',
+    ],
+    ['its secret', `no ${KEY} here\n`, 'no [hidden] here'],
+    ['too much', `${'x'.repeat(5_000)}\n`, 'x'.repeat(300)],
+  ])('that ends is quoted with what it said last: %s', async (_, last, quoted) => {
+    const opened = line(program(['--last', last, '--quit', '7'], { FAKE_KEY: KEY }))
+    await expect(opened.open()).rejects.toThrow()
+    expect(await opened.lost).toBe(`it ended with code 7: ${quoted}`)
+  })
+
   it('that never answers can be closed', async () => {
     const opened = line(program(['--silent']))
     const fails = expect(opened.open()).rejects.toThrow()
@@ -377,6 +393,10 @@ describe('an address', () => {
     const gone = await serve()
     await gone.close()
     await expect(line(address(gone)).open()).rejects.toThrow(/cannot be reached \(ECONNREFUSED\)$/)
+    // No browser asks this port either.
+    const never = line({ url: 'http://127.0.0.1:1/mcp', headers: {} })
+    await expect(never.open()).rejects.toThrow(/^127\.0\.0\.1:1 cannot be reached \(bad port\)$/)
+    expect(await never.lost).toBe('127.0.0.1:1 cannot be reached (bad port)')
   })
 
   it('with a header that HTTP cannot carry is not asked, and the header is not told', async () => {
