@@ -1,6 +1,7 @@
 /** The tools of other programs: each server under a supervisor of its own, `machines/tool-server.ts`, and its tools while it is there. */
 import { type RestartPolicy, toolServerMachine } from '../../machines/tool-server.ts'
 import type { McpServerConfig } from '../config/config.ts'
+import { MOST_DEPTH } from '../contract/json-bounds.ts'
 import { createHost, work } from './host.ts'
 import { type Log, sampled } from './log.ts'
 import type { Tool, ToolResult, ToolSource } from './toolbox.ts'
@@ -17,7 +18,7 @@ export interface ForeignTool {
 export interface ToolLine {
   /** Starts or finds it, greets it, and resolves to its tools. Rejects with why not. */
   open(): Promise<ForeignTool[]>
-  /** Calls a tool; once `signal` is aborted the server is told that nobody waits any more. Rejects with why it failed. */
+  /** Calls a tool; once `signal` is aborted the server is told that nobody waits any more. Rejects with why it failed, which holds no secret of the server. */
   call(tool: string, args: Record<string, unknown>, signal: AbortSignal): Promise<ToolResult>
   /** Ends the line and what was started for it. Resolves within 4 s, when nothing is left; the same each time. */
   close(): Promise<void>
@@ -70,6 +71,11 @@ interface Server {
   isReady: boolean
   /** Whether it has ever been ready. */
   isBegun: boolean
+  /** How often it went away or could not be started since it was ready last, and why the last time. */
+  failures: number
+  why: string | undefined
+  /** Why it was when it was last logged that it rests, since then. */
+  whyResting: string | undefined
   /** Those of the last time it was there. */
   known: ForeignTool[]
   tools: Tool[]
@@ -83,7 +89,19 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
   const servers = new Map(
     needs.servers.map((config): [string, Server] => [
       config.name,
-      { config, line: undefined, isLost: false, isReady: false, isBegun: false, known: [], tools: [], gone: new Map() },
+      {
+        config,
+        line: undefined,
+        isLost: false,
+        isReady: false,
+        isBegun: false,
+        failures: 0,
+        why: undefined,
+        whyResting: undefined,
+        known: [],
+        tools: [],
+        gone: new Map(),
+      },
     ]),
   )
   /** Settled when the last of them is stopped. */
@@ -96,14 +114,27 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
           const server = servers.get(name)!
           server.isReady = true
           server.isBegun = true
+          server.failures = 0
+          server.why = undefined
+          server.whyResting = undefined
           log.info({ server: name, tools: server.known.length }, 'a tool server is ready')
         },
         withdraw: (_, { name }) => {
           servers.get(name)!.isReady = false
         },
-        tellLost: (_, { name, why }) => log.warn({ server: name, why }, 'a tool server is not there'),
-        quarantine: (_, { name, restMs }) =>
-          log.error({ server: name, restMs }, 'a tool server failed too often; it rests'),
+        tellLost(_, { name, why }) {
+          const server = servers.get(name)!
+          log[server.why === why ? 'debug' : 'warn']({ server: name, why }, 'a tool server is not there')
+          server.failures += 1
+          server.why = why
+        },
+        quarantine(_, { name, restMs }) {
+          const server = servers.get(name)!
+          const { why } = server
+          const isKnown = server.whyResting === why
+          log[isKnown ? 'debug' : 'error']({ server: name, restMs, why }, 'a tool server failed too often; it rests')
+          server.whyResting = why
+        },
         unexpected: (_, { event }) => log.debug({ event }, 'tool server: an event that means nothing now'),
       },
       actors: {
@@ -160,12 +191,16 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
 
   function learn(server: Server, tools: ForeignTool[]): void {
     const { name } = server.config
-    const fitting = tools.filter(({ schema }) => sizeOf(schema) <= MOST.schema)
-    if (fitting.length < tools.length)
+    // What walks a schema, here or on its way to a model, would overflow the stack.
+    const flat = tools.filter(({ schema }) => !isDeeper(schema, MOST_DEPTH))
+    if (flat.length < tools.length)
       log.warn(
-        { server: name, tools: tools.length - fitting.length },
-        'tools are left out: their schemas are too large',
+        { server: name, tools: tools.length - flat.length, most: MOST_DEPTH },
+        'tools are left out: their schemas are nested too deep',
       )
+    const fitting = flat.filter(({ schema }) => sizeOf(schema) <= MOST.schema)
+    if (fitting.length < flat.length)
+      log.warn({ server: name, tools: flat.length - fitting.length }, 'tools are left out: their schemas are too large')
     if (fitting.length > MOST_TOOLS)
       log.warn({ server: name, tools: fitting.length, most: MOST_TOOLS }, 'tools are left out: they are too many')
     server.known = fitting.slice(0, MOST_TOOLS)
@@ -210,13 +245,13 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
     timeoutMs: server.config.timeoutMs,
     async call(args, _, signal) {
       const { line } = server
-      if (!server.isReady || !line) throw new Error(wentAway(server))
+      if (!server.isReady || !line) throw new Error(whyAway(server))
       try {
         return await line.call(foreign.name, args, signal)
       } catch (error) {
         // What it failed with says less.
         if (!signal.aborted && (server.isLost || server.line !== line))
-          throw new Error(wentAway(server), { cause: error })
+          throw new Error(whyAway(server), { cause: error })
         throw error
       }
     },
@@ -230,9 +265,8 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
     missing(agentId, name) {
       for (const server of servers.values()) {
         if (!isFor(server, agentId)) continue
-        const { config, isReady, isBegun, gone } = server
-        if (!isReady && name.startsWith(`${config.name}__`))
-          return isBegun ? wentAway(server) : `the tool server ${config.name} is not there yet; it is being started`
+        const { config, isReady, gone } = server
+        if (!isReady && name.startsWith(`${config.name}__`)) return whyAway(server)
         const goneAt = gone.get(name)
         if (goneAt !== undefined && monotonic() - goneAt <= GONE_MS)
           return `the tool ${name} is no longer there: the tool server ${config.name} has other tools now`
@@ -250,7 +284,12 @@ export function createToolServers(needs: ToolServersNeeds): ToolServers {
   }
 }
 
-const wentAway = ({ config: { name } }: Server): string => `the tool server ${name} went away; it is being restarted`
+/** Why nothing of it can be called, for a model. */
+function whyAway({ config: { name }, isBegun, failures, why }: Server): string {
+  const failed = `could not be started (${why}); it is tried again`
+  if (isBegun) return `the tool server ${name} went away${failures > 1 ? `, and ${failed}` : '; it is being restarted'}`
+  return `the tool server ${name} ${failures > 0 ? failed : 'is not there yet; it is being started'}`
+}
 
 /** A name that models can be told. */
 const fitted = (name: string): string => name.replace(/[^A-Za-z0-9_-]/g, '_').slice(0, MOST.name)
@@ -270,5 +309,17 @@ function objectSchema(schema: unknown): Tool['parameters'] {
   const { type = 'object' } = schema as { type?: unknown }
   return type === 'object' ? { ...schema, type } : { type: 'object' }
 }
+
+/** Whether objects and arrays are more than so many inside each other, told level by level. */
+function isDeeper(value: unknown, most: number): boolean {
+  let level = [value].filter(isNest)
+  for (let depth = 1; level.length > 0; depth += 1) {
+    if (depth > most) return true
+    level = level.flatMap((nest) => Object.values(nest).filter(isNest))
+  }
+  return false
+}
+
+const isNest = (value: unknown): value is object => typeof value === 'object' && value !== null
 
 const sizeOf = (schema: unknown): number => JSON.stringify(schema ?? null).length

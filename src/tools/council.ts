@@ -6,7 +6,7 @@ import type { Mailbox, MessageOutcome } from '../broker/mailbox.ts'
 import type { Sessions } from '../broker/sessions.ts'
 import type { Tool, ToolContext, ToolResult } from '../broker/toolbox.ts'
 import { GatewayError } from '../contract/errors.ts'
-import { canonical, unknownAgent } from '../contract/session-key.ts'
+import { type AgentNames, canonical, unknownAgent } from '../contract/session-key.ts'
 import type { RunRecord, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 
 export interface CouncilNeeds {
@@ -37,16 +37,24 @@ const Message = Type.String({ minLength: 1, maxLength: 200_000 })
 export function councilTools(needs: CouncilNeeds): Tool[] {
   const { agents, chains, mailbox, store, now } = needs
 
+  /** The agents, of which a refusal names only those that this one may know of. */
+  const knownTo = ({ agentId }: RunRecord): AgentNames => ({
+    defaultId: agents.defaultId,
+    mainKey: agents.mainKey,
+    resolve: agents.resolve,
+    ids: () => agents.ids().filter((id) => chains.maySend(agentId, id)),
+  })
+
   /** The session a call is about, if this agent may know of it. */
   function sessionFor({ agentId, sessionKey }: { agentId?: string; sessionKey?: string }, run: RunRecord) {
     if (sessionKey !== undefined) {
-      const found = canonical(sessionKey, agents)
+      const found = canonical(sessionKey, knownTo(run))
       refuseStranger(run.agentId, found.agentId)
       return found
     }
     if (agentId === undefined) throw new Error('say which: give agentId or sessionKey')
     const id = agents.resolve(agentId)
-    if (id === undefined) throw unknownAgent(agentId, agents)
+    if (id === undefined) throw unknownAgent(agentId, knownTo(run))
     refuseStranger(run.agentId, id)
     return { key: `agent:${id}:${agents.mainKey}`, agentId: id }
   }
@@ -112,7 +120,7 @@ export function councilTools(needs: CouncilNeeds): Tool[] {
       }),
       async call({ agentId, activeMinutes, limit = SESSIONS.limit }, { run }) {
         const id = agentId === undefined ? undefined : agents.resolve(agentId)
-        if (agentId !== undefined && id === undefined) throw unknownAgent(agentId, agents)
+        if (agentId !== undefined && id === undefined) throw unknownAgent(agentId, knownTo(run))
         const found = await store.sessions({
           ...(id !== undefined && { agentId: id }),
           ...(activeMinutes !== undefined && { updatedSince: now() - activeMinutes * 60_000 }),

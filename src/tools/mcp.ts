@@ -4,6 +4,7 @@ import type { ForeignTool, LineEars, OpenLine, ToolLine } from '../broker/tool-s
 import type { ToolResult } from '../broker/toolbox.ts'
 import type { McpServerConfig } from '../config/config.ts'
 import type { Secret } from '../config/secret.ts'
+import { createGauge, gauge } from './gauge.ts'
 import { createProgram } from './program.ts'
 
 export interface McpNeeds {
@@ -17,10 +18,16 @@ export interface McpNeeds {
 const INHERITED = ['PATH', 'HOME', 'LANG', 'TZ']
 /** Of a list of tools, and tools after which no further page is asked for. */
 const MOST = { pages: 64, tools: 1_000 }
+/** Of a result: parts, and characters after which no further part is read. */
+const MOST_READ = { parts: 256, characters: 100_000 }
+/** What a line of events begins with that carries a message. */
+const DATA = 'data:'
 /** Bytes of one message that comes over HTTP. */
 const MOST_BYTES = 10 * 1024 * 1024
 /** Characters of what a server says is wrong. */
 const MOST_WORDS = 2_000
+/** Characters of the last line that a program said before it ended. */
+const MOST_REASON = 300
 /** A list that changes several times at once is asked for once, after so many ms. */
 const GATHER_MS = 200
 const GOODBYE_MS = 1_000
@@ -141,7 +148,8 @@ function openLine({ env, version }: McpNeeds, server: McpServerConfig, ears: Lin
       )
       return resultIn(result)
     } catch (error) {
-      throw new Error(way!.words(error), { cause: error })
+      // What it was caused by holds what these words leave out, and is logged with it.
+      throw new Error(way!.words(error))
     }
   }
 
@@ -173,12 +181,20 @@ function asProgram(
 ): Way {
   const given = INHERITED.flatMap((name): [string, string][] => (env[name] === undefined ? [] : [[name, env[name]]]))
   const hide = hiding(own)
+  let lastSaid = ''
   const program = createProgram({
     command,
     args,
     env: { ...Object.fromEntries(given), ...revealed(own) },
     ...(cwd !== undefined && { cwd }),
     onLine(line) {
+      try {
+        gauge(line)
+      } catch (error) {
+        onLost(wordsOf(error))
+        transport.onclose?.()
+        return
+      }
       let message: JSONRPCMessage
       try {
         message = deserializeMessage(line)
@@ -188,9 +204,13 @@ function asProgram(
       }
       transport.onmessage?.(message)
     },
-    onSaid: (line) => onSaid(hide(line)),
+    onSaid(line) {
+      const said = hide(line)
+      if (isReason(said)) lastSaid = said.slice(0, MOST_REASON)
+      onSaid(said)
+    },
     onGone(why) {
-      onLost(why)
+      onLost(lastSaid === '' ? why : `${why}: ${lastSaid}`)
       transport.onclose?.()
     },
   })
@@ -206,6 +226,9 @@ function asProgram(
   return { transport, end: transport.close, words: (error) => hide(wordsOf(error)) }
 }
 
+/** Whether a line says something by itself: where an error was thrown, and by which Node, follows what it was. */
+const isReason = (line: string): boolean => /^[^\s{}^]/.test(line) && !/^Node\.js v\d/.test(line)
+
 interface McpNeedsOfProgram extends Pick<McpNeeds, 'env'>, Pick<LineEars, 'onLost' | 'onSaid'> {}
 
 function overHttp(
@@ -219,8 +242,8 @@ function overHttp(
 
   const words = (error: unknown): string => {
     if (error instanceof SdkHttpError) return hide(httpWords(error, where))
-    const code = codeOf(error)
-    return code === undefined ? hide(wordsOf(error)) : `${where} cannot be reached (${code})`
+    const reason = reasonOf(error)
+    return hide(reason === undefined ? wordsOf(error) : `${where} cannot be reached (${reason})`)
   }
 
   /** Asks this one address, whatever it answers, and hears when an answer breaks off. */
@@ -237,7 +260,8 @@ function overHttp(
         if (isPost && !init?.signal?.aborted) onLost(words(error))
       }
       const { status, statusText } = response
-      return new Response(bounded(response.body, onCut), { status, statusText, headers: response.headers })
+      const isEvents = response.headers.get('content-type')?.includes('event-stream') ?? false
+      return new Response(bounded(response.body, isEvents, onCut), { status, statusText, headers: response.headers })
     } catch (error) {
       if (isPost && !init?.signal?.aborted) onLost(words(error))
       throw error
@@ -277,25 +301,50 @@ function httpWords({ status, message }: InstanceType<Sdk['SdkHttpError']>, where
   return status === undefined ? message.slice(0, MOST_WORDS) : `${where} answered with HTTP ${status}`
 }
 
-/** The same bytes, unless one message has more than {@link MOST_BYTES} of them: events end with an empty line, other answers with all. */
-function bounded(body: ReadableStream<Uint8Array>, onCut: (error: unknown) => void): ReadableStream<Uint8Array> {
+/**
+ * The same bytes, unless one message has more than {@link MOST_BYTES} of them, or is more than a {@link Gauge} lets pass. An event
+ * ends with an empty line, other answers with all.
+ */
+function bounded(
+  body: ReadableStream<Uint8Array>,
+  isEvents: boolean,
+  onCut: (error: unknown) => void,
+): ReadableStream<Uint8Array> {
   const reader = body.getReader()
+  const measure = createGauge()
   let size = 0
+  let column = 0
   let isLineEmpty = false
+  /** Whether the line is, as far as it has come, one that carries JSON. */
+  let isData = true
+
+  function pass(byte: number): void {
+    size += 1
+    if (size > MOST_BYTES) throw new Error('it sent a message that is too long')
+    if (isEvents && column < DATA.length) isData &&= byte === DATA.charCodeAt(column)
+    measure.pass(byte, isData)
+    if (byte !== 10 && byte !== 13) {
+      column += 1
+      isLineEmpty = false
+      return
+    }
+    column = 0
+    isData = true
+    if (byte === 13) return
+    if (isEvents && isLineEmpty) {
+      size = 0
+      measure.reset()
+    }
+    isLineEmpty = true
+  }
+
   return new ReadableStream<Uint8Array>(
     {
       async pull(out) {
         try {
           const { done, value } = await reader.read()
           if (done) return out.close()
-          for (const byte of value) {
-            size += 1
-            if (byte === 10) {
-              if (isLineEmpty) size = 0
-              isLineEmpty = true
-            } else if (byte !== 13) isLineEmpty = false
-            if (size > MOST_BYTES) throw new Error('it sent a message that is too long')
-          }
+          for (const byte of value) pass(byte)
           out.enqueue(value)
         } catch (error) {
           onCut(error)
@@ -319,9 +368,24 @@ function toolIn(listed: unknown): ForeignTool[] {
 
 function resultIn(result: unknown): ToolResult {
   const { content, structuredContent, isError } = (result ?? {}) as Record<string, unknown>
-  const parts = Array.isArray(content) ? content.map(wordsFor) : []
-  const text = parts.join('\n') || (structuredContent === undefined ? '(nothing)' : JSON.stringify(structuredContent))
-  return { text, isError: isError === true }
+  const text = textOf(Array.isArray(content) ? content : [])
+  if (text !== '' || structuredContent === undefined) return { text: text || '(nothing)', isError: isError === true }
+  return { text: JSON.stringify(structuredContent), isError: isError === true }
+}
+
+/** The first of the parts; how many are left out stands before them, where no end is cut off. */
+function textOf(parts: readonly unknown[]): string {
+  const read: string[] = []
+  let characters = 0
+  for (const part of parts.slice(0, MOST_READ.parts)) {
+    if (characters >= MOST_READ.characters) break
+    const words = wordsFor(part)
+    read.push(words)
+    characters += words.length
+  }
+  const left = parts.length - read.length
+  if (left > 0) read.unshift(`[${left} of ${parts.length} parts of this result are left out, at its end]`)
+  return read.join('\n')
 }
 
 /** A part of a result: its text, or what it is. */
@@ -335,16 +399,18 @@ function wordsFor(part: unknown): string {
     case 'audio':
       return `[${type === 'image' ? 'an image' : 'a sound'}, ${kind}, ${bytesIn(data)} bytes: it cannot be shown here]`
     case 'resource_link':
-      return `[a link: ${String(uri)}${typeof name === 'string' ? `, ${name}` : ''}]`
+      return `[a link: ${plainly(uri)}${typeof name === 'string' ? `, ${name}` : ''}]`
     case 'resource': {
       const { uri: at, text: inside, blob, mimeType: of } = (resource ?? {}) as Record<string, unknown>
-      if (typeof inside === 'string') return `[${String(at)}]\n${inside}`
-      return `[${String(at)}, ${typeof of === 'string' ? of : 'of no known kind'}, ${bytesIn(blob)} bytes: it cannot be shown here]`
+      if (typeof inside === 'string') return `[${plainly(at)}]\n${inside}`
+      return `[${plainly(at)}, ${typeof of === 'string' ? of : 'of no known kind'}, ${bytesIn(blob)} bytes: it cannot be shown here]`
     }
     default:
-      return `[a part of the type ${JSON.stringify(type)?.slice(0, 64)}, which is not known here]`
+      return `[a part of the type ${JSON.stringify(plainly(type).slice(0, 64))}, which is not known here]`
   }
 }
+
+const plainly = (value: unknown): string => (typeof value === 'string' ? value : 'unknown')
 
 /** Of Base64. */
 const bytesIn = (data: unknown): number => (typeof data === 'string' ? Math.floor((data.length * 3) / 4) : 0)
@@ -352,10 +418,11 @@ const bytesIn = (data: unknown): number => (typeof data === 'string' ? Math.floo
 const wordsOf = (error: unknown): string =>
   (error instanceof Error ? error.message : String(error)).slice(0, MOST_WORDS)
 
-/** The code that the network gave for a failed request. */
-function codeOf(error: unknown): string | undefined {
-  const { code } = ((error as Error | undefined)?.cause ?? {}) as { code?: unknown }
-  return error instanceof TypeError && typeof code === 'string' ? code : undefined
+/** Why a request failed, where that is not in the words of the failure: the code of the network, or what it says. */
+function reasonOf(error: unknown): string | undefined {
+  if (!(error instanceof TypeError && error.cause instanceof Error)) return undefined
+  const { code } = error.cause as NodeJS.ErrnoException
+  return typeof code === 'string' ? code : error.cause.message.slice(0, MOST_REASON)
 }
 
 const revealed = (secrets: Record<string, Secret>): Record<string, string> =>

@@ -74,7 +74,10 @@ export function createProgram(needs: ProgramNeeds): Program {
       'data',
       lines(MOST_BYTES, needs.onLine, () => gone('it sent a line that is too long')),
     )
-    started.stderr.on('data', lines(MOST_SAID, needs.onSaid))
+    const said = lines(MOST_SAID, needs.onSaid)
+    started.stderr.on('data', said)
+    // The last line may have no end.
+    started.stderr.once('end', () => said(Buffer.from('\n')))
     const settle = () => setTimeout(() => gone(whyEnded(started)), LAST_WORDS_MS)
     started.once('close', () => gone(whyEnded(started)))
     started.once('exit', settle)

@@ -36,7 +36,12 @@ interface FakeLine {
 function open(servers: McpServerConfig[]) {
   const lines: FakeLine[] = []
   const logged: { message: string; [detail: string]: unknown }[] = []
+  const warned: string[] = []
   const write = (details: object, message: string) => void logged.push({ ...details, message })
+  const warn = (details: object, message: string) => {
+    warned.push(message)
+    write(details, message)
+  }
   const toolServers = createToolServers({
     servers,
     openLine({ name }, ears) {
@@ -58,11 +63,11 @@ function open(servers: McpServerConfig[]) {
         },
       }
     },
-    log: { trace: write, debug: write, info: write, warn: write, error: write },
+    log: { trace: write, debug: write, info: write, warn, error: warn },
     monotonic: () => Date.now(),
     random: () => 0,
   })
-  return { toolServers, lines, logged }
+  return { toolServers, lines, logged, warned }
 }
 
 const settle = () => vi.advanceTimersByTimeAsync(1)
@@ -168,6 +173,33 @@ describe('the tools of a server', () => {
     ])
   })
 
+  it('are without those whose schemas are nested more than 32 deep, and the others do not care', async () => {
+    const nested = (depth: number) => {
+      let schema: object = {}
+      for (let deep = 1; deep < depth; deep++) schema = deep % 2 ? { items: schema } : { anyOf: [schema] }
+      return schema
+    }
+    let lists: unknown[] = []
+    for (let deep = 1; deep < 32; deep++) lists = [lists]
+    const { toolServers, logged } = await ready(
+      [config('s')],
+      [
+        foreign('deep', { schema: { properties: lists } }),
+        foreign('deeper', { schema: nested(100_000) }),
+        foreign('fine', { schema: nested(20) }),
+        foreign('deepest', { schema: { type: 'object', properties: lists[0] } }),
+      ],
+    )
+    expect(names(toolServers)).toEqual(['s__fine', 's__deepest'])
+    expect(JSON.stringify(toolServers.tools('main'))).toContain('anyOf')
+    expect(logged).toContainEqual({
+      message: 'tools are left out: their schemas are nested too deep',
+      server: 's',
+      tools: 2,
+      most: 32,
+    })
+  })
+
   it('are told to models with a schema of an object, whatever the server says it is', async () => {
     const schemas = [
       { type: 'object', properties: { a: {} } },
@@ -247,11 +279,51 @@ describe('a server', () => {
       await vi.advanceTimersByTimeAsync(5_000)
     }
     expect(bad()).toHaveLength(6)
-    expect(logged.filter(({ why }) => why === 'no such program')).toHaveLength(6)
-    expect(logged.at(-1)).toMatchObject({ message: 'a tool server failed too often; it rests', server: 'bad' })
+    const why = 'no such program'
+    const failed = logged.filter(({ message }) => message === 'a tool server is not there')
+    expect(failed).toEqual(Array(6).fill({ message: 'a tool server is not there', server: 'bad', why }))
+    expect(logged.at(-1)).toMatchObject({ message: 'a tool server failed too often; it rests', server: 'bad', why })
     expect(names(toolServers)).toEqual(['good__t'])
     await vi.advanceTimersByTimeAsync(60_000)
     expect(bad()).toHaveLength(7)
+  })
+
+  it('that cannot be opened is spoken of with the reason, and warned of once for each', async () => {
+    const { toolServers, lines, warned } = await ready([config('s', { startMs: 1_000_000 })])
+    const fail = async (why: string) => {
+      lines.at(-1)!.opened.reject(new Error(why))
+      lines.at(-1)!.closed.resolve()
+      await vi.advanceTimersByTimeAsync(61_000)
+    }
+    const missing = () => toolServers.missing!('main', 's__t')
+    expect(missing()).toBe('the tool server s is not there yet; it is being started')
+    await fail('no such program')
+    expect(missing()).toBe('the tool server s could not be started (no such program); it is tried again')
+    await fail('no such program')
+    await fail('it ended with code 1')
+    expect(missing()).toBe('the tool server s could not be started (it ended with code 1); it is tried again')
+    expect(warned).toEqual(Array(2).fill('a tool server is not there'))
+    lines.at(-1)!.opened.resolve([foreign('t')])
+    await settle()
+    expect(missing()).toBeUndefined()
+    lines.at(-1)!.ears.onLost('it ended with code 1')
+    await settle()
+    expect(missing()).toBe('the tool server s went away; it is being restarted')
+    expect(warned).toHaveLength(3)
+    await fail('nobody listens')
+    await fail('no such program')
+    expect(missing()).toBe('the tool server s went away, and could not be started (no such program); it is tried again')
+  })
+
+  it('that fails too often for one reason is an error once', async () => {
+    const { lines, warned, logged } = await ready([config('s')])
+    for (let n = 0; n < 18; n += 1) {
+      lines.at(-1)!.opened.reject(new Error('no such program'))
+      lines.at(-1)!.closed.resolve()
+      await vi.advanceTimersByTimeAsync(n % 6 === 5 ? 60_000 : 5_000)
+    }
+    expect(logged.filter(({ message }) => message.endsWith('it rests')).length).toBeGreaterThan(1)
+    expect(warned).toEqual(['a tool server is not there', 'a tool server failed too often; it rests'])
   })
 
   it('that is slow to start is closed, and what it says later is not heard', async () => {
@@ -262,7 +334,9 @@ describe('a server', () => {
     lines[0]!.ears.onTools([foreign('later')])
     await settle()
     expect(names(toolServers)).toEqual([])
-    expect(toolServers.missing!('main', 's__later')).toBe('the tool server s is not there yet; it is being started')
+    expect(toolServers.missing!('main', 's__later')).toBe(
+      'the tool server s could not be started (it was not ready within 1 s); it is tried again',
+    )
   })
 
   it('is closed when all are stopped, which is over when they are', async () => {

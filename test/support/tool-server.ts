@@ -2,15 +2,16 @@
  * A server of tools that speaks the Model Context Protocol in plain lines of JSON-RPC, as a program or over HTTP.
  *
  * Its tools: `echo` says its text, `environment` its environment, `hang` never answers, `die` ends the program with a code,
- * `change` adds the tool `late` and says so, `large` says so many characters, `picture` shows one, `fail` fails, `refuse` is
- * refused, `calls` tells what it was asked so far, `same name` and `same_name` differ in a space.
+ * `change` adds the tool `late` and says so, `large` says so many characters, `parts` so many in so many parts, `zeros` that are
+ * none, `deep` so many lists inside each other, `picture` shows one, `fail` fails, `refuse` is
+ * refused, `betray` with the key it is called with, `calls` tells what it was asked so far, `same name` and `same_name` differ in a space.
  *
  * Runs by itself with `node test/support/tool-server.ts [options]`:
  *
  * - `--page N`: so many tools on a page of its list (all).
  * - `--many N`: so many more tools.
  * - `--ill`: more tools, with schemas that are none, and entries that are no tools.
- * - `--silent`: never answers. `--quit CODE`: ends at once. `--noise`: talks besides the protocol.
+ * - `--silent`: never answers. `--quit CODE`: ends at once, `--last WORDS`: having said this on its standard error. `--noise`: talks besides the protocol.
  * - `--stubborn FILE`: ignores SIGTERM and the end of its input, and starts a program that does so, too; their ids are written
  *   to the file. `--id FILE`: writes its own.
  */
@@ -100,6 +101,12 @@ function createToolServer(
         return said('changed')
       case 'large':
         return said('x'.repeat(Number(args['size'])))
+      case 'parts':
+        return { content: Array(Number(args['count'])).fill({ type: 'text', text: 'x'.repeat(Number(args['size'])) }) }
+      case 'zeros':
+        return { content: Array(Number(args['count'])).fill(0) }
+      case 'deep':
+        return { content: [], structuredContent: `nest ${args['depth']}` }
       case 'picture':
         return {
           content: [
@@ -145,6 +152,8 @@ function createToolServer(
       }
       case 'tools/call': {
         if (params['name'] === 'refuse') return refuse(-32602, 'not with these arguments')
+        if (params['name'] === 'betray')
+          return refuse(-32602, `not with ${(params['arguments'] as { [name: string]: unknown })['key']}`)
         const result = call(params['name'], (params['arguments'] ?? {}) as { [name: string]: unknown })
         return result && answer(result)
       }
@@ -153,6 +162,10 @@ function createToolServer(
     }
   }
 }
+
+/** A message as it is sent. What is deep is too deep to be made by walking it. */
+const textOf = (message: Message): string =>
+  JSON.stringify(message).replace(/"nest (\d+)"/, (_, depth) => '['.repeat(Number(depth)) + ']'.repeat(Number(depth)))
 
 export interface HttpToolServer extends AsyncDisposable {
   url: string
@@ -185,7 +198,7 @@ export async function startHttpToolServer({
   /** Whoever listens for what it says by itself. */
   const listeners = new Set<ServerResponse>()
   const waiting = new Map<number, ServerResponse>()
-  const write = (response: ServerResponse, message: Message) => response.write(`data: ${JSON.stringify(message)}\n\n`)
+  const write = (response: ServerResponse, message: Message) => response.write(`data: ${textOf(message)}\n\n`)
   const server = createServer(async (request, response) => {
     requests.push({ method: request.method!, headers: request.headers })
     if (redirect !== undefined) return response.writeHead(307, { location: redirect }).end()
@@ -216,7 +229,7 @@ export async function startHttpToolServer({
       const response = waiting.get(message.id)!
       waiting.delete(message.id)
       if (events) write(response, message)
-      response.end(events ? undefined : JSON.stringify(message))
+      response.end(events ? undefined : textOf(message))
     },
     () => server.closeAllConnections(),
   )
@@ -256,12 +269,14 @@ function speak(): void {
       ill: { type: 'boolean' },
       silent: { type: 'boolean' },
       quit: { type: 'string' },
+      last: { type: 'string' },
       noise: { type: 'boolean' },
       stubborn: { type: 'string' },
       id: { type: 'string' },
     },
   })
-  const { page, many, ill = false, silent, quit, noise, stubborn, id } = values
+  const { page, many, ill = false, silent, quit, last, noise, stubborn, id } = values
+  if (last !== undefined) process.stderr.write(last)
   if (quit !== undefined) process.exit(Number(quit))
   if (id !== undefined) writeWhole(id, [process.pid])
   if (noise) {
@@ -277,7 +292,7 @@ function speak(): void {
   }
   const hear = createToolServer(
     { ...(page && { page: Number(page) }), ...(many && { many: Number(many) }), isIll: ill },
-    (message) => process.stdout.write(`${JSON.stringify(message)}\n`),
+    (message) => process.stdout.write(`${textOf(message)}\n`),
     (code) => process.exit(code),
   )
   createInterface({ input: process.stdin }).on('line', (line) => {

@@ -80,7 +80,8 @@ describe('sessions_send', () => {
 
   it.each([
     [{ agentId: 'writer', message: 'x' }, /main may not .*writer/],
-    [{ agentId: 'nobody', message: 'x' }, /known: main, researcher, writer/],
+    [{ agentId: 'nobody', message: 'x' }, /\(known: main, researcher\)/],
+    [{ sessionKey: 'agent:nobody:main', message: 'x' }, /\(known: main, researcher\)/],
     [{ message: 'x' }, /give agentId or sessionKey/],
     [{ sessionKey: 'agent:writer:main', message: 'x' }, /main may not .*writer/],
   ])('is refused in words: %j', async (args, words) => {
@@ -99,6 +100,10 @@ describe('what an agent sees', () => {
     expect(list.sessions.map(({ sessionKey }) => sessionKey)).toEqual(['agent:main:a'])
     const { agents } = JSON.parse((await call('agents_list', {})).text) as { agents: { id: string }[] }
     expect(agents.map(({ id }) => id)).toEqual(['researcher'])
+    expect(await call('sessions_list', { agentId: 'nobody' })).toMatchObject({
+      isError: true,
+      text: expect.stringContaining('(known: main, researcher)'),
+    })
     for (const [name, args] of [
       ['sessions_history', { sessionKey: 'agent:writer:main' }],
       ['session_status', { sessionKey: ' AGENT:Writer:main' }],

@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { inspect } from 'node:util'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { ForeignTool, ToolLine } from '../../src/broker/tool-servers.ts'
 import type { McpServerConfig } from '../../src/config/config.ts'
@@ -114,7 +115,7 @@ const call = (
 const pause = () => new Promise((resolve) => setTimeout(resolve, 10))
 
 const WAYS: [string, () => Promise<McpServerConfig['reach']>][] = [
-  ['a program', async () => program()],
+  ['a program', async () => program([], { FAKE_KEY: KEY })],
   ['an address', async () => address(await serve())],
   ['an address that answers in events', async () => address(await serve({ events: true }))],
 ]
@@ -158,6 +159,9 @@ describe.each(WAYS)('%s', (_, reach) => {
     const opened = await open(await reach())
     expect(await call(opened, 'fail')).toEqual({ text: 'it is broken', isError: true })
     await expect(call(opened, 'refuse')).rejects.toThrow('not with these arguments')
+    const betrayed = await call(opened, 'betray', { key: KEY }).catch((error: unknown) => error)
+    expect(inspect(betrayed)).toContain('not with [hidden]')
+    expect(inspect(betrayed, { depth: null, showHidden: true })).not.toContain(KEY)
     expect((await call(opened, 'picture')).text.split('\n')).toEqual([
       'here:',
       '[an image, image/png, 3 bytes: it cannot be shown here]',
@@ -166,6 +170,37 @@ describe.each(WAYS)('%s', (_, reach) => {
       'inside',
       '[a part of the type "of tomorrow", which is not known here]',
     ])
+  })
+
+  it('with many parts in a result is read up to 256 of them, or 100,000 characters, and told of the rest', async () => {
+    const opened = await open(await reach())
+    const parts = async (count: number, size: number) => (await call(opened, 'parts', { count, size })).text.split('\n')
+    expect(await parts(256, 1)).toEqual(Array(256).fill('x'))
+    expect(await parts(1_000, 1)).toEqual([
+      '[744 of 1000 parts of this result are left out, at its end]',
+      ...Array(256).fill('x'),
+    ])
+    const long = 'x'.repeat(60_000)
+    expect(await parts(5, 60_000)).toEqual(['[3 of 5 parts of this result are left out, at its end]', long, long])
+  })
+
+  it('may nest a structure, which is told when there is nothing else', async () => {
+    const opened = await open(await reach())
+    expect(await call(opened, 'deep', { depth: 500 })).toEqual({
+      text: '['.repeat(500) + ']'.repeat(500),
+      isError: false,
+    })
+  })
+
+  it.each([
+    ['deep', { depth: 2_000_000 }, 'it sent a message that is nested too deep'],
+    ['zeros', { count: 2_000_000 }, 'it sent a message of too many values'],
+  ])('that sends what is costly to read is lost, and nothing of it is read: %s', async (tool, args, why) => {
+    const opened = await open(await reach())
+    const fails = expect(call(opened, tool, args)).rejects.toThrow()
+    expect(await opened.lost).toBe(why)
+    await opened.close()
+    await fails
   })
 
   it('that goes away in the middle of a call is lost before the call fails', async () => {
@@ -244,6 +279,22 @@ describe('a program', () => {
     const opened = line(program(['--quit', '7']))
     await expect(opened.open()).rejects.toThrow()
     expect(await opened.lost).toBe('it ended with code 7')
+  })
+
+  it.each([
+    ['whole lines', 'starting\nno database\n', 'no database'],
+    ['no end of the line', 'no database', 'no database'],
+    [
+      'the trace of an error',
+      'Error: no database\n    at main (a.js:1:1) {\n  code: 7\n}\n\nNode.js v22.1.0\n',
+      'Error: no database',
+    ],
+    ['its secret', `no ${KEY} here\n`, 'no [hidden] here'],
+    ['too much', `${'x'.repeat(5_000)}\n`, 'x'.repeat(300)],
+  ])('that ends is quoted with what it said last: %s', async (_, last, quoted) => {
+    const opened = line(program(['--last', last, '--quit', '7'], { FAKE_KEY: KEY }))
+    await expect(opened.open()).rejects.toThrow()
+    expect(await opened.lost).toBe(`it ended with code 7: ${quoted}`)
   })
 
   it('that never answers can be closed', async () => {
@@ -342,6 +393,10 @@ describe('an address', () => {
     const gone = await serve()
     await gone.close()
     await expect(line(address(gone)).open()).rejects.toThrow(/cannot be reached \(ECONNREFUSED\)$/)
+    // No browser asks this port either.
+    const never = line({ url: 'http://127.0.0.1:1/mcp', headers: {} })
+    await expect(never.open()).rejects.toThrow(/^127\.0\.0\.1:1 cannot be reached \(bad port\)$/)
+    expect(await never.lost).toBe('127.0.0.1:1 cannot be reached (bad port)')
   })
 
   it('with a header that HTTP cannot carry is not asked, and the header is not told', async () => {
