@@ -34,12 +34,13 @@ import { createSessions, type Sessions } from './broker/sessions.ts'
 import { createStandby, type Standby } from './broker/standby.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
 import { createToolServers, type ToolServers } from './broker/tool-servers.ts'
-import { createToolbox } from './broker/toolbox.ts'
+import { createToolbox, deniedInVain } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
 import { parseRange, type Range } from './config/address.ts'
 import type { Config } from './config/config.ts'
 import { openConfigFile } from './config/file.ts'
 import type { ConfigSource } from './config/load.ts'
+import { nearest } from './config/reading.ts'
 import { FileSchema } from './config/schema.ts'
 import { identity, systemPrompt } from './config/workspace.ts'
 import { listFiles, readFile, writeFile } from './config/workspace-files.ts'
@@ -404,6 +405,10 @@ export function createGateway(options: GatewayOptions): Gateway {
       isReachable: (agentId) => standby.isThere(agentId) ?? (!isConnector(agentId) || nodes.hasNodeFor(agentId)),
     })
     const council = councilTools({ agents, chains, mailbox, store, sessions, activityOf: activity.of, now })
+    warnOfDenied(
+      config.tools.deny,
+      council.map(({ name }) => name),
+    )
     const health = createHealth({
       agents,
       store,
@@ -576,6 +581,14 @@ export function createGateway(options: GatewayOptions): Gateway {
       ...{ store, runs, sessions, supervisor, turns, mailbox, standby, toolServers },
       ...{ devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, api, hub, health, presence, listener, replay, audit },
+    }
+  }
+
+  /** @param known names of the gateway's own tools */
+  function warnOfDenied(deny: readonly string[], known: readonly string[]): void {
+    for (const name of deniedInVain(deny, known)) {
+      const meant = nearest(name, known)
+      log.warn({ name, ...(meant !== undefined && { meant }) }, 'tools.deny names no tool')
     }
   }
 

@@ -153,6 +153,10 @@ const shortened = (text: string): string =>
     ? text
     : `${text.slice(0, MOST_RESULT)}\n\n[cut here: the result has ${text.length} characters]`
 
+/** What is denied, and is no tool of the gateway: neither a pattern nor, with a `__`, a tool of a server, which may come later. */
+export const deniedInVain = (deny: readonly string[], known: readonly string[]): string[] =>
+  deny.filter((name) => !name.includes('*') && !name.includes('__') && !known.some(namesLike([name])))
+
 /** Whether a name is in a list in which `*` stands for any characters. */
 export function namesLike(patterns: readonly string[]): (name: string) => boolean {
   const expressions = patterns.map(

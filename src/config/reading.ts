@@ -235,13 +235,17 @@ function kind(value: unknown): string {
 
 /** Names the known key that was probably meant: a neighbour spelled alike, else the same name elsewhere in the file. */
 function hint(key: string, path: Path, known: Record<string, TSchema>): string {
-  const near = Object.keys(known)
-    .map((name) => ({ name, distance: distance(key.toLowerCase(), name.toLowerCase()) }))
-    .filter(({ name, distance }) => distance <= Math.max(1, Math.floor(Math.max(name.length, key.length) / 3)))
-    .toSorted((a, b) => a.distance - b.distance)[0]
-  const meant = near === undefined ? pathsOf(FileSchema, []).find((one) => one.at(-1) === key) : [...path, near.name]
+  const near = nearest(key, Object.keys(known))
+  const meant = near === undefined ? pathsOf(FileSchema, []).find((one) => one.at(-1) === key) : [...path, near]
   return meant === undefined ? '' : `; did you mean ${pathText(meant)}?`
 }
+
+/** The name that is spelled most alike, if one is alike at all. */
+export const nearest = (word: string, names: readonly string[]): string | undefined =>
+  names
+    .map((name) => ({ name, distance: distance(word.toLowerCase(), name.toLowerCase()) }))
+    .filter(({ name, distance }) => distance <= Math.max(1, Math.floor(Math.max(name.length, word.length) / 3)))
+    .toSorted((a, b) => a.distance - b.distance)[0]?.name
 
 /** Every path the schema names, outer keys first. Items of arrays are left out: they have no one path. */
 function pathsOf(schema: TSchema, path: Path): Path[] {

@@ -1,7 +1,10 @@
 /** What the JSON of a message would become, told from its characters before anything is built of them. */
 
-/** Objects and arrays inside each other: a text of 8 MB can be 4,000,000 deep, and stops everything for a second. */
-const MOST_NEST = 1_000
+/**
+ * Objects and arrays inside each other: a text of 8 MB can be 4,000,000 deep, and stops everything for a second. What is less deep
+ * than this is parsed, so that one tool of a list is left out and not all of its server.
+ */
+const MOST_NEST = 100_000
 /** A text of 10 MB can hold 3,000,000 empty objects, which take 200 MB. */
 const MOST_VALUES = 1_000_000
 

@@ -370,7 +370,15 @@ function resultIn(result: unknown): ToolResult {
   const { content, structuredContent, isError } = (result ?? {}) as Record<string, unknown>
   const text = textOf(Array.isArray(content) ? content : [])
   if (text !== '' || structuredContent === undefined) return { text: text || '(nothing)', isError: isError === true }
-  return { text: JSON.stringify(structuredContent), isError: isError === true }
+  return { text: jsonOf(structuredContent), isError: isError === true }
+}
+
+function jsonOf(structure: unknown): string {
+  try {
+    return JSON.stringify(structure)
+  } catch {
+    return '[a structure, nested too deep to be shown here]'
+  }
 }
 
 /** The first of the parts; how many are left out stands before them, where no end is cut off. */

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { createToolbox, namesLike, type Tool } from '../../src/broker/toolbox.ts'
+import { createToolbox, deniedInVain, namesLike, type Tool } from '../../src/broker/toolbox.ts'
 import type { RunRecord } from '../../src/stores/store.ts'
 import { quiet } from '../support/rooms.ts'
 
@@ -110,4 +110,9 @@ describe('a list of names', () => {
   ])('%j has %s: %s', (patterns, name, expected) => {
     expect(namesLike(patterns)(name)).toBe(expected)
   })
+})
+
+it('denies in vain what is no tool of the gateway, no pattern, and no tool of a server', () => {
+  const deny = ['sessions_list', 'Sessions_Send', 'session_list', 'exec', 'files__read', 'fil*', '']
+  expect(deniedInVain(deny, ['sessions_list', 'sessions_send'])).toEqual(['session_list', 'exec', ''])
 })

@@ -65,6 +65,7 @@ const ILL = [
   { name: 'text', inputSchema: { type: 'string' } },
   { name: 'none' },
   { name: 'yes', inputSchema: true },
+  { name: 'deep', inputSchema: { type: 'object', x: 'nest 20000' } },
   { name: 'huge', inputSchema: object({ x: { description: 'x'.repeat(60_000) } }) },
   { name: 'wordy', description: '😀'.repeat(3_000), inputSchema: object() },
   { name: 7 },

@@ -190,6 +190,8 @@ describe.each(WAYS)('%s', (_, reach) => {
       text: '['.repeat(500) + ']'.repeat(500),
       isError: false,
     })
+    const { text } = await call(opened, 'deep', { depth: 90_000 })
+    expect(text).toBe('[a structure, nested too deep to be shown here]')
   })
 
   it.each([
@@ -245,7 +247,16 @@ describe('a list of tools', () => {
 
   it('with odd entries is not lost because of them', async () => {
     const { tools } = await open(program(['--ill']))
-    expect(tools.slice(12).map(({ name }) => name)).toEqual(['slow', 'wrong', 'text', 'none', 'yes', 'huge', 'wordy'])
+    expect(tools.slice(12).map(({ name }) => name)).toEqual([
+      'slow',
+      'wrong',
+      'text',
+      'none',
+      'yes',
+      'deep',
+      'huge',
+      'wordy',
+    ])
     expect(tools.find(({ name }) => name === 'text')!.schema).toEqual({ type: 'string' })
   })
 })

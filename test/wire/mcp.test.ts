@@ -114,6 +114,15 @@ describe('a tool of another program', () => {
     )
   })
 
+  it('that is denied by a name that no tool has is warned of, with the one that is meant', async () => {
+    await using _ = await open({}, { deny: ['session_send', 'sessions_history', 'fake__none', 'fly', 'x*'] })
+    const warned = (await untilLogged('tools.deny names no tool')).map((line) => JSON.parse(line))
+    expect(warned.map(({ name, meant }) => [name, meant])).toEqual([
+      ['session_send', 'sessions_send'],
+      ['fly', undefined],
+    ])
+  })
+
   it('is for the agents that the configuration names', async () => {
     await using gateway = await open({ fake: { ...program(), agents: ['writer'] } })
     const peer = await gateway.connect()
