@@ -353,7 +353,7 @@ async function failOnce({ folder, babbler }: Ground, roll: Roll, tally: Tally, w
 export const disk: Suite = {
   summary:
     'a disk that is full refuses turns and nothing else; one that fails ends the gateway; neither loses what was kept',
-  few: 3,
+  few: 2,
   many: 400,
   async run({ rounds, seed, say }: Rounds) {
     const tally = createTally([

@@ -26,7 +26,7 @@ const ENDLESS = { pieces: 40_000, longest: 4, gap: 10 }
 
 export const drain: Suite = {
   summary: 'SIGTERM under load loses no acknowledged turn, begins no new one, says so to everybody, and exits with 0',
-  few: 3,
+  few: 2,
   many: 500,
   async run(how) {
     const tally = createTally([

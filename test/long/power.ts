@@ -147,7 +147,7 @@ async function judge(
 export const power: Suite = {
   summary:
     'a power cut at any moment, whatever of the unsynced is lost, loses nothing that was acknowledged or announced',
-  few: 5,
+  few: 3,
   many: 200,
   async run({ rounds, seed, say }: Rounds) {
     const tally = createTally([
