@@ -1,8 +1,9 @@
 // Runs the tests: brings what they need where it may, checks types and style, and closes with "N passed, N failed".
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { bringPackages } from './debian.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const launcher = join(root, 'tools/node/with-node.mjs')
@@ -23,23 +24,7 @@ const PACKAGES = [
 const run = (command, rest, options = {}) =>
   spawnSync(command, rest, { cwd: root, stdio: 'inherit', ...options }).status === 0
 
-const missing = PACKAGES.filter(({ file }) => !existsSync(file))
-if (missing.length > 0) {
-  const debian = existsSync('/etc/debian_version') && process.getuid?.() === 0
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }
-  const quiet = { env, stdio: ['ignore', 'ignore', 'inherit'] }
-  const installed =
-    debian &&
-    (run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing.map(({ name }) => name)], {
-      ...quiet,
-      stdio: 'ignore',
-    }) ||
-      (run('apt-get', ['update', '-qq'], quiet) &&
-        run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing.map(({ name }) => name)], quiet)))
-  if (!installed) {
-    for (const { name, suite } of missing) console.log(`skipped: ${suite} (Debian package ${name} is not installed)`)
-  }
-}
+bringPackages(PACKAGES)
 
 let passed = 0
 let failed = 0

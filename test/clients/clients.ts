@@ -1,0 +1,4 @@
+/** Every client that is tried, in the order of the table. */
+import type { Client } from './client.ts'
+
+export const CLIENTS: Client[] = []
