@@ -87,6 +87,8 @@ export function createPresence({ now, version }: { now(): number; version: strin
       const { instanceId } = client
       const known = deviceId !== undefined ? ['device', deviceId] : instanceId && ['instance', principal, instanceId]
       const key = JSON.stringify(known || ['connection', connId])
+      // Whatever a device says, it is one instance: those who look for instances find it under the name that was verified.
+      const instance = deviceId ?? instanceId
       count += 1
       connected.set(key, (connected.get(key) ?? new Set()).add(connId))
       forget(key)
@@ -99,7 +101,7 @@ export function createPresence({ now, version }: { now(): number; version: strin
         ...(client.modelIdentifier && { modelIdentifier: client.modelIdentifier }),
         mode: client.mode,
         ...(deviceId && { deviceId }),
-        ...(client.instanceId && { instanceId: client.instanceId }),
+        ...(instance && { instanceId: instance }),
         roles: [role],
         scopes: [...scopes],
         reason: 'connect',

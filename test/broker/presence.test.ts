@@ -31,6 +31,14 @@ describe('who is here', () => {
     expect(listed()).toEqual(['c', 'b', 'a'])
   })
 
+  it('is an instance by the name of its device, where that is known, whatever it says itself', () => {
+    const { presence, join } = open()
+    join('a', { deviceId: 'd', instanceId: 'mine' })
+    join('b', { deviceId: 'e' })
+    join('c', { instanceId: 'i' })
+    expect(presence.list().map(({ instanceId }) => instanceId)).toEqual([undefined, 'i', 'e', 'd'])
+  })
+
   it('is told of no device or instance by who only says it is that one', () => {
     const { presence, join, listed } = open()
     const admin = join('admin', { deviceId: 'd', instanceId: 'd' })
