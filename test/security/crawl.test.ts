@@ -199,11 +199,13 @@ describe('a stranger', () => {
       'cache-control',
       'connection',
       'content-length',
+      'content-security-policy',
       'content-type',
       'date',
       'keep-alive',
       'referrer-policy',
       'x-content-type-options',
+      'x-frame-options',
     ])
   })
 

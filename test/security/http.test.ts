@@ -101,7 +101,12 @@ describe('a method and a path', () => {
           const { headers: given, body } = answer!
           for (const name of Object.keys(given))
             expect(name).not.toMatch(/cookie|access-control|location|server|powered|etag/)
-          expect(given).toMatchObject({ 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer' })
+          expect(given).toMatchObject({
+            'x-content-type-options': 'nosniff',
+            'referrer-policy': 'no-referrer',
+            'x-frame-options': 'DENY',
+            'content-security-policy': expect.stringMatching(/^default-src 'none';.*frame-ancestors 'none'$/),
+          })
           if (answer!.status === 404 && method !== 'HEAD') expect(body).toBe(NOT_FOUND)
           if (answer!.status === 405) expect(given['allow']).toBe('GET, HEAD')
           cases += 1
