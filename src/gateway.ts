@@ -80,6 +80,8 @@ export interface GatewayOptions {
   heartbeatMs?: number
   /** Between two looks for what is old, in ms. */
   sweepMs?: number
+  /** Between two looks at how the gateway is, in ms. */
+  healthMs?: number
   /** The wall clock in ms, which anybody may set. */
   now?(): number
   /** Milliseconds of a clock that nobody sets. */
@@ -150,7 +152,8 @@ export function createGateway(options: GatewayOptions): Gateway {
     drainMs = config.gateway.drainMs,
     heartbeatMs = HEARTBEAT_MS,
   } = options
-  const { now = () => Date.now(), monotonic = () => performance.now(), sweepMs = SWEEP_EVERY_MS } = options
+  const { now = () => Date.now(), monotonic = () => performance.now() } = options
+  const { sweepMs = SWEEP_EVERY_MS, healthMs = HEALTH_EVERY_MS } = options
   const startedAt = monotonic()
   const agents = createAgents(config)
   const databasePath = join(config.stateDir, 'kurultai.sqlite')
@@ -624,7 +627,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       }),
       every(ATTEMPTS_EVERY_MS, () => void attempts.sweep()),
       every(config.gateway.tickIntervalMs, () => hub.tellAll('tick', { ts: now() })),
-      every(HEALTH_EVERY_MS, () =>
+      every(healthMs, () =>
         owned(
           'the health refresh',
           health.refresh().then((snapshot) =>

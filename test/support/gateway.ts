@@ -36,6 +36,7 @@ export interface TestGatewayOptions {
   drainMs?: number
   heartbeatMs?: number
   sweepMs?: number
+  healthMs?: number
   now?(): number
   monotonic?(): number
   /** Silent unless given. */
@@ -64,6 +65,7 @@ export async function startGateway(options: TestGatewayOptions = {}): Promise<Te
     drainMs: options.drainMs ?? 1_000,
     ...(options.heartbeatMs && { heartbeatMs: options.heartbeatMs }),
     ...(options.sweepMs && { sweepMs: options.sweepMs }),
+    ...(options.healthMs && { healthMs: options.healthMs }),
     ...(options.now && { now: options.now }),
     ...(options.monotonic && { monotonic: options.monotonic }),
   })

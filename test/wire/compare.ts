@@ -4,61 +4,14 @@
  */
 import type { Frame } from '../support/gateway.ts'
 import type { Heard, Names, Recording } from './recording.ts'
+import { comparer, type Difference, type Equivalents } from './values.ts'
 
-export interface Difference {
-  /** Connection, what it is part of, and the path of the member: `A chat.send 2 payload.status`. */
-  where: string
-  /** `untrimmed`: the same text with the blank that the model ended with. */
-  kind: 'missing' | 'extra' | 'changed' | 'untrimmed' | 'order' | 'rule'
-  recorded?: unknown
-  here?: unknown
-}
+/** Events that come by the clock: how many of them is a matter of time. */
+export const PERIODIC = new Set(['tick', 'health', 'presence', 'connect.challenge'])
 
-/** Values that mean the same thing on both sides: what was recorded, and what it is here. */
-export type Equivalents = Map<string, string>
-
-/** Members whose value is a moment's: only their type is compared. */
-const VOLATILE = new Set([
-  ...[
-    'ts',
-    'startedAt',
-    'endedAt',
-    'timestamp',
-    'acceptedAt',
-    'updatedAt',
-    'createdAtMs',
-    'approvedAtMs',
-    'connectedAtMs',
-    'issuedAtMs',
-  ],
-  ...['durationMs', 'uptimeMs', 'age', 'seq', 'connId', 'nonce', 'host', 'ip', 'path', 'configPath', 'stateDir'],
-  ...[
-    'version',
-    'input',
-    'output',
-    'cacheRead',
-    'total',
-    'totalTokens',
-    'inputTokens',
-    'outputTokens',
-    'contextTokens',
-  ],
-  ...['deviceToken', 'publicKey', 'presence', 'health', 'count'],
-])
-/** Ids that a gateway makes: the same where they were the same, different where they were different. */
-const IDS = new Set(['sessionId', 'requestId', 'messageId'])
-/** Times that are said more than once of one run: then they are the same. */
-const REPEATED = new Set(['startedAt', 'endedAt', 'acceptedAt'])
-/** Lists of whatever there is: each element looks like one of those recorded. */
-const LISTINGS = new Set(['presence', 'agents', 'recent'])
-/** Lists of names in any order. */
-const SETS = new Set(['methods', 'events'])
-
-const isObject = (value: unknown): value is Frame =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
-const isElided = (value: unknown): boolean => typeof value === 'string' && /…<\d+ /.test(value)
-const isPlaceholder = (value: unknown): boolean => typeof value === 'string' && /<[A-Z][A-Z_0-9]+>/.test(value)
-const typeOf = (value: unknown): string => (value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value)
+/** When a recording began, in ms since 1970, as far as its frames tell; 0 if they do not. */
+const beginning = ({ entries }: Recording): number =>
+  entries.reduce((began, { t, frame }) => Math.max(began, (frame?.['payload']?.ts ?? 0) - (t ?? 0)), 0)
 
 /** Every difference of a conversation. */
 export function compare(
@@ -70,6 +23,7 @@ export function compare(
 ): Difference[] {
   const differences: Difference[] = []
   const differ = (difference: Difference) => void differences.push(difference)
+  const shape = comparer(names, same, beginning(recording), differ)
   for (const [conn, then] of recorded) {
     const now = here.get(conn) ?? { frames: [] }
     if (now.refused !== undefined) {
@@ -84,11 +38,11 @@ export function compare(
     for (const [where, frame] of before) {
       const counterpart = after.get(where)
       if (counterpart === undefined) differ({ where, kind: 'missing', recorded: frame })
-      else shape(frame, counterpart, where, '', undefined)
+      else shape(frame, counterpart, where)
     }
     for (const [where, frame] of after) {
       if (before.has(where)) continue
-      if (/ (tick|health|presence|connect\.challenge)$/.test(where)) continue
+      if (PERIODIC.has(where.slice(where.indexOf(' ') + 1))) continue
       if (cut && /(assistant|chat delta)$/.test(where)) continue
       differ({ where, kind: 'extra', here: frame })
     }
@@ -124,96 +78,10 @@ export function compare(
       }
     }
   }
-
-  function shape(then: unknown, now: unknown, where: string, key: string, run: string | undefined): void {
-    if (isElided(then)) return
-    if (then === null || now === null || typeOf(then) !== typeOf(now)) {
-      if (then !== now) differ({ where, kind: 'changed', recorded: then, here: now })
-      return
-    }
-    if (isObject(then) && isObject(now)) {
-      const open = '...' in then
-      const about = then['runId'] ?? run
-      for (const name of Object.keys(then)) {
-        if (name === '...') continue
-        if (name in now) shape(then[name], now[name], path(where, name), name, about)
-        else differ({ where: path(where, name), kind: 'missing', recorded: then[name] })
-      }
-      if (open) return
-      for (const name of Object.keys(now))
-        if (!(name in then)) differ({ where: path(where, name), kind: 'extra', here: now[name] })
-      return
-    }
-    if (Array.isArray(then) && Array.isArray(now)) return list(then, now, where, key, run)
-    if (IDS.has(key)) return identity(`${key} ${then}`, String(now), then, now, where)
-    if (key === 'id' && / node\.invoke\./.test(where)) return identity(`${key} ${then}`, String(now), then, now, where)
-    if (REPEATED.has(key)) return identity(`${key} ${run} ${then}`, String(now), then, now, where)
-    if (typeof then === 'string' && /^<DEVICE_ID_\d+>$/.test(then)) return identity(then, String(now), then, now, where)
-    if (VOLATILE.has(key) || isPlaceholder(then)) return
-    if (key === 'runId' && !names.runs.has(String(then))) return
-    if (then === now) return
-    const untrimmed = typeof then === 'string' && typeof now === 'string' && now.trimEnd() === then
-    differ({ where, kind: untrimmed ? 'untrimmed' : 'changed', recorded: then, here: now })
-  }
-
-  function identity(name: string, value: string, then: unknown, now: unknown, where: string): void {
-    const known = same.get(name)
-    if (known === undefined) same.set(name, value)
-    else if (known !== value) differ({ where, kind: 'changed', recorded: then, here: `${now}, but ${known} before` })
-  }
-
-  function list(then: unknown[], now: unknown[], where: string, key: string, run: string | undefined): void {
-    if (SETS.has(key)) {
-      const missing = then.filter((name) => !now.includes(name) && !isElided(name))
-      const extra = now.filter((name) => !then.includes(name) && !then.some(isElided))
-      if (missing.length > 0) differ({ where, kind: 'missing', recorded: missing })
-      if (extra.length > 0) differ({ where, kind: 'extra', here: extra })
-      return
-    }
-    if (LISTINGS.has(key)) return listing(then, now, where)
-    if (key === 'sessions') {
-      // Those that other recordings left behind are not there.
-      const keys = now.map((session) => (session as Frame)['key'])
-      const known = then.filter((session) => keys.includes((session as Frame)['key']))
-      for (const session of keys)
-        if (!known.some((row) => (row as Frame)['key'] === session))
-          differ({ where: path(where, session), kind: 'extra', here: session })
-      const inOrder = now.filter((session) => known.some((row) => (row as Frame)['key'] === (session as Frame)['key']))
-      for (const [index, row] of known.entries())
-        shape(row, inOrder[index], path(where, String((row as Frame)['key'])), '', run)
-      return
-    }
-    if (then.length !== now.length)
-      differ({ where: path(where, 'length'), kind: 'changed', recorded: then.length, here: now.length })
-    for (const [index, element] of then.entries())
-      if (index < now.length) shape(element, now[index], path(where, index), '', run)
-  }
-
-  /** Each object has the members that all of those recorded have, and none that none of them has. */
-  function listing(then: unknown[], now: unknown[], where: string): void {
-    const known = then.filter(isObject)
-    if (known.length === 0) return
-    for (const element of now.filter(isObject)) {
-      for (const name of Object.keys(known[0]!))
-        if (known.every((one) => name in one) && !(name in element))
-          differ({ where: path(where, name), kind: 'missing', recorded: known[0]![name] })
-      for (const name of Object.keys(element)) {
-        const example = known.find((one) => name in one)
-        if (!example) differ({ where: path(where, name), kind: 'extra', here: element[name] })
-        else if (isObject(example[name]) && isObject(element[name]))
-          listing([example[name]], [element[name]], path(where, name))
-        else if (typeOf(example[name]) !== typeOf(element[name]))
-          differ({ where: path(where, name), kind: 'changed', recorded: example[name], here: element[name] })
-      }
-    }
-  }
 }
 
 /** Frames of one connection by what they are, deltas gathered; in the order in which each came first. */
 type Parts = Map<string, Frame>
-
-/** The place of a member: `A chat.send 2 › payload.status`. */
-const path = (where: string, name: string | number): string => `${where}${where.includes(' › ') ? '.' : ' › '}${name}`
 
 const RUN = /^\S+ run (.+?) (?:lifecycle|assistant|chat|run_status|usage|tool|reasoning|error)\b/
 const runOf = (where: string): string | undefined => RUN.exec(where)?.[1]
@@ -243,7 +111,8 @@ function partsOf(conn: string, frames: Frame[], names: Names): Parts {
       continue
     }
     if (event !== 'agent' && event !== 'chat') {
-      if (!parts.has(`${conn} ${event}`)) parts.set(`${conn} ${event}`, frame)
+      if (!PERIODIC.has(event)) add(`${conn} ${event}`, frame)
+      else if (!parts.has(`${conn} ${event}`)) parts.set(`${conn} ${event}`, frame)
       continue
     }
     const run = `${conn} run ${runName(payload.runId)}`
@@ -271,6 +140,13 @@ function withoutText(frame: Frame): Frame {
   return copy
 }
 
+/** Whether a run was under way when this connection came. */
+const hasJoined = (frames: Frame[], runId: string): boolean =>
+  !frames.some(
+    ({ event, payload }) =>
+      event === 'agent' && payload.runId === runId && payload.stream === 'lifecycle' && payload.data.phase === 'start',
+  )
+
 /** What must hold of everything that is heard here, whatever was recorded. */
 function* broken(frames: Frame[]): Iterable<string> {
   let seq = 0
@@ -292,7 +168,9 @@ function* broken(frames: Frame[]): Iterable<string> {
       if (payload.ts < run.ts) yield `time runs backwards in ${runId}`
       run.ts = payload.ts
       if (payload.stream !== 'assistant') continue
-      run.text += payload.data.delta
+      // Whoever came in the middle hears all of the text that there is.
+      if (run.text === '' && hasJoined(frames, runId)) run.text = payload.data.text
+      else run.text += payload.data.delta
       if (payload.data.text !== run.text) yield `the deltas of ${runId} do not add up to its text`
       continue
     }

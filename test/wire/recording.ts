@@ -28,6 +28,15 @@ export interface Entry {
 /** Why there is nothing to replay; undefined when there is. */
 export const absent = existsSync(FOLDER) ? undefined : 'the recorded conversations are not on this machine'
 
+/** One request over HTTP and its answer. */
+export interface Exchange {
+  note?: string
+  /** What the gateway was configured with, in words. */
+  config: string
+  request: { method: string; path: string; headers: Record<string, string>; body?: unknown }
+  response: { status: number; headers: Record<string, string>; body: string }
+}
+
 /** The recordings that a list of patterns names. */
 export function filesOf(patterns: readonly string[]): string[] {
   return absent
@@ -37,10 +46,15 @@ export function filesOf(patterns: readonly string[]): string[] {
         .sort()
 }
 
+/** What was recorded over a WebSocket. */
 export function readRecording(file: string): Recording {
   const { note, frames } = JSON.parse(readFileSync(`${FOLDER}${file}.json`, 'utf8'))
   return { file, note, entries: frames }
 }
+
+/** What was recorded over HTTP. */
+export const readExchanges = (file: string): Exchange[] =>
+  JSON.parse(readFileSync(`${FOLDER}${file}.json`, 'utf8')).exchanges
 
 export const isSent = ({ dir }: Entry): boolean => dir === 'client->gateway'
 export const isReceived = ({ dir }: Entry): boolean => dir === 'gateway->client'

@@ -1,46 +1,54 @@
 import { describe, expect, it } from 'vitest'
-import type { Difference } from './compare.ts'
-import { DEVIATIONS, type Deviation, explains, isMissing } from './deviations.ts'
-import { absent, filesOf, readRecording } from './recording.ts'
+import { DEVIATIONS, type Deviation, explains, isMissing, OTHERS, SKIPPED, skips } from './deviations.ts'
+import { namesOfExchanges, replayExchanges } from './exchanges.ts'
+import { absent, filesOf, readExchanges, readRecording } from './recording.ts'
 import { replay } from './replay.ts'
+import type { Difference } from './values.ts'
 
-const FILES = filesOf([
-  'connect-*.json',
-  'chat-*.json',
-  'agent-run*.json',
-  'errors.json',
-  'limit-payload.json',
-  'node-invoke-timeout.json',
-  'nodes.json',
-  'sessions.json',
-  'v4/*.json',
-])
+const ALL = filesOf(['*.json', 'v4/*.json'])
+/** What was recorded over HTTP. */
+const EXCHANGES = filesOf(['http.json'])
+const CONVERSATIONS = ALL.filter((file) => !EXCHANGES.includes(file) && !OTHERS.includes(file))
 
 const played = new Set<string>()
 const used = new Set<Deviation>()
 
 const said = (value: unknown): string => JSON.stringify(value)?.slice(0, 200) ?? '-'
 
+/** The differences that no row explains, in words; rows that explain one are remembered as used. */
+function unexplained(file: string, differences: Difference[]): string[] {
+  played.add(file)
+  return differences.flatMap((difference) => {
+    const rows = DEVIATIONS.filter((row) => explains(row, file, difference))
+    for (const row of rows) used.add(row)
+    const { where, kind, recorded, here } = difference
+    return rows.length > 0 ? [] : [`${where}: ${kind}, recorded ${said(recorded)}, here ${said(here)}`]
+  })
+}
+
 describe.skipIf(absent)(`a recorded conversation${absent ? ` (${absent})` : ''}`, () => {
-  it.concurrent.for(FILES)('goes here as it went there: %s', async (file, { expect }) => {
+  it.concurrent.for(CONVERSATIONS)('goes here as it went there: %s', async (file, { expect }) => {
     const differences = await replay(readRecording(file), { isMissing: (where) => isMissing(file, where) })
-    played.add(file)
-    const unexplained: Difference[] = []
-    for (const difference of differences) {
-      const rows = DEVIATIONS.filter((row) => explains(row, file, difference))
-      for (const row of rows) used.add(row)
-      if (rows.length === 0) unexplained.push(difference)
-    }
-    const lines = unexplained.map(
-      ({ where, kind, recorded, here }) => `${where}: ${kind}, recorded ${said(recorded)}, here ${said(here)}`,
-    )
-    expect(lines).toEqual([])
+    expect(unexplained(file, differences)).toEqual([])
+  })
+
+  it.concurrent.for(EXCHANGES)('over HTTP is answered here as it was there: %s', async (file, { expect }) => {
+    const differences = await replayExchanges(readExchanges(file), (where) => skips(file, where) !== undefined)
+    expect(unexplained(file, differences)).toEqual([])
   })
 })
 
 describe.skipIf(absent)('the list of deviations', () => {
   it('has no row that explains nothing any more', ({ skip }) => {
-    if (played.size < FILES.length) skip('only when every conversation was replayed')
+    if (played.size < CONVERSATIONS.length + EXCHANGES.length) skip('only when every conversation was replayed')
     expect(DEVIATIONS.filter((row) => !row.sometimes && !used.has(row))).toEqual([])
+  })
+
+  it('skips nothing that is not there', () => {
+    const rows = EXCHANGES.flatMap((file) =>
+      [...namesOfExchanges(readExchanges(file)).keys()].map((where) => skips(file, where)),
+    )
+    expect(SKIPPED.filter((row) => !rows.includes(row))).toEqual([])
+    expect(OTHERS.filter((file) => !ALL.includes(file))).toEqual([])
   })
 })

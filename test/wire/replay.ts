@@ -1,9 +1,8 @@
 /** Plays the client's part of a recorded conversation to a gateway of this process, and keeps what it hears. */
 import { createHash, generateKeyPairSync, type KeyObject, randomUUID, sign } from 'node:crypto'
 import { WebSocket } from 'ws'
-import { CONNECT, type Frame, openPeer, type Peer, startGateway, type TestGateway, TOKEN } from '../support/gateway.ts'
-import { startModelServer } from '../support/model-server.ts'
-import { compare, type Difference, type Equivalents } from './compare.ts'
+import { CONNECT, type Frame, openPeer, type Peer, TOKEN } from '../support/gateway.ts'
+import { compare, PERIODIC } from './compare.ts'
 import {
   closedByClient,
   type Entry,
@@ -15,19 +14,17 @@ import {
   namesOf,
   type Recording,
 } from './recording.ts'
+import { PACE, type Stage, type StageOptions, startStage } from './stage.ts'
+import { type Difference, type Equivalents, isName } from './values.ts'
 
-/** How much faster than in the recordings the model answers, and deadlines pass. */
-const PACE = 4
 /** How long a frame that was recorded is waited for, in milliseconds. */
 const PATIENCE_MS = 4_000
 /** Silence before a client's frame from which on the recording waited for everything to be over, in milliseconds. */
 const PAUSE_MS = 1_000
-/** How much the model of the recordings said when nothing told it how much. */
-const RECORDED_CHUNKS = 50
 const BARRIER = 'replay-barrier'
 
 /** What a recording does not say of itself. */
-interface Circumstances {
+interface Circumstances extends StageOptions {
   /** Headers of the upgrade, by connection. `<HOST>` is this gateway's own host and port. */
   headers?: { [conn: string]: { [name: string]: string } }
   /** What is wrong with the device's proof, and which form it is signed in where that is not 2. */
@@ -36,7 +33,8 @@ interface Circumstances {
   earlier?: { sessionKey: string; message: string; idempotencyKey: string }[]
   /** Frames that were sent but not recorded, by the words of the note before them. */
   unrecorded?: { [note: string]: string | Buffer }
-  handshakeTimeoutMs?: number
+  /** A connection that does not read while another makes many messages, until it is closed. */
+  slow?: string
 }
 
 const turn = (sessionKey: string, message: string, idempotencyKey: string) => ({ sessionKey, message, idempotencyKey })
@@ -49,13 +47,25 @@ const CIRCUMSTANCES: { [file: string]: Circumstances } = {
   'connect-device-id-mismatch': { proof: 'id' },
   'connect-device-nonce-mismatch': { proof: 'nonce' },
   'connect-remote-host-header': { headers: { B: { host: 'gateway.example' } } },
-  'connect-timeout': { handshakeTimeoutMs: 100 },
+  'connect-timeout': { gateway: { handshakeTimeoutMs: 100 } },
   'connect-webchat-bad-origin': { headers: { A: { origin: 'https://evil.example' } } },
   'connect-webchat-no-device': { headers: { A: { origin: 'http://<HOST>' } } },
   'connect-webchat-ok': { headers: { A: { origin: 'http://<HOST>' } } },
+  // Clients may write the file only where it says so itself.
+  config: { sections: { commands: { config: true } } },
+  devices: { headers: { C: { host: 'gateway.example' } } },
   errors: {
     unrecorded: { 'binary frame': Buffer.from('{"type":"req","id":"bin1","method":"last-heartbeat"}') },
   },
+  'health-status': { earlier: [turn('agent:main:main', 'hi [[chunks=1]]', 'run-sk-agent:main:main')] },
+  'life-kill-9': { isProcess: true },
+  'life-shutdown': { isProcess: true, gateway: { drainSeconds: 1 } },
+  'limit-slow-consumer': {
+    slow: 'A',
+    earlier: [turn('agent:main:main', '/status', 'before')],
+    gateway: { limits: { requestsPerSecond: 0 } },
+  },
+  logs: { earlier: ['one', 'two', 'three'].map((key) => turn('agent:main:main', 'hi [[chunks=1]]', key)) },
   sessions: {
     earlier: [
       turn('agent:main:main', 'hi [[chunks=1]]', 'run-sk-agent:main:main'),
@@ -63,6 +73,7 @@ const CIRCUMSTANCES: { [file: string]: Circumstances } = {
       turn('agent:main:work', 'hello work [[chunks=2]]', 'ses-2'),
     ],
   },
+  'tick-and-health': { gateway: { tickIntervalMs: 1_000 } },
   'v4/connect-device-v3': { proof: 'v3' },
 }
 
@@ -78,22 +89,21 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
   const names = namesOf(recording)
   const recorded = heardIn(recording, names)
   const same: Equivalents = new Map()
-  await using model = await startModelServer({ pace: PACE, chunks: RECORDED_CHUNKS, quotesResults: false })
-  await using gateway = await startGateway({ config: configOf(model.url, circumstances) })
-  for (const params of circumstances.earlier ?? []) await spend(gateway, params)
+  /** The names of here for those that a gateway gave then. */
+  const given = new Map<unknown, unknown>()
+  await using stage = await startStage(circumstances)
+  for (const params of circumstances.earlier ?? []) await spend(stage, params)
 
   const lines = new Map<string, Line>()
   const late: string[] = []
   /** The entries that the next frame of the client waits for. */
   let due: Entry[] = []
+  /** How many answers, and how many events of a name, have been waited for. */
+  const waited = new Map<string, number>()
   let lastAt = 0
   for (const entry of entries) {
     if (entry.note !== undefined) {
-      const unrecorded = Object.entries(circumstances.unrecorded ?? {}).find(([words]) => entry.note!.includes(words))
-      if (unrecorded) {
-        await catchUp(entry)
-        lines.get('A')!.peer!.socket.send(unrecorded[1])
-      }
+      await happen(entry, entry.note)
       continue
     }
     const line = await lineOf(entry.conn!)
@@ -106,17 +116,51 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
       await catchUp(entry)
       line.peer?.socket.close(1000)
       await line.peer?.closed
-    } else due.push(entry)
+    } else if (entry.close!.code === 1006 && !circumstances.isProcess) {
+      await catchUp(entry)
+      line.peer!.socket.terminate()
+      await line.peer!.closed
+    } else {
+      if (circumstances.slow === entry.conn) await flood(line.peer!)
+      due.push(entry)
+    }
     lastAt = entry.t ?? lastAt
   }
   await catchUp(undefined)
   await Promise.all([...lines.values()].map((line) => line.barrier()))
 
   const heard = new Map([...lines].map(([conn, line]) => [conn, line.heard()]))
+  const differences = compare(recording, names, recorded, heard, same)
   return [
-    ...compare(recording, names, recorded, heard, same),
+    // What many messages were, while somebody did not read, was not recorded.
+    ...differences.filter(({ here }) => !circumstances.slow || !isForeign((here ?? {}) as Frame, names)),
     ...late.map((where): Difference => ({ where, kind: 'missing', here: 'waited for in vain' })),
   ]
+
+  /** Does what a note says. */
+  async function happen(entry: Entry, note: string): Promise<void> {
+    const unrecorded = Object.entries(circumstances.unrecorded ?? {}).find(([words]) => note.includes(words))
+    const end = note === 'kill -9' ? 'at once' : note === 'SIGTERM' ? 'in order' : undefined
+    if (unrecorded || end) await catchUp(entry)
+    if (unrecorded) lines.get('A')!.peer!.socket.send(unrecorded[1])
+    if (end) await stage.end(end)
+  }
+
+  /** Says more than the kernel holds for one who does not read, and lets it read on when the gateway has had enough of that. */
+  async function flood(slow: Peer): Promise<void> {
+    await catchUp(undefined)
+    let isOver = false
+    void stage
+      .logged(({ code }) => code === 1008)
+      .then(() => {
+        isOver = true
+      })
+    slow.socket.pause()
+    const other = [...lines.values()].find(({ peer }) => peer !== slow)!.peer!
+    const params = { sessionKey: 'agent:main:main', message: 'x'.repeat(250_000) }
+    while (!isOver) await other.request('chat.inject', params, BARRIER)
+    slow.socket.resume()
+  }
 
   async function lineOf(conn: string): Promise<Line> {
     let line = lines.get(conn)
@@ -132,7 +176,6 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
 
   /** Waits until everything has come that had come in the recording when the client said its next word. */
   async function catchUp(next: Entry | undefined): Promise<void> {
-    const texts = new Map<string, number>()
     for (const { conn, frame, close } of due) {
       const line = lines.get(conn!)!
       if (line.refused !== undefined) continue
@@ -141,12 +184,7 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
         continue
       }
       const { type, event, payload, id } = frame!
-      if (type === 'res') {
-        const seen = texts.get(`${conn} ${id}`) ?? 0
-        texts.set(`${conn} ${id}`, seen + 1)
-        const where = `${conn} ${names.methods.get(`${conn} ${id}`) ?? 'answer'} ${id}${seen > 0 ? ` #${seen + 1}` : ''}`
-        await patiently(where, () => line.frames().filter((one) => one.type === 'res' && one.id === id).length > seen)
-      } else if (event === 'agent' || event === 'chat') {
+      if (event === 'agent' || event === 'chat') {
         const { runId } = payload
         if (!names.runs.has(runId)) continue
         const length = event === 'agent' ? payload.data.text?.length : payload.message?.content[0].text.length
@@ -155,12 +193,34 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
           await patiently(`${conn} run ${runId}`, () => line.ended(runId) || line.streamed(runId) >= (length ?? 0))
         else if (['final', 'aborted', 'error'].includes(payload.state))
           await patiently(`${conn} run ${runId}`, () => line.ended(runId))
-      } else await patiently(`${conn} ${event}`, () => line.frames().some((one) => one.event === event))
+        continue
+      }
+      const what = type === 'res' ? (names.methods.get(`${conn} ${id}`) ?? 'answer') : event
+      const name = type === 'res' ? `${conn} ${what} ${id}` : `${conn} ${what}`
+      // An id may be a number, too, and is then another one.
+      const kind = `${conn} ${type === 'res' ? JSON.stringify(id) : event}`
+      const seen = PERIODIC.has(event) ? 0 : (waited.get(kind) ?? 0)
+      waited.set(kind, seen + 1)
+      const same = (one: Frame) => (type === 'res' ? one['type'] === 'res' && one['id'] === id : one['event'] === event)
+      await patiently(seen > 0 ? `${name} #${seen + 1}` : name, () => line.frames().filter(same).length > seen)
+      learn(told(frame!), told(line.frames().filter(same)[seen] ?? {}), '')
     }
     due = []
     const pause = next?.t === undefined || next.t - lastAt >= PAUSE_MS
     if (pause || recordedAreOver(next))
       await patiently('every run', () => [...lines.values()].every((line) => line.idle()))
+  }
+
+  /** What a frame says, without its own id. */
+  function told({ payload, error }: Frame): unknown {
+    return { payload, error }
+  }
+
+  /** Remembers what is called how here. */
+  function learn(then: unknown, now: unknown, key: string): void {
+    if (isName(key, then)) given.set(then, now)
+    else if (typeof then === 'object' && then !== null && typeof now === 'object' && now !== null)
+      for (const [name, member] of Object.entries(then)) learn(member, (now as Frame)[name], name)
   }
 
   /** Whether every run that the recording had begun before an entry had ended. */
@@ -176,7 +236,7 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
   }
 
   async function patiently(where: string, holds: () => boolean): Promise<void> {
-    if (isMissing(where)) return
+    if (isMissing(where) || late.includes(where)) return
     const until = Date.now() + PATIENCE_MS
     while (!holds()) {
       if (Date.now() > until) {
@@ -189,15 +249,14 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
 
   /** A connection of the recording, and everything that is said on it. */
   async function openLine(conn: string): Promise<Line> {
+    const url = await stage.url()
     const headers = Object.entries(circumstances.headers?.[conn] ?? {}).map(
-      ([name, value]) => [name, value.replace('<HOST>', `127.0.0.1:${gateway.port}`)] as const,
+      ([name, value]) => [name, value.replace('<HOST>', new URL(url).host)] as const,
     )
-    const opened = await openPeer(gateway.url, { headers: Object.fromEntries(headers) }).catch(
-      (error: { status?: number }) => {
-        if (error.status === undefined) throw error
-        return error.status
-      },
-    )
+    const opened = await openPeer(url, { headers: Object.fromEntries(headers) }).catch((error: { status?: number }) => {
+      if (error.status === undefined) throw error
+      return error.status
+    })
     const peer = typeof opened === 'number' ? undefined : opened
     const frames = () => (peer?.frames ?? []).filter(({ id }) => id !== BARRIER)
     let closed: { code: number; reason: string } | undefined
@@ -227,7 +286,6 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
           if (device)
             prove(frame!, filled['params'], challenge!['payload'], recordedChallenge?.['payload'], circumstances)
         }
-        if (filled['method'] === 'node.invoke.result') filled['params'].id = invokeOf(conn, filled['params'].id)
         if (filled['params']?.timeoutMs !== undefined && filled['method'] === 'chat.send')
           filled['params'].timeoutMs /= PACE
         peer?.send(filled)
@@ -270,18 +328,11 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
     if (Array.isArray(value)) return value.map(fill)
     if (typeof value === 'object' && value !== null)
       return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, fill(member)]))
+    if (given.has(value)) return given.get(value)
     if (typeof value !== 'string') return value
     if (value === '<TOKEN>') return TOKEN
     if (value === '<DEVICE_TOKEN>') return deviceToken()
-    return same.get(`requestId ${value}`) ?? same.get(value) ?? value
-  }
-
-  /** The id of here for something that a node was asked then: the nth is the nth. */
-  function invokeOf(conn: string, id: string): string {
-    const isAsked = ({ event }: Frame) => event === 'node.invoke.request'
-    const then = recorded.get(conn)!.frames.filter(isAsked)
-    const now = lines.get(conn)!.frames().filter(isAsked)
-    return now[then.findIndex(({ payload }) => payload.id === id)]?.['payload'].id ?? id
+    return same.get(value) ?? value
   }
 
   function deviceToken(): string {
@@ -367,28 +418,12 @@ function oversized(note: string): string {
   return frame('x'.repeat(Number(/\d+/.exec(note)![0]) - frame('').length))
 }
 
-/** The configuration of the recordings: one agent, one model. */
-function configOf(modelUrl: string, { handshakeTimeoutMs }: Circumstances) {
-  return {
-    gateway: handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs },
-    agents: { defaults: { model: { primary: 'fake/fake-1' } } },
-    models: {
-      mode: 'replace',
-      providers: {
-        fake: {
-          baseUrl: `${modelUrl}/v1`,
-          apiKey: 'fake-key-for-tests',
-          api: 'openai-completions',
-          models: [{ id: 'fake-1', name: 'Fake', contextWindow: 200_000, maxTokens: 8_192 }],
-        },
-      },
-    },
-  }
-}
+/** Who is not among those who are present. */
+const UNLISTED = { ...CONNECT.client, id: 'cli', mode: 'cli' }
 
 /** Lets a session have a turn. */
-async function spend(gateway: TestGateway, params: { idempotencyKey: string }): Promise<void> {
-  const peer = await gateway.connect()
+async function spend(stage: Stage, params: { idempotencyKey: string }): Promise<void> {
+  const peer = await stage.connect({ client: UNLISTED })
   const answer = await peer.request('chat.send', params)
   if (!answer['ok']) throw new Error(`a turn before the recording was refused: ${JSON.stringify(answer['error'])}`)
   await peer.next(
