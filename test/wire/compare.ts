@@ -9,6 +9,9 @@ import { comparer, type Difference, type Equivalents } from './values.ts'
 /** Events that come by the clock: how many of them is a matter of time. */
 export const PERIODIC = new Set(['tick', 'health', 'presence', 'connect.challenge'])
 
+/** Whether a part is such an event: `A tick`. */
+const isPeriodic = (where: string): boolean => PERIODIC.has(where.slice(where.indexOf(' ') + 1))
+
 /** When a recording began, in ms since 1970, as far as its frames tell; 0 if they do not. */
 const beginning = ({ entries }: Recording): number =>
   entries.reduce((began, { t, frame }) => Math.max(began, (frame?.['payload']?.ts ?? 0) - (t ?? 0)), 0)
@@ -42,7 +45,7 @@ export function compare(
     }
     for (const [where, frame] of after) {
       if (before.has(where)) continue
-      if (PERIODIC.has(where.slice(where.indexOf(' ') + 1))) continue
+      if (isPeriodic(where)) continue
       if (cut && /(assistant|chat delta)$/.test(where)) continue
       differ({ where, kind: 'extra', here: frame })
     }
@@ -58,6 +61,9 @@ export function compare(
     const common = (parts: Parts, others: Parts) => [...parts.keys()].filter((where) => others.has(where))
     const then = common(before, after)
     const now = common(after, before)
+    const others = (parts: string[]) => parts.filter((where) => runOf(where) === undefined && !isPeriodic(where))
+    if (others(then).join() !== others(now).join())
+      differ({ where: `${conn} answers and events`, kind: 'order', recorded: others(then), here: others(now) })
     for (const run of new Set(then.flatMap((where) => runOf(where) ?? []))) {
       const steps = (parts: string[]) => parts.filter((where) => runOf(where) === run)
       if (steps(then).join() !== steps(now).join())

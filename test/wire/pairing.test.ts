@@ -10,7 +10,6 @@ import {
   type TestGateway,
   TOKEN,
 } from '../support/gateway.ts'
-import { absent, readRecording } from './recording.ts'
 
 const ADMIN = ['operator.admin', 'operator.approvals', 'operator.pairing']
 const AFAR: PeerOptions = { headers: { Host: 'gateway.example' } }
@@ -273,102 +272,5 @@ describe('a named token', () => {
     expect(await problem({ expiresAt: Date.now() - 1 })).toMatch(/is in the past/)
     expect(await problem({ sessions: ['*'], scopes: ['operator.admin'] })).toMatch(/cannot hold operator.admin/)
     expect(await problem({ name: '' })).toMatch(/name/)
-  })
-})
-
-/** The members of a value and their types, at every depth; of a list, those of its first element. */
-function shapeOf(value: unknown): unknown {
-  if (Array.isArray(value)) return value.slice(0, 1).map(shapeOf)
-  if (typeof value !== 'object' || value === null) return typeof value
-  return Object.fromEntries(
-    Object.entries(value)
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([name, member]) => [name, shapeOf(member)]),
-  )
-}
-
-describe.skipIf(absent)(`a recorded conversation${absent ? ` (${absent})` : ''}`, () => {
-  /** Every answer to a method, and every event of a name. */
-  function recorded(file: string) {
-    const { entries } = readRecording(file)
-    const methods = new Map(
-      entries.flatMap(({ conn, frame }) => (frame?.type === 'req' ? [[`${conn} ${frame.id}`, frame.method]] : [])),
-    )
-    const said = (name: string) =>
-      entries.flatMap(({ conn, frame }) =>
-        frame?.event === name || (frame?.type === 'res' && methods.get(`${conn} ${frame.id}`) === name) ? [frame] : [],
-      )
-    return (name: string, at = 0) => {
-      const frame = said(name).at(at)!
-      return shapeOf(frame.payload ?? frame.error)
-    }
-  }
-  const here = ({ payload, error }: Frame) => {
-    if (payload) return shapeOf(payload)
-    const { details, ...rest } = error
-    // The precise name of a failure is ours.
-    const { code: _, ...told } = details
-    return shapeOf({ ...rest, ...(Object.keys(told).length > 0 && { details: told }) })
-  }
-
-  it('about devices has these shapes', async () => {
-    const then = recorded('devices')
-    await using gateway = await startGateway()
-    const operator = await gateway.connect()
-    const [near, far] = [createDevice(), createDevice()]
-    await connect(gateway, near, { scopes: ['operator.read'] })
-    expect(here(await hears(operator, 'device.pair.resolved'))).toEqual(then('device.pair.resolved'))
-    await connect(gateway, far, { peer: AFAR })
-    const requested = await hears(operator, 'device.pair.requested')
-    expect(here(requested)).toEqual(then('device.pair.requested'))
-    expect(here(await operator.request('device.pair.list', {}))).toEqual(then('device.pair.list'))
-    const { requestId } = requested['payload']
-    expect(here(await operator.request('device.pair.reject', { requestId }))).toEqual(then('device.pair.reject'))
-    expect((await hears(operator, 'device.pair.resolved'))['payload'].decision).toBe('rejected')
-    const token = { deviceId: near.id, role: 'operator' }
-    expect(here(await operator.request('device.token.rotate', { ...token, scopes: ['operator.read'] }))).toEqual(
-      then('device.token.rotate'),
-    )
-    expect(here(await operator.request('device.token.revoke', token))).toEqual(then('device.token.revoke'))
-    for (const [method, params] of [
-      ['device.token.rotate', { ...token, deviceId: 'nope' }],
-      ['device.pair.approve', { requestId: 'nope' }],
-      ['device.pair.reject', { requestId: 'nope' }],
-    ] as const)
-      expect(here(await operator.request(method, params))).toEqual(then(method, -1))
-  })
-
-  it('about an approval has this shape', async () => {
-    const then = recorded('connect-remote-host-header')
-    await using gateway = await startGateway()
-    const operator = await gateway.connect()
-    await connect(gateway, createDevice(), { peer: AFAR })
-    const { requestId } = (await hears(operator, 'device.pair.requested'))['payload']
-    expect(here(await operator.request('device.pair.approve', { requestId }))).toEqual(then('device.pair.approve'))
-    expect(here(await hears(operator, 'device.pair.resolved'))).toEqual(then('device.pair.resolved'))
-  })
-
-  it('about nodes has these shapes', async () => {
-    const then = recorded('nodes')
-    await using gateway = await startGateway()
-    const operator = await gateway.connect()
-    expect(here(await operator.request('node.pair.list', {}))).toEqual(then('node.pair.list'))
-    const asked = await operator.request('node.pair.request', {
-      nodeId: 'legacy-1',
-      displayName: 'Legacy',
-      platform: 'linux',
-    })
-    expect(here(asked)).toEqual(then('node.pair.request'))
-    expect(here(await hears(operator, 'node.pair.requested'))).toEqual(then('node.pair.requested'))
-    expect(here(await operator.request('node.pair.list', {}))).toEqual(then('node.pair.list', 1))
-    const { requestId } = asked['payload'].request
-    expect(here(await operator.request('node.pair.approve', { requestId }))).toEqual(then('node.pair.approve'))
-    expect(here(await hears(operator, 'node.pair.resolved'))).toEqual(then('node.pair.resolved'))
-    expect(here(await operator.request('node.pair.verify', { nodeId: 'legacy-1', token: 'bad' }))).toEqual(
-      then('node.pair.verify'),
-    )
-    expect(here(await operator.request('node.pair.reject', { requestId: 'nope' }))).toEqual(
-      then('node.pair.reject', -1),
-    )
   })
 })
