@@ -6,8 +6,8 @@ import type { config as contract } from '../contract/config.ts'
 
 export interface ConfigNeeds {
   configFile: ConfigFileOnDisk
-  /** A JSON Schema of the file. */
-  configSchema: object
+  /** A JSON Schema of the file, and what else a form has to know. */
+  configForm: { schema: object; uiHints: object }
   version: string
   /**
    * Starts the gateway anew after so many ms, and says in how many it does: one that was asked for before comes first. Absent: it may
@@ -20,7 +20,7 @@ export interface ConfigNeeds {
 const RESTART_DELAY_MS = 2_000
 
 export function configMethods(needs: ConfigNeeds): Handlers<typeof contract> {
-  const { configFile, configSchema, version, restart, log } = needs
+  const { configFile, configForm, version, restart, log } = needs
 
   function written({ path, config, hash }: ShownConfig, delayMs?: number) {
     log.info({ path, hash, delayMs }, 'a client wrote the configuration: it is used from the next start on')
@@ -39,7 +39,7 @@ export function configMethods(needs: ConfigNeeds): Handlers<typeof contract> {
 
   return {
     'config.get': () => ({ ...configFile.show() }),
-    'config.schema': () => ({ schema: configSchema, uiHints: {}, version, generatedAt: new Date().toISOString() }),
+    'config.schema': () => ({ ...configForm, version, generatedAt: new Date().toISOString() }),
     'config.set': ({ raw, baseHash }) => written(configFile.set(raw, baseHash)),
     'config.patch': ({ raw, baseHash, ...rest }) => andRestart(configFile.patch(raw, baseHash), rest, 'config.patch'),
     'config.apply': ({ raw, baseHash, ...rest }) => andRestart(configFile.set(raw, baseHash), rest, 'config.apply'),

@@ -1,5 +1,6 @@
 import { type TSchema, Type } from 'typebox'
 import { describe, expect, it } from 'vitest'
+import { formOf } from '../../src/config/form.ts'
 import { FileSchema } from '../../src/config/schema.ts'
 
 /** Every key of the schema, with its path. */
@@ -48,5 +49,36 @@ describe('the schema', () => {
       session.signalRouting bindings channels plugins skills browser logging.level logging.consoleLevel logging.file
       env.shellEnv.enabled meta wizard`.split(/\s+/)
     expect(used.filter((path) => !keys.has(path))).toEqual([])
+  })
+})
+
+describe('the form', () => {
+  const { schema, uiHints } = formOf(FileSchema)
+
+  it('is a schema of draft 7 in which whatever somebody names is an additional property', () => {
+    const text = JSON.stringify(schema)
+    expect(schema).toMatchObject({
+      $schema: 'http://json-schema.org/draft-07/schema#',
+      properties: {
+        mcp: { properties: { servers: { propertyNames: { pattern: expect.any(String) } } } },
+        models: {
+          properties: { providers: { additionalProperties: { properties: { baseUrl: { type: 'string' } } } } },
+        },
+      },
+    })
+    expect(text).not.toContain('patternProperties')
+    for (const [, { description }] of keys as Map<string, { description?: string }>)
+      expect(text).toContain(JSON.stringify(description))
+  })
+
+  it('says of each secret that it is one, and of nothing else', () => {
+    expect(uiHints).toMatchObject({
+      'gateway.auth.token': { sensitive: true },
+      'gateway.auth.password': { sensitive: true },
+      'models.providers.*.apiKey': { sensitive: true },
+      'models.providers.*.headers.*': { sensitive: true },
+    })
+    for (const path of ['gateway.bind', 'models.providers.*.baseUrl', 'session.mainKey'])
+      expect(Object.keys(uiHints)).not.toContain(path)
   })
 })

@@ -795,7 +795,7 @@ export const DEVIATIONS: Deviation[] = [
   {
     file: 'config-schema',
     where: 'A config.schema 2 › payload.uiHints.*',
-    reason: 'What a form says of a key is in the schema.',
+    reason: 'What a form says of a key is in the schema; what is a secret is said besides.',
     guarantee: 'Z3',
   },
 
