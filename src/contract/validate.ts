@@ -47,6 +47,10 @@ function words({ keyword, instancePath, message, params }: Failure): string[] {
       return [`${at}must NOT have fewer than ${(params as { limit: number }).limit} characters`]
     case 'maxLength':
       return [`${at}must NOT have more than ${(params as { limit: number }).limit} characters`]
+    case 'minItems':
+      return [`${at}must NOT have fewer than ${(params as { limit: number }).limit} items`]
+    case 'maxItems':
+      return [`${at}must NOT have more than ${(params as { limit: number }).limit} items`]
     default:
       return [`${at}${message}`]
   }

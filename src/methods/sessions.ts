@@ -24,6 +24,8 @@ export interface SessionsNeeds {
   knowsModel(ref: string): boolean
 }
 
+/** Sessions of one preview: the first of those that are asked for. */
+const PREVIEW_KEYS = 64
 const PREVIEW_LIMIT = 12
 const PREVIEW_CHARS = 240
 /** JSON bytes of a session's newest entries that a preview is made from. */
@@ -132,9 +134,9 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
     async 'sessions.preview'(params) {
       const limit = params.limit ?? PREVIEW_LIMIT
       const chars = params.maxChars ?? PREVIEW_CHARS
-      // One after the other, and no more of each than a preview can show: 64 keys may all be long.
+      // One after the other, and no more of each than a preview can show: all of them may be long.
       const previews: { [name: string]: unknown }[] = []
-      for (const spelling of params.keys) {
+      for (const spelling of params.keys.slice(0, PREVIEW_KEYS)) {
         const { key } = canonical(spelling, agents)
         const { sessionId, messages } = await store.history(key, { limit, maxBytes: PREVIEW_BYTES })
         const items = messages.map((message) => ({ role: message.role, text: cut(textOf(message), chars) }))

@@ -1,10 +1,17 @@
 /** A gateway whose one agent is answered by the local model server. */
-import { type Frame, type Peer, startGateway, type TestGateway } from '../../support/gateway.ts'
+import {
+  type Frame,
+  type Peer,
+  startGateway,
+  type TestGateway,
+  type TestGatewayOptions,
+} from '../../support/gateway.ts'
 import { startModelServer } from '../../support/model-server.ts'
 
-export async function startFakeGateway(): Promise<TestGateway> {
+export async function startFakeGateway({ config, ...options }: TestGatewayOptions = {}): Promise<TestGateway> {
   const model = await startModelServer()
   const gateway = await startGateway({
+    ...options,
     config: {
       agents: { defaults: { model: { primary: 'fake/fake-1' } } },
       models: {
@@ -18,6 +25,7 @@ export async function startFakeGateway(): Promise<TestGateway> {
           },
         },
       },
+      ...config,
     },
   })
   const stop = async () => {
