@@ -55,6 +55,7 @@ import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
 import { mcpLines } from './tools/mcp.ts'
 import { type Api, createApi } from './transport/api.ts'
+import { createDialect } from './transport/dialect.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -561,6 +562,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     const listener = await createListener({
       connections,
       api,
+      dialect: config.compat.kurultai ? createDialect(agents) : undefined,
       log,
       policy: {
         allowedOrigins: controlUi.allowedOrigins,
