@@ -50,6 +50,7 @@ import { methodHandlers } from './methods/index.ts'
 import { connector, connectorModel } from './runtimes/connector.ts'
 import { canReach } from './runtimes/exchange.ts'
 import { answerWithFallbacks, createRuntimes, isNotToBeHad, type Runtimes } from './runtimes/index.ts'
+import { projected } from './stores/projection.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
@@ -202,7 +203,9 @@ export function createGateway(options: GatewayOptions): Gateway {
             cause = error
             throw error
           })
-          const store = watched(opened, {
+          const { stateDir: folder, session } = config
+          const kept = session.projectFiles ? projected(opened, { folder, warn: log.warn.bind(log) }) : opened
+          const store = watched(kept, {
             onLost: lose,
             onFull: () => seekSpace(store),
           })
