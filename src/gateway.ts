@@ -56,7 +56,7 @@ import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
 import { mcpLines } from './tools/mcp.ts'
 import { type Api, createApi } from './transport/api.ts'
-import { createDialect } from './transport/dialect.ts'
+import { createDialect, type Dialect } from './transport/dialect.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -565,7 +565,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     const listener = await createListener({
       connections,
       api,
-      dialect: config.compat.kurultai ? createDialect(agents) : undefined,
+      dialect: config.compat.kurultai ? spokenHere(agents) : undefined,
       log,
       policy: {
         allowedOrigins: controlUi.allowedOrigins,
@@ -595,6 +595,11 @@ export function createGateway(options: GatewayOptions): Gateway {
       const meant = nearest(name, known)
       log.warn({ name, ...(meant !== undefined && { meant }) }, 'tools.deny names no tool')
     }
+  }
+
+  function spokenHere(names: Agents): Dialect {
+    log.info('the dialect of the Kurultai clients is spoken to those that show they need it')
+    return createDialect(names)
   }
 
   function instructionsOf(directory: Agents) {

@@ -136,6 +136,14 @@ export async function main(argv: string[]): Promise<void> {
         process.exitCode = await (await talk()).health(command.optsWithGlobals())
       },
     )
+    startFlags(
+      parent
+        .command('doctor')
+        .description('check configuration, port, storage and model keys; say how to mend each')
+        .option('--json', 'as JSON'),
+    ).action(async (_: object, command: Command) => {
+      process.exitCode = await (await import('./doctor.ts')).doctor(command.optsWithGlobals())
+    })
   }
   target(
     program
@@ -160,14 +168,6 @@ export async function main(argv: string[]): Promise<void> {
       .option('--json', 'as JSON'),
   ).action(async (_: object, command: Command) => {
     process.exitCode = await (await talk()).agent(command.optsWithGlobals())
-  })
-  startFlags(
-    program
-      .command('doctor')
-      .description('check configuration, port, storage and model keys; say how to mend each')
-      .option('--json', 'as JSON'),
-  ).action(async (_: object, command: Command) => {
-    process.exitCode = await (await import('./doctor.ts')).doctor(command.optsWithGlobals())
   })
 
   try {

@@ -3,9 +3,10 @@
 import { randomUUID } from 'node:crypto'
 import WebSocket from 'ws'
 
-const [url, token, ...orders] = process.argv.slice(2)
+const [url, token, ...rest] = process.argv.slice(2)
+const orders = rest.map((order) => [order.slice(0, order.indexOf('=')), order.slice(order.indexOf('=') + 1)])
 const socket = new WebSocket(url)
-const open = new Set(orders.map((order) => order.split('=')[0]))
+const open = new Set(orders.map(([sessionKey]) => sessionKey))
 const say = (line) => console.log(JSON.stringify(line))
 const request = (method, params) => socket.send(JSON.stringify({ type: 'req', id: randomUUID(), method, params }))
 
@@ -22,8 +23,7 @@ const hear = {
     }),
   'connect.response': ({ params }) => {
     say({ connected: params.success, sessionId: params.sessionId })
-    for (const order of orders) {
-      const [sessionKey, message] = order.split('=')
+    for (const [sessionKey, message] of orders) {
       const context = { channel: 'discord', channelId: '42', author: 'Börte' }
       request('chat.send', { sessionKey, message, deliver: true, idempotencyKey: randomUUID(), context })
     }
