@@ -137,9 +137,16 @@ describe('Z1', () => {
     expect(readFileSync(join(root, 'Dockerfile'), 'utf8')).toContain('/usr/local/bin/openclaw')
     const health = await openclaw('gateway', 'call', 'health')
     expect([health.code, JSON.parse(health.out).ok]).toEqual([0, true])
+    // As the reference gateway's own page has it.
+    const preview = await openclaw('gateway', 'call', 'sessions.preview', '--params', '{"keys":["main"]}')
+    expect([preview.code, JSON.parse(preview.out).previews]).toEqual([0, [expect.objectContaining({ key: 'main' })]])
     for (const status of [['gateway', 'status'], ['status']]) expect((await openclaw(...status)).code).toBe(0)
     const turn = await openclaw('agent', '--agent', 'mongke', '--message', '[[text=found it]]')
     expect(turn).toEqual({ code: 0, out: expect.stringContaining('found it') })
+    const delivery = ['--to', '42', '--channel', 'discord', '--deliver', '--timeout', '120']
+    const delivered = await openclaw('agent', '--agent', 'ops', '--message', '[[text=sent]]', ...delivery)
+    expect(delivered).toEqual({ code: 0, out: expect.stringContaining('sent') })
+    expect((await openclaw('agent', '--message', 'x', '--timeout', '2m')).code).toBe(64)
   })
 
   it('Z1: doctor says what is wrong, by either of its names', async () => {
