@@ -1,5 +1,5 @@
 /** What differs for the clients of Kurultai, and what does not: D1 to D9. */
-import { existsSync, lstatSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { endOf, type Frame, type Peer, type PeerOptions, startGateway, TOKEN } from '../support/gateway.ts'
@@ -184,6 +184,25 @@ describe('D5', () => {
   })
 })
 
+describe('the bridge', () => {
+  it('D5: what it may not hear by its token it does not hear', async () => {
+    await using gateway = await startKurultai()
+    const owner = await gateway.connect()
+    const scopes = ['operator.read', 'operator.write']
+    const { payload } = await owner.request('tokens.create', { name: 'bridge', scopes, sessions: ['agent:main:mine'] })
+    const bridge = await gateway.connect({ ...BRIDGE, scopes: undefined, auth: { token: payload.token } }, WS)
+    const beyond = { sessionKey: 'agent:main:theirs', message: 'x', idempotencyKey: 'd5-beyond' }
+    expect((await bridge.request('chat.send', beyond))['ok']).toBe(false)
+    const theirs = await send(owner, 'agent:main:theirs', 'hello')
+    await owner.next(endOf(theirs))
+    const mine = await send(bridge, 'agent:main:mine', 'hello')
+    await bridge.next(endOf(mine))
+    expect(new Set(bridge.frames.flatMap(({ payload }) => payload?.sessionKey ?? []))).toEqual(
+      new Set(['agent:main:mine']),
+    )
+  })
+})
+
 const bearer = { authorization: `Bearer ${TOKEN}` }
 
 async function delegate(agent: string, body: object, headers: Record<string, string> = bearer) {
@@ -364,6 +383,20 @@ describe('D9', () => {
     expect(existsSync(target)).toBe(false)
     const { payload } = await peer.request('chat.history', { sessionKey: 'main' })
     expect(payload.messages).toHaveLength(4)
+  })
+
+  it('D9: nothing is written into a folder that is a link', async () => {
+    await using gateway = await projecting()
+    const elsewhere = join(gateway.stateDir, 'elsewhere')
+    mkdirSync(elsewhere)
+    symlinkSync(elsewhere, join(gateway.stateDir, 'agents'))
+    const peer = await gateway.connect()
+    await peer.next(endOf(await send(peer, 'main', 'hello')))
+    // When it stops, all that was to be written was tried.
+    gateway.gateway.stop('the test looks')
+    gateway.gateway.stop('the test looks')
+    await gateway.gateway.stopped
+    expect(readdirSync(elsewhere)).toEqual([])
   })
 
   it('D9: without its key no file is written', async () => {
