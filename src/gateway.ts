@@ -51,11 +51,13 @@ import { methodHandlers } from './methods/index.ts'
 import { connector, connectorModel } from './runtimes/connector.ts'
 import { canReach } from './runtimes/exchange.ts'
 import { answerWithFallbacks, createRuntimes, isNotToBeHad, type Runtimes } from './runtimes/index.ts'
+import { projected } from './stores/projection.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
 import { type Json, type Store, StoreError } from './stores/store.ts'
 import { councilTools } from './tools/council.ts'
 import { mcpLines } from './tools/mcp.ts'
 import { type Api, createApi } from './transport/api.ts'
+import { createDialect, type Dialect } from './transport/dialect.ts'
 import { createListener, type Listener } from './transport/http.ts'
 import { version } from './version.ts'
 
@@ -205,7 +207,9 @@ export function createGateway(options: GatewayOptions): Gateway {
             cause = error
             throw error
           })
-          const store = watched(opened, {
+          const { stateDir: folder, session } = config
+          const kept = session.projectFiles ? projected(opened, { folder, warn: log.warn.bind(log) }) : opened
+          const store = watched(kept, {
             onLost: lose,
             onFull: () => seekSpace(store),
           })
@@ -565,6 +569,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     const listener = await createListener({
       connections,
       api,
+      dialect: config.compat.kurultai ? spokenHere(agents) : undefined,
       log,
       policy: {
         allowedOrigins: controlUi.allowedOrigins,
@@ -594,6 +599,11 @@ export function createGateway(options: GatewayOptions): Gateway {
       const meant = nearest(name, known)
       log.warn({ name, ...(meant !== undefined && { meant }) }, 'tools.deny names no tool')
     }
+  }
+
+  function spokenHere(names: Agents): Dialect {
+    log.info('the dialect of the Kurultai clients is spoken to those that show they need it')
+    return createDialect(names)
   }
 
   function instructionsOf(directory: Agents) {

@@ -17,7 +17,18 @@ const PACKAGES = [
   {
     name: 'python3-websockets',
     file: '/usr/lib/python3/dist-packages/websockets/__init__.py',
-    suite: 'the Python script of the documented wire',
+    suite: 'the Python script of the documented wire, the health tests of Kurultai',
+  },
+  { name: 'caddy', file: '/usr/bin/caddy', suite: 'the proxy of Kurultai' },
+  {
+    name: 'python3-websocket',
+    file: '/usr/lib/python3/dist-packages/websocket/__init__.py',
+    suite: 'the monitor of Kurultai',
+  },
+  {
+    name: 'python3-aiohttp',
+    file: '/usr/lib/python3/dist-packages/aiohttp/__init__.py',
+    suite: 'the health tests and the delegation client of Kurultai',
   },
 ]
 

@@ -44,7 +44,8 @@ export interface Connection {
 }
 
 export interface Connections {
-  accept(wire: Wire, facts: PeerFacts): Connection
+  /** @param read how its frames are read, where that is not as everybody's are */
+  accept(wire: Wire, facts: PeerFacts, read?: (bytes: Uint8Array) => Incoming): Connection
   close(connId: string, close: CloseName): void
   /** Closes those who came in by what was revoked. What they have sent and what has not been begun is not done. */
   revoke(revocation: Revocation): void
@@ -493,6 +494,9 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
             'invalid',
             new GatewayError('INVALID_FRAME', 'invalid request frame: not JSON').shape(protocol),
           )
+        case 'ping':
+          if (isAllowed('ping')) wire.send(incoming.pong)
+          return
       }
     }
     port.known = { principal: outcome.principal, role: peer.role, credential: outcome.credential }
@@ -518,7 +522,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
   }
 
   return {
-    accept(wire, facts) {
+    accept(wire, facts, read = decode) {
       const connId = randomUUID()
       const port: Port = {
         connId,
@@ -549,7 +553,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         receive(data) {
           if (data.length > port.maxPayload)
             return actor.send({ type: 'close', close: port.lane ? 'tooLarge' : 'preauthTooLarge' })
-          const incoming = decode(data)
+          const incoming = read(data)
           if (port.lane) return port.lane(incoming, data.length)
           // Frames are told at once, not by a microtask: what comes after must find the lane open or be held in order.
           switch (incoming.kind) {
@@ -562,6 +566,8 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
               })
             }
             case 'invalid':
+            // Before it is known who asks, nothing but the handshake is answered.
+            case 'ping':
               return actor.send({ type: 'frame.invalid', incoming })
             case 'notJson':
               return actor.send({ type: 'frame.notJson', incoming })

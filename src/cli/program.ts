@@ -12,8 +12,12 @@ interface GatewayFlags {
   allowUnconfigured?: boolean
 }
 
+const WAIT = new Option('--timeout <ms>', 'how long to wait for an answer; 0 = as long as it takes (default: 30000)')
+/** A turn has its deadline in the gateway, in the unit that scripts of the reference gateway give it. */
+const DEADLINE = new Option('--timeout <seconds>', 'how long the agent may take; 0 = as long as it takes')
+
 /** The options that say which gateway is meant. */
-const target = (command: Command): Command =>
+const target = (command: Command, timeout = WAIT): Command =>
   command
     .addOption(new Option('--url <url>', 'the gateway to talk to (default: the one of this state folder)'))
     .addOption(
@@ -29,7 +33,7 @@ const target = (command: Command): Command =>
       ),
     )
     .addOption(new Option('--state-dir <folder>', 'the state folder (default: OPENCLAW_STATE_DIR, or ~/.openclaw)'))
-    .addOption(new Option('--timeout <ms>', 'how long to wait for an answer; 0 = as long as it takes (default: 30000)'))
+    .addOption(timeout)
 
 /** The options that a gateway is started with. */
 const startFlags = (command: Command): Command =>
@@ -120,11 +124,13 @@ export async function main(argv: string[]): Promise<void> {
         .command('call')
         .description('call a method of a running gateway and print its answer')
         .argument('<method>', 'for example: health')
-        .argument('[params]', 'JSON', '{}')
+        .argument('[params]', 'JSON')
+        .option('--params <json>', 'the same')
         .option('--expect-final', 'wait for the second answer of methods that answer twice')
         .option('--json', 'as JSON, which it always is'),
-    ).action(async (method: string, params: string, _: object, command: Command) => {
-      process.exitCode = await (await talk()).call(method, params, command.optsWithGlobals())
+    ).action(async (method: string, params: string | undefined, _: object, command: Command) => {
+      const flags = command.optsWithGlobals()
+      process.exitCode = await (await talk()).call(method, params ?? flags.params ?? '{}', flags)
     })
     target(parent.command('status').description('show how a gateway is').option('--json', 'as JSON')).action(
       async (_: object, command: Command) => {
@@ -136,6 +142,14 @@ export async function main(argv: string[]): Promise<void> {
         process.exitCode = await (await talk()).health(command.optsWithGlobals())
       },
     )
+    startFlags(
+      parent
+        .command('doctor')
+        .description('check configuration, port, storage and model keys; say how to mend each')
+        .option('--json', 'as JSON'),
+    ).action(async (_: object, command: Command) => {
+      process.exitCode = await (await import('./doctor.ts')).doctor(command.optsWithGlobals())
+    })
   }
   target(
     program
@@ -157,17 +171,13 @@ export async function main(argv: string[]): Promise<void> {
       .option('--session-id <id>', 'a session by its id')
       .option('--session-key <key>', 'a session by its key')
       .option('--thinking <level>', 'off, minimal, low, medium or high')
+      .option('--to <whom>', 'kept with the turn, without effect')
+      .option('--channel <name>', 'kept with the turn, without effect')
+      .option('--deliver', 'kept with the turn, without effect')
       .option('--json', 'as JSON'),
+    DEADLINE,
   ).action(async (_: object, command: Command) => {
     process.exitCode = await (await talk()).agent(command.optsWithGlobals())
-  })
-  startFlags(
-    program
-      .command('doctor')
-      .description('check configuration, port, storage and model keys; say how to mend each')
-      .option('--json', 'as JSON'),
-  ).action(async (_: object, command: Command) => {
-    process.exitCode = await (await import('./doctor.ts')).doctor(command.optsWithGlobals())
   })
 
   try {

@@ -86,11 +86,19 @@ interface AgentFlags extends TargetFlags {
   sessionId?: string
   sessionKey?: string
   thinking?: string
+  to?: string
+  channel?: string
+  deliver?: boolean
 }
 
-export const agent = (flags: AgentFlags): Promise<number> =>
-  withClient(flags, async (client) => {
-    const { message, agent: agentId, sessionId, sessionKey, thinking } = flags
+/** @param timeout of the agent, in seconds */
+export function agent({ timeout, ...flags }: AgentFlags): Promise<number> {
+  const { message, agent: agentId, sessionId, sessionKey, thinking, to, channel, deliver } = flags
+  if (timeout !== undefined && !/^\d{1,9}$/.test(timeout)) {
+    console.error(`--timeout must be a number of seconds, not "${timeout}"`)
+    return Promise.resolve(EXIT.usage)
+  }
+  return withClient(flags, async (client) => {
     const answer = (await client.call(
       'agent',
       {
@@ -100,6 +108,10 @@ export const agent = (flags: AgentFlags): Promise<number> =>
         ...(sessionKey && { sessionKey }),
         ...(!agentId && !sessionId && !sessionKey && { sessionKey: 'main' }),
         ...(thinking && { thinking }),
+        ...(to && { to }),
+        ...(channel && { channel }),
+        ...(deliver && { deliver }),
+        ...(timeout !== undefined && { timeout: Number(timeout) }),
       },
       // A turn has its own deadline in the gateway.
       { final: true, timeoutMs: 0 },
@@ -107,5 +119,6 @@ export const agent = (flags: AgentFlags): Promise<number> =>
     if (flags.json) return print(answer)
     for (const { text } of answer.result?.payloads ?? []) console.log(text)
   })
+}
 
 const sessionsIn = (count: number): string => (count === 1 ? '1 session' : `${count} sessions`)

@@ -33,6 +33,8 @@ export type Incoming =
   /** `id` is what the peer sent as id, so that it can match the refusal. */
   | { kind: 'invalid'; id: unknown; problem: string; isUnbounded?: true }
   | { kind: 'notJson' }
+  /** Only in a dialect that has it: answered with this text, by somebody who is known. */
+  | { kind: 'ping'; pong: string }
 
 const requestFrame = validator(RequestFrame)
 

@@ -12,6 +12,7 @@ import { Closes } from '../contract/closes.ts'
 import { LIMITS } from '../contract/connect.ts'
 import type { Api } from './api.ts'
 import { type BudgetLimits, createBudget, type Lease, RETRY_AFTER_S } from './budget.ts'
+import type { Dialect } from './dialect.ts'
 import { type DoorPolicy, knock, pathOf } from './door.ts'
 import { startHeartbeat } from './heartbeat.ts'
 import { page } from './page.ts'
@@ -42,6 +43,8 @@ export interface ListenerNeeds {
   policy: DoorPolicy
   /** Answers for the paths that are for agents and their sessions. */
   api: Api
+  /** Absent: everybody is spoken to alike. */
+  dialect?: Dialect | undefined
   probe(): Probe
   uptimeMs(): number
   maxConnections: number
@@ -207,7 +210,9 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     upgrades.handleUpgrade(request, socket, head, (ws) => {
       const raw = socket as Socket
       raw.setNoDelay(true)
-      const connection: Connection = connections.accept(createWire(ws, raw, lease.over), facts)
+      const wire = createWire(ws, raw, lease.over)
+      const interpreter = needs.dialect?.interpret(facts.path, wire)
+      const connection: Connection = connections.accept(interpreter?.wire ?? wire, facts, interpreter?.read)
       heartbeat.watch(ws, raw)
       // Binary frames are read as the text they hold. `data` is one Buffer, since `binaryType` is as it was. Of what comes as
       // text, `ws` has made sure.
@@ -220,6 +225,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       ws.on('close', () => {
         heartbeat.forget(ws)
         connection.gone()
+        interpreter?.gone()
       })
     })
   }
