@@ -467,6 +467,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           return { standingInFor: standby.standingInFor(agentId), ...(replacedBy !== undefined && { replacedBy }) }
         },
         mailbox,
+        toolbox,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configSchema: FileSchema,
         version,
