@@ -1,4 +1,5 @@
 /** What a request in OpenAI's shapes asks for: the words, and whether anything else of it can be had. */
+import { LIMITS } from '../contract/connect.ts'
 import { HttpError } from './http-error.ts'
 
 /** A request for an answer, whichever of the two shapes it came in. */
@@ -149,6 +150,9 @@ function turnIn(
     const whole = [words, ...Array.from({ length }, () => PICTURE)].filter(Boolean).join('\n')
     return role === 'system' || whole === '' ? [] : [{ role, text: whole }]
   })
+  for (const words of [text, ...earlier.map((one) => one.text)])
+    if (Buffer.byteLength(words) > LIMITS.message)
+      throw new HttpError(413, 'MESSAGE_TOO_LARGE', `${param}: a message of more than ${LIMITS.message} bytes`, { param })
   return { instructions, earlier, message: text, images }
 }
 
