@@ -152,7 +152,9 @@ function turnIn(
   })
   for (const words of [text, ...earlier.map((one) => one.text)])
     if (Buffer.byteLength(words) > LIMITS.message)
-      throw new HttpError(413, 'MESSAGE_TOO_LARGE', `${param}: a message of more than ${LIMITS.message} bytes`, { param })
+      throw new HttpError(413, 'MESSAGE_TOO_LARGE', `${param}: a message of more than ${LIMITS.message} bytes`, {
+        param,
+      })
   return { instructions, earlier, message: text, images }
 }
 

@@ -142,15 +142,12 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
         response.off('close', onLeft)
         forget(run.runId)
       }
-      const answer = answerIn(end)
-      if (answer instanceof HttpError && !teller) throw answer
+      const answer = answerIn(end, visit)
+      if (teller) return teller.end(answer)
+      if (answer instanceof HttpError) throw answer
       const voice = voiceOf((accepted.payload as { runId: string }).runId)
-      if (asked.isStreamed) (teller ?? tellerOn(response, voice)).end(answer)
-      else {
-        const { text } = answer as Answer
-        visit.hold(text.length)
-        reply(200, voice.whole(answer as Answer))
-      }
+      if (asked.isStreamed) tellerOn(response, voice).end(answer)
+      else reply(200, voice.whole(answer))
     } finally {
       if (isOneShot(sessionKey)) await oneShots.end(sessionKey)
     }
@@ -239,8 +236,8 @@ function paramsOf(
   }
 }
 
-/** What a run came to. */
-function answerIn(end: ResponseFrame): Answer | HttpError {
+/** What a run came to, for which there has to be room. */
+function answerIn(end: ResponseFrame, { hold }: Pick<Visit, 'hold'>): Answer | HttpError {
   if (!end.ok) return failureOf(end)
   const { result } = end.payload as {
     result?: {
@@ -252,8 +249,14 @@ function answerIn(end: ResponseFrame): Answer | HttpError {
   // Half an answer is none, and is not told as one.
   if (aborted) return new HttpError(409, 'RUN_ABORTED', `the answer was stopped (${stopReason ?? 'rpc'})`)
   const { input = 0, output = 0, cacheRead = 0, cacheWrite = 0 } = agentMeta?.usage ?? {}
+  const text = (result?.payloads ?? []).map((payload) => payload.text).join('')
+  try {
+    hold(text.length)
+  } catch (error) {
+    return error as HttpError
+  }
   return {
-    text: (result?.payloads ?? []).map(({ text }) => text).join(''),
+    text,
     usage: { input, output, cacheRead, cacheWrite },
     isCut: stopReason === 'length',
   }

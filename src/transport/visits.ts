@@ -131,10 +131,12 @@ export function createVisits(needs: VisitsNeeds): Visits {
   }
 
   /** Tells a refusal as it stands, and all else as an incident that stands in the log. */
-  function refuse({ request, reply }: Visit, { tell }: Route, error: unknown): void {
+  function refuse({ request, response, reply }: Visit, { tell }: Route, error: unknown): void {
     // Who left in the middle of a request is told nothing.
     if (error === request.errored) return
     const refusal = error instanceof HttpError ? error : incidentOf(error, pathOf(request))
+    // Half an answer is out: that it is not whole is said by its end.
+    if (response.headersSent) return void response.destroy()
     const { body, headers } = tell(refusal)
     reply(refusal.status, body, { ...refusal.headers, ...headers })
   }

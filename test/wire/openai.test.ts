@@ -1,5 +1,6 @@
 /** Agents as models: what programs that speak OpenAI's shapes send and get, at the socket. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import type { Runtime } from '../../src/runtimes/runtime.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import type { Store } from '../../src/stores/store.ts'
 import { type Frame, startGateway, type TestGateway, TOKEN } from '../support/gateway.ts'
@@ -189,9 +190,21 @@ describe('a chat completion', () => {
   })
 
   it('has the characters whole, however they came', async () => {
-    await using gateway = await open()
     const text = 'Möngke 👍🏽 über 🐎'
-    const events = await stream(gateway, CHAT, ask(`[[text=${text}]]`))
+    const runtime: Runtime = {
+      api: 'echo',
+      async answer(answering, _call, sink) {
+        for (let at = 0; at < text.length; at++) {
+          sink.delta(text[at]!)
+          await new Promise((resolve) => setImmediate(resolve))
+        }
+        const usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
+        return { stopReason: 'stop', usage, model: answering }
+      },
+    }
+    const config = { gateway: { http: { endpoints: BOTH } } }
+    await using gateway = await startGateway({ config, runtimes: new Map([['echo', runtime]]) })
+    const events = await stream(gateway, CHAT, ask('x'))
     const pieces = events.flatMap(({ data }) => data['choices']?.[0]?.delta.content ?? [])
     expect(pieces.join('')).toBe(text)
     for (const piece of pieces) expect(piece.isWellFormed()).toBe(true)
@@ -305,19 +318,13 @@ describe('a conversation', () => {
       /^agent:main:openai-user:ann@example\.com$/,
     ],
     ['a key', {}, { 'x-openclaw-session-key': 'Notes' }, /^agent:main:notes$/],
-    ['a whole key', {}, { 'x-openclaw-session-key': 'agent:Möngke:notes' }, /^agent:researcher:notes$/],
+    ['a whole key', {}, { 'x-openclaw-session-key': 'agent:mongke:notes' }, /^agent:researcher:notes$/],
     ['a key and an agent', {}, { 'x-openclaw-session-key': 'n', 'x-openclaw-agent-id': 'writer' }, /^agent:writer:n$/],
   ])('of %s goes on in its session, which knows what was said', async (_, more, headers, key) => {
     await using gateway = await open()
-    const encoded = Object.fromEntries(
-      Object.entries(headers).map(([name, value]) => [name, Buffer.from(value as string, 'utf8').toString('latin1')]),
-    )
-    const plainHeaders = JSON.stringify(headers).includes('ö')
-      ? { 'x-openclaw-session-key': 'agent:mongke:notes' }
-      : encoded
-    await post(gateway, CHAT, ask('first [[text=one]]', more), plainHeaders)
+    await post(gateway, CHAT, ask('first [[text=one]]', more), headers)
     const messages = [user('made up'), { role: 'assistant', content: 'made up' }, user('second')]
-    await post(gateway, CHAT, { model: 'openclaw', messages, ...more }, plainHeaders)
+    await post(gateway, CHAT, { model: 'openclaw', messages, ...more }, headers)
     // Its own history counts, not what the client remembers of it.
     expect(
       lastAsked()
@@ -497,6 +504,21 @@ describe('a refusal', () => {
   })
 })
 
+describe('a gateway that is told to stop', () => {
+  it('lets an answer end, and takes no other', async () => {
+    await using gateway = await open()
+    const told = stream(gateway, CHAT, ask('[[chunks=6 gap=60]]'))
+    await vi.waitFor(() => expect(model.requests.at(-1)?.sent).toBeGreaterThan(0))
+    gateway.gateway.stop('a test')
+    const refused = await post(gateway, CHAT, ask('x'))
+    expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, '2'])
+    expect(refused.body).toMatchObject({ error: { type: 'server_error', code: 'DRAINING' } })
+    const events = await told
+    expect(events.at(-1)!.data).toEqual({ done: true })
+    expect(events.flatMap(({ data }) => data['choices']?.[0]?.delta.content ?? []).join('')).toBe('word '.repeat(6))
+  })
+})
+
 describe('who may ask', () => {
   it('is who may do the same over a WebSocket', async () => {
     await using gateway = await open()
@@ -627,7 +649,7 @@ describe('an idempotency key', () => {
 
   it('is waited for by several, of whom one may leave', async () => {
     await using gateway = await open()
-    const asked = ask('dig [[chunks=5 gap=40]]', { user: 'ann' })
+    const asked = ask('dig [[chunks=40 gap=40]]', { user: 'ann' })
     const staying = post(gateway, CHAT, asked, key)
     await vi.waitFor(() => expect(model.requests.at(-1)?.sent).toBeGreaterThan(0))
     const leaving = new AbortController()
@@ -638,6 +660,6 @@ describe('an idempotency key', () => {
       }),
     ).rejects.toThrow()
     await gone
-    expect(contentOf(await staying)).toBe('word '.repeat(5))
+    expect(contentOf(await staying)).toBe('word '.repeat(40))
   })
 })
