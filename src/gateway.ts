@@ -24,6 +24,7 @@ import { createHub, type Hub } from './broker/hub.ts'
 import { createLineage } from './broker/lineage.ts'
 import { createMailbox, type Mailbox } from './broker/mailbox.ts'
 import { ConnectorAway, createNodes, type Nodes } from './broker/nodes.ts'
+import { createOneShots, type OneShots } from './broker/one-shots.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
@@ -128,6 +129,7 @@ interface Rooms {
   sessions: Sessions
   supervisor: Supervisor
   turns: Turns
+  oneShots: OneShots
   mailbox: Mailbox
   standby: Standby
   toolServers: ToolServers
@@ -222,12 +224,14 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, health, replay, mailbox, standby, toolServers } = rooms!
+          const { turns, oneShots, health, replay, mailbox, standby, toolServers } = rooms!
           toolServers.start()
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
           const settled = { ...(await turns.recover()), answers: await mailbox.recover() }
+          const forgotten = await oneShots.recover()
+          if (forgotten > 0) log.info({ sessions: forgotten }, 'removed the sessions of requests that nobody waits for')
           if (Object.values(settled).some((count) => count > 0)) log.info(settled, 'settled what the last process left')
           standby.start()
           await health.refresh()
@@ -271,17 +275,19 @@ export function createGateway(options: GatewayOptions): Gateway {
     const replay = createReplay({ store, log, now })
     const hub = createHub({
       replay,
-      onBroken: ({ connId }, error) => {
+      // Who hears over HTTP is no connection of ours to close, but can be cut off all the same.
+      onBroken: ({ connId, wire }, error) => {
         log.error({ connId, err: error }, 'a socket failed; it is disconnected')
-        connections.close(connId, 'internal')
+        if (!connections.close(connId, 'internal')) wire.terminate()
       },
       onSlow: ({ connId, wire }) => {
         log.warn({ connId, bytesWaiting: wire.bytesWaiting }, 'a reader is too slow; it is disconnected')
-        connections.close(connId, 'slowConsumer')
+        if (!connections.close(connId, 'slowConsumer')) wire.terminate()
       },
     })
     const onRevoked = (revocation: Revocation) => {
       connections.revoke(revocation)
+      api.revoke(revocation)
       const { principal, silences } = revocation
       if (silences)
         turns
@@ -475,6 +481,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           return { standingInFor: standby.standingInFor(agentId), ...(replacedBy !== undefined && { replacedBy }) }
         },
         mailbox,
+        toolbox,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configForm: formOf(FileSchema),
         version,
@@ -561,9 +568,11 @@ export function createGateway(options: GatewayOptions): Gateway {
         }, PRESENCE_GATHERED_MS).unref()
       },
     })
+    const oneShots = createOneShots({ store, turns, log })
     const api = createApi({
-      ...{ authenticator, dispatch, audit, agents, log, monotonic, now },
+      ...{ authenticator, dispatch, audit, agents, hub, oneShots, log, monotonic, now },
       refusalOf: chains.refusalOf,
+      endpoints: config.gateway.http,
       limits: config.gateway.limits,
     })
     const listener = await createListener({
@@ -587,7 +596,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, mailbox, standby, toolServers },
+      ...{ store, runs, sessions, supervisor, turns, oneShots, mailbox, standby, toolServers },
       ...{ devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, api, hub, health, presence, listener, replay, audit },
     }

@@ -46,7 +46,8 @@ export interface Connection {
 export interface Connections {
   /** @param read how its frames are read, where that is not as everybody's are */
   accept(wire: Wire, facts: PeerFacts, read?: (bytes: Uint8Array) => Incoming): Connection
-  close(connId: string, close: CloseName): void
+  /** False: it is none of these. */
+  close(connId: string, close: CloseName): boolean
   /** Closes those who came in by what was revoked. What they have sent and what has not been begun is not done. */
   revoke(revocation: Revocation): void
   /** Closes every connection, a batch at a time so that not all come back at once. Resolves when all are gone. */
@@ -578,7 +579,7 @@ export function createConnections(needs: ConnectionsNeeds): Connections {
         close: (close) => actor.send({ type: 'close', close }),
       }
     },
-    close: (connId, close) => void host.tell(connId, { type: 'close', close }),
+    close: (connId, close) => host.tell(connId, { type: 'close', close }),
     revoke({ principal, role, credential }) {
       let closed = 0
       for (const port of ports.values()) {

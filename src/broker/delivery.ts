@@ -2,7 +2,7 @@
 import { LIMITS } from '../contract/connect.ts'
 import type { Announcement, Hearer } from './announcement.ts'
 import { type Backlog, createBacklog } from './backlog.ts'
-import type { Peer } from './peer.ts'
+import type { Hearing } from './peer.ts'
 
 /** From so many bytes that wait for a peer its pieces of texts are gathered instead of sent. */
 export const GATHERED_FROM_BYTES = LIMITS.maxBufferedBytes / 2
@@ -10,7 +10,7 @@ export const GATHERED_FROM_BYTES = LIMITS.maxBufferedBytes / 2
 export const PATIENCE_MS = 500
 
 /** A peer, and what has been brought to it. */
-export interface Recipient extends Peer, Pick<Hearer, 'deltaOnly' | 'withOffsets'> {
+export interface Recipient extends Hearing, Pick<Hearer, 'deltaOnly' | 'withOffsets'> {
   seq: number
   /** What waits for it to read on; undefined when nothing does. */
   late: Backlog<Announcement> | undefined

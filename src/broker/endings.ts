@@ -147,7 +147,7 @@ export function endingOf(run: RunSoFar, outcome: RunOutcome): Ending {
 }
 
 /** What a method of agents answers when the run is over, kept for repeats of its key. */
-function resultOf(run: RunSoFar, { state }: RunOutcome, { totalTokens: total, ...tokens }: Usage) {
+function resultOf(run: RunSoFar, { state, stopReason }: RunOutcome, { totalTokens: total, ...tokens }: Usage) {
   const { record, endedAt, text } = run
   const last = run.answers.at(-1)
   const words = lastWords(run)
@@ -162,6 +162,7 @@ function resultOf(run: RunSoFar, { state }: RunOutcome, { totalTokens: total, ..
         usage: { ...tokens, total },
       },
       aborted: state === 'aborted' || state === 'timedOut',
+      ...(stopReason !== undefined && stopReason !== 'stop' && { stopReason }),
     },
   }
 }

@@ -9,7 +9,7 @@ import { holds } from '../contract/scopes.ts'
 import { type Announcement, announce, placed, type Variant } from './announcement.ts'
 import type { Piece } from './backlog.ts'
 import { createDelivery, type Recipient } from './delivery.ts'
-import type { Peer } from './peer.ts'
+import type { Hearing } from './peer.ts'
 import type { Position, Replay } from './replay.ts'
 
 export interface Audience {
@@ -21,7 +21,7 @@ export interface Audience {
    * Narrows the audience further; of an event of a session not for peers that count offsets, which hear it all the same: offsets have
    * no holes.
    */
-  only?: (peer: Peer) => boolean
+  only?: (peer: Hearing) => boolean
   /** The run that this event is the last of. */
   endOf?: string
   /** The part of a text that this event adds. A slow reader hears it as part of a later one. */
@@ -34,9 +34,9 @@ export interface Audience {
 type NodeEvent = keyof typeof nodeEvents
 
 export interface Hub {
-  join(peer: Peer): void
+  join(peer: Hearing): void
   leave(connId: string): void
-  peers(): Iterable<Peer>
+  peers(): Iterable<Hearing>
   /** Sends an event to everyone who may hear it. `render` makes the payload's JSON for a variant; it is called once for each. */
   publish(name: EventName, render: (variant: Variant) => string, audience?: Audience): void
   /** Keeps back what a peer would hear of a session, until it is released. False: it is kept back already. */
@@ -53,14 +53,14 @@ export interface Hub {
 }
 
 /** Whether somebody reaches a session, or ('') what is about none: a token for some sessions reaches those only. */
-export const mayReach = ({ sessions }: Pick<Peer, 'sessions'>, sessionKey: string): boolean =>
+export const mayReach = ({ sessions }: Pick<Hearing, 'sessions'>, sessionKey: string): boolean =>
   sessions === undefined || (sessionKey !== '' && reaches(sessions, sessionKey))
 
 export interface HubNeeds {
   /** A peer has read too slowly for too long: it is to be disconnected. */
-  onSlow(peer: Peer): void
+  onSlow(peer: Hearing): void
   /** The socket of a peer threw: it is to be disconnected. */
-  onBroken?(peer: Peer, error: unknown): void
+  onBroken?(peer: Hearing, error: unknown): void
   /** Gives each event of a session its place in the session's stream, and keeps it. */
   replay: Pick<Replay, 'next' | 'take'>
 }

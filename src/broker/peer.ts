@@ -27,6 +27,14 @@ export interface Wire {
   onEventsSent(callback: () => void): void
 }
 
+/** As much of a socket as is needed to hear events. */
+export type Ear = Pick<Wire, 'sendShared' | 'terminate' | 'eventBytesWaiting' | 'bytesWaiting' | 'onEventsSent'>
+
+/** Somebody who hears events. */
+export interface Hearing extends Omit<Peer, 'wire'> {
+  readonly wire: Ear
+}
+
 /** An authenticated peer. */
 export interface Peer {
   readonly connId: string

@@ -280,10 +280,12 @@ export function createSupervisor(needs: SupervisorNeeds): Supervisor {
 function bytesOf({
   message,
   meta,
+  earlier = [],
   attachments,
-}: Pick<NewTurn, 'message' | 'meta'> & { attachments: object[] }): number {
+}: Pick<NewTurn, 'message' | 'meta' | 'earlier'> & { attachments: object[] }): number {
   const pictures = attachments.reduce((sum, one) => sum + ((one as { bytes?: Uint8Array }).bytes?.length ?? 0), 0)
-  return Buffer.byteLength(message) + Buffer.byteLength(JSON.stringify(meta)) + pictures
+  const said = earlier.reduce((sum, { text }) => sum + Buffer.byteLength(text), Buffer.byteLength(message))
+  return said + Buffer.byteLength(JSON.stringify(meta)) + pictures
 }
 
 /** Stands where nobody waits for the disk: the turn was there before. */

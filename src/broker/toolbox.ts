@@ -22,6 +22,8 @@ export interface ToolResult {
 export interface Tool extends ToolSpec {
   /** How long a call may take, in ms, where that is not the gateway's default; 0 = the tool ends by itself. */
   timeoutMs?: number
+  /** It speaks for the run that calls it: nobody else can. */
+  isForRuns?: boolean
   /** Whoever does it looks at the arguments; here they are held to be an object. Patterns of strangers are not run here. */
   isCheckedElsewhere?: boolean
   /**
@@ -54,7 +56,15 @@ export interface Toolbox {
    * reason when that aborts.
    */
   call(call: ToolCall, run: RunRecord, signal: AbortSignal): Promise<ToolOutcome>
+  /**
+   * Calls a tool that an agent has for somebody who is no run, as if the agent had called it in that session. Undefined: the agent
+   * has no such tool, or it is for runs alone. Rejects as `call` does.
+   */
+  callFor(asker: Asker, call: ToolCall, signal: AbortSignal): Promise<ToolOutcome | undefined>
 }
+
+/** In whose place a tool is called, and who asks. */
+export type Asker = Pick<RunRecord, 'agentId' | 'sessionKey' | 'principal'>
 
 export interface ToolboxNeeds {
   sources: readonly ToolSource[]
@@ -92,7 +102,7 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
     return problem === undefined ? (args as Record<string, unknown>) : `invalid ${tool.name} arguments: ${problem}`
   }
 
-  return {
+  const toolbox: Toolbox = {
     specs: (agentId) =>
       toolsOf(agentId)
         .map(({ name, description, parameters }) => ({ name, description, parameters }))
@@ -140,8 +150,29 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
         signal.removeEventListener('abort', onAbort)
       }
     },
+    async callFor(asker, call, signal) {
+      const found = toolsOf(asker.agentId).find(({ name }) => name === call.name)
+      return found && !found.isForRuns ? toolbox.call(call, outsideCall(asker, call), signal) : undefined
+    },
   }
+  return toolbox
 }
+
+/** What a tool is told of a call that no run makes. Nobody keeps it. */
+const outsideCall = (asker: Asker, { id }: ToolCall): RunRecord => ({
+  ...asker,
+  runId: id,
+  key: id,
+  method: 'tools.call',
+  sessionId: '',
+  fingerprint: '',
+  message: '',
+  attachments: [],
+  meta: {},
+  acceptedAt: 0,
+  state: 'admitted',
+  text: '',
+})
 
 const malformed = (text: string): ToolOutcome => ({ text, isError: true, isMalformed: true })
 

@@ -10,7 +10,7 @@ import type { Sessions } from './sessions.ts'
 import type { VerboseLevel } from './stream.ts'
 import type { Admission, Supervisor } from './supervisor.ts'
 
-export interface TurnRequest extends Pick<NewTurn, 'chain' | 'sent' | 'answers'> {
+export interface TurnRequest extends Pick<NewTurn, 'chain' | 'sent' | 'answers' | 'earlier'> {
   principal: string
   method: string
   sessionKey: string
@@ -145,7 +145,7 @@ export function createTurns(needs: TurnsNeeds): Turns {
       await Promise.allSettled(onTheirWay.get(sessionKey) ?? [])
     },
     async admit({ typed, ...request }) {
-      const { key, message, attachments, meta, sessionKey } = request
+      const { key, message, attachments, meta, sessionKey, earlier } = request
       // Behind what was asked for before it, and before what is asked for later, however long the disk takes.
       const place = { after: holds.get(sessionKey), hold: meta['reset'] === true ? hold(sessionKey) : undefined }
       let isPlaced = false
@@ -159,6 +159,7 @@ export function createTurns(needs: TurnsNeeds): Turns {
             message: typed ?? message,
             attachments: attachments.map(({ sha256 }) => sha256),
             meta,
+            earlier,
           }),
           acceptedAt: now(),
         })

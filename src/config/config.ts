@@ -87,6 +87,8 @@ export interface Config {
       dangerouslyDisableDeviceAuth: boolean
       allowedOrigins: string[]
     }
+    /** What is served to programs that speak OpenAI's shapes. */
+    http: { chatCompletions: boolean; responses: boolean }
     /** Literal addresses, CIDR ranges, or `*`. */
     trustedProxies: string[]
     /** Absolute paths of PEM files; undefined = plain HTTP. */

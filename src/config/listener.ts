@@ -53,6 +53,10 @@ export function readListener(sources: Sources): Config['gateway'] {
       dangerouslyDisableDeviceAuth: gateway.controlUi?.dangerouslyDisableDeviceAuth ?? false,
       allowedOrigins: readOrigins(sources),
     },
+    http: {
+      chatCompletions: gateway.http?.endpoints?.chatCompletions?.enabled ?? false,
+      responses: gateway.http?.endpoints?.responses?.enabled ?? false,
+    },
     trustedProxies: readTrustedProxies(sources).map(({ text }) => text),
     tls,
     limits: { ...defaults.limits, ...gateway.limits },

@@ -100,6 +100,9 @@ const Heartbeat = Type.Optional(
   ),
 )
 
+const Endpoint = (description: string) =>
+  Type.Optional(Type.Object({ enabled: flag('Whether it is served.', false) }, { description }))
+
 const Gateway = Type.Object(
   {
     port: whole('TCP port for health, page, HTTP and WebSocket; 0 = any free one.', 0, 65_535, defaults.port),
@@ -158,6 +161,22 @@ const Gateway = Type.Object(
           ),
         },
         { description: 'The page and the browser clients.' },
+      ),
+    ),
+    http: Type.Optional(
+      Type.Object(
+        {
+          endpoints: Type.Optional(
+            Type.Object(
+              {
+                chatCompletions: Endpoint('`POST /v1/chat/completions`.'),
+                responses: Endpoint('`POST /v1/responses`.'),
+              },
+              { description: 'Agents as models, in OpenAI’s shapes; with either, `GET /v1/models` lists them.' },
+            ),
+          ),
+        },
+        { description: 'What is there over plain HTTP besides messages to agents.' },
       ),
     ),
     tls: Type.Optional(

@@ -11,6 +11,10 @@ const WorkspaceFile = {
   size: Type.Optional(Type.Integer()),
   updatedAtMs: Type.Optional(Type.Number()),
 }
+const SaidBefore = Type.Object(
+  { role: Type.Union([Type.Literal('user'), Type.Literal('assistant')]), text: Said },
+  { additionalProperties: false },
+)
 const ofWorkspace = { agentId: Type.String(), workspace: Type.String() }
 
 export const agents = {
@@ -26,6 +30,8 @@ export const agents = {
       sessionId: Type.Optional(NonEmpty),
       thinking: Type.Optional(Thinking),
       attachments: Type.Optional(Type.Array(Anything, { maxItems: 16 })),
+      /** What was said before it elsewhere: the beginning of a session that has none. At most 1 MiB. */
+      earlier: Type.Optional(Type.Array(SaidBefore, { maxItems: 1000 })),
       /** Seconds; 0 = no deadline. */
       timeout: Type.Optional(Type.Integer({ minimum: 0 })),
       extraSystemPrompt: Type.Optional(Type.String({ maxLength: 64 * 1024 })),

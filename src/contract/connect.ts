@@ -107,6 +107,8 @@ export const LIMITS = {
   maxPayload: { 3: 512 * 1024, 4: 8 * 1024 * 1024 },
   maxBufferedBytes: 1.5 * 1024 * 1024,
   message: 256 * 1024,
+  /** Of what was said before a message, elsewhere. */
+  earlier: 1024 * 1024,
   attachment: 5_000_000,
   /** Of `context` as JSON. */
   context: 16 * 1024,

@@ -75,7 +75,10 @@ export const ERRORS = {
     meaning: 'The session is read-only (sendPolicy); set it to allow with sessions.patch.',
   },
   MESSAGE_REQUIRED: { code: 'INVALID_REQUEST', meaning: 'A message or an attachment is required.' },
-  MESSAGE_TOO_LARGE: { code: 'INVALID_REQUEST', meaning: 'A message is at most 256 KiB.' },
+  MESSAGE_TOO_LARGE: {
+    code: 'INVALID_REQUEST',
+    meaning: 'A message is at most 256 KiB, and what was said before it elsewhere 1 MiB.',
+  },
   CONTEXT_TOO_LARGE: { code: 'INVALID_REQUEST', meaning: 'The context of a message is at most 16 KiB of JSON.' },
   BAD_ATTACHMENT: {
     code: 'INVALID_REQUEST',
@@ -236,6 +239,10 @@ export const ERRORS = {
     meaning: 'The node hears as many sessions as it may; let go of one with `chat.unsubscribe`.',
   },
   TOO_MANY_CALLS: { code: 'INVALID_REQUEST', meaning: 'The run has called as many tools as one run may.' },
+  UNKNOWN_TOOL: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The agent has no such tool, `tools.deny` takes it away, or only a run can call it.',
+  },
   UNSUPPORTED_FILE: {
     code: 'INVALID_REQUEST',
     meaning: 'Not one of the files of a workspace that clients may see; `agents.files.list` names them.',

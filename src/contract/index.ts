@@ -11,11 +11,12 @@ import { nodeEvents, nodes } from './nodes.ts'
 import { sessions } from './sessions.ts'
 import { system, systemEvents } from './system.ts'
 import { tokens } from './tokens.ts'
+import { tools } from './tools.ts'
 import { usage } from './usage.ts'
 
 export const METHODS = {
   ...{ ...system, ...config, ...agents, ...agentFiles, ...sessions, ...chat },
-  ...{ ...chains, ...messages, ...usage, ...approvals, ...devices, ...nodes, ...tokens },
+  ...{ ...chains, ...messages, ...usage, ...approvals, ...devices, ...nodes, ...tokens, ...tools },
 }
 export const EVENTS = {
   ...{ ...systemEvents, ...chatEvents, ...messageEvents, ...approvalEvents, ...deviceEvents, ...nodeEvents },

@@ -152,6 +152,9 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   ): Promise<Result<'agent'> | Reply<Result<'agent'>> | Failure> {
     if (Buffer.byteLength(params.message) > LIMITS.message)
       throw new GatewayError('MESSAGE_TOO_LARGE', `message is larger than ${LIMITS.message} bytes`)
+    const { earlier } = params
+    if (earlier && earlier.reduce((sum, { text }) => sum + Buffer.byteLength(text), 0) > LIMITS.earlier)
+      throw new GatewayError('MESSAGE_TOO_LARGE', `what was said before is larger than ${LIMITS.earlier} bytes`)
     const attachments = readAttachments(params.attachments)
     if (attachments.length > 0 && !needs.takesImages(agentId, setting(await store.session(sessionKey), 'model')))
       throw new GatewayError('BAD_ATTACHMENT', 'the model of this agent takes no images')
@@ -177,6 +180,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
       message: params.message,
       attachments,
       meta,
+      ...(earlier && { earlier }),
     })
     switch (admission.kind) {
       case 'new': {

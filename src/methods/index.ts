@@ -13,6 +13,7 @@ import { type NodesNeeds, nodeMethods } from './nodes.ts'
 import { type SessionsNeeds, sessionMethods } from './sessions.ts'
 import { type SystemNeeds, systemMethods } from './system.ts'
 import { type TokensNeeds, tokenMethods } from './tokens.ts'
+import { type ToolsNeeds, toolMethods } from './tools.ts'
 import { type UsageNeeds, usageMethods } from './usage.ts'
 
 export type MethodNeeds = AgentsNeeds &
@@ -27,6 +28,7 @@ export type MethodNeeds = AgentsNeeds &
   DevicesNeeds &
   NodesNeeds &
   TokensNeeds &
+  ToolsNeeds &
   UsageNeeds
 
 export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
@@ -43,6 +45,7 @@ export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
     ...deviceMethods(needs),
     ...nodeMethods(needs),
     ...tokenMethods(needs),
+    ...toolMethods(needs),
     ...approvalMethods(needs),
   }
 }

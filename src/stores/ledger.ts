@@ -8,6 +8,7 @@
 import type {
   Acceptance,
   Attachment,
+  Earlier,
   Ending,
   EventChunk,
   Json,
@@ -258,14 +259,22 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     return made
   }
 
-  /** Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too. Answers the entries. */
-  const addUserMessage = (sessionId: string, run: RunRecord, timestamp: number): TranscriptMessage[] => {
+  /**
+   * Puts a turn's own entry in a transcript, which from then on holds the turn's pictures too, behind what was said before if it
+   * is the first. Answers the entries.
+   */
+  const addUserMessage = (
+    { sessionId, messageCount }: Pick<SessionRecord, 'sessionId' | 'messageCount'>,
+    run: RunRecord,
+    timestamp: number,
+  ): TranscriptMessage[] => {
     // A command has no words of its own to keep, only its answer.
     if (run.message === '' && run.attachments.length === 0) return []
-    const message = userMessage(run, timestamp)
-    tables.addMessage(sessionId, message)
+    const earlier = messageCount === 0 ? (run.earlier ?? []) : []
+    const added = [...earlier.map((said) => earlierMessage(said, timestamp)), userMessage(run, timestamp)]
+    for (const message of added) tables.addMessage(sessionId, message)
     for (const { sha256 } of run.attachments) tables.holdPicture(sha256, { transcript: sessionId })
-    return [message]
+    return added
   }
 
   const ages = (): Ages => (tables.document('store', 'age') as Ages | undefined) ?? { now: 0, eras: [] }
@@ -361,9 +370,10 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const session = sessionOrNew({ ...run, key: run.sessionKey }, startedAt)
       // Before the entry: a transcript has an owner only once its session is there.
       tables.putSession({ ...session, systemSent: true })
-      const added = addUserMessage(session.sessionId, run, startedAt)
+      const added = addUserMessage(session, run, startedAt)
       tables.putSession(added.reduce(withEntry, { ...session, systemSent: true }))
-      tables.putRun({ ...run, sessionId: session.sessionId, state: 'started', startedAt })
+      const { earlier: _, ...rest } = run
+      tables.putRun({ ...rest, sessionId: session.sessionId, state: 'started', startedAt })
       tables.addText(runId)
     },
 
@@ -381,7 +391,8 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const sessionId = run.state === 'started' ? run.sessionId : (session?.sessionId ?? run.sessionId)
       const added: TranscriptMessage[] = []
       if (tables.owner(sessionId) === run.sessionKey) {
-        if (run.state === 'admitted' && !ending.unsaid) added.push(...addUserMessage(sessionId, run, ending.endedAt))
+        if (run.state === 'admitted' && session && !ending.unsaid)
+          added.push(...addUserMessage(session, run, ending.endedAt))
         for (const message of entriesOf(ending)) {
           tables.addMessage(sessionId, message)
           added.push(message)
@@ -653,6 +664,7 @@ const newRun = (turn: NewTurn, runId: string, sessionId: string): RunRecord => (
   ...(turn.chain && { chain: turn.chain }),
   ...(turn.sent && { sent: turn.sent }),
   ...(turn.answers === undefined ? {} : { answers: turn.answers }),
+  ...(turn.earlier && { earlier: turn.earlier }),
 })
 
 /** Whether the answer to a run is still to be told to whoever sent it. */
@@ -662,6 +674,12 @@ export const isUnheard = ({ sent, endedAt, heard }: RunRecord): boolean =>
 const userMessage = (run: RunRecord, timestamp: number): TranscriptMessage => ({
   role: 'user',
   content: [{ type: 'text', text: run.message }, ...run.attachments.map(imageBlock)],
+  timestamp,
+})
+
+const earlierMessage = ({ role, text }: Earlier, timestamp: number): TranscriptMessage => ({
+  role,
+  content: [{ type: 'text', text }],
   timestamp,
 })
 
@@ -703,7 +721,7 @@ const afterRun = (session: SessionRecord, ending: Ending): SessionRecord => ({
 const entriesOf = ({ before = [], message }: Ending): TranscriptMessage[] =>
   message === undefined ? before : [...before, message]
 
-const ended = (run: RunRecord, ending: Ending): RunRecord => ({
+const ended = ({ earlier: _, ...run }: RunRecord, ending: Ending): RunRecord => ({
   ...run,
   state: ending.state,
   endedAt: ending.endedAt,

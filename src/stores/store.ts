@@ -40,6 +40,12 @@ export interface Sent {
   expiresAt?: number
 }
 
+/** Something that was said before a turn, and not here. */
+export interface Earlier {
+  role: 'user' | 'assistant'
+  text: string
+}
+
 /** What was used of one model. */
 export interface Spent {
   provider: string
@@ -92,6 +98,8 @@ export interface NewTurn {
   sent?: Sent
   /** The id of the message whose answer this turn brings to its sender. */
   answers?: string
+  /** What is put in the transcript before the user's entry, if that is the first there. It is kept nowhere else from then on. */
+  earlier?: Earlier[]
 }
 
 /** A run as it is kept. */

@@ -145,6 +145,7 @@ export function councilTools(needs: CouncilNeeds): Tool[] {
     }),
     tool({
       name: 'sessions_send',
+      isForRuns: true,
       description:
         'Send a message to another agent, and get its answer. With timeoutSeconds 0 nobody waits and no answer comes back. When the time is up, the answer comes later as a message of its own.',
       parameters: Type.Object({
@@ -169,6 +170,7 @@ export function councilTools(needs: CouncilNeeds): Tool[] {
     }),
     tool({
       name: 'sessions_spawn',
+      isForRuns: true,
       description:
         'Give a task to an agent in a session of its own, and go on. What it comes to is brought to you once, as a message, after your turn.',
       parameters: Type.Object({
@@ -222,7 +224,7 @@ function tool<P extends TObject>({
   parameters,
   call,
   ...rest
-}: Pick<Tool, 'name' | 'description' | 'timeoutMs'> & {
+}: Pick<Tool, 'name' | 'description' | 'timeoutMs' | 'isForRuns'> & {
   parameters: P
   call(args: Static<P>, context: ToolContext, signal: AbortSignal): Promise<ToolResult>
 }): Tool {

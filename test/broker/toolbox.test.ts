@@ -27,6 +27,26 @@ describe('a toolbox', () => {
     expect(Object.keys(toolbox.specs('main')[0]!)).toEqual(['name', 'description', 'parameters'])
   })
 
+  it('lets somebody outside call what an agent has, and nothing that is denied, or speaks for a run', async () => {
+    const call = vi.fn(async (_: object, { run }: Parameters<Tool['call']>[1]) => ({
+      text: `${run.agentId} ${run.sessionKey} ${run.runId}`,
+    }))
+    const toolbox = open([tool('look', call), tool('rm', call), tool('send', call, { isForRuns: true })], ['rm'])
+    const asker = { agentId: 'main', sessionKey: 'agent:main:notes', principal: 'token:shared' }
+    const ask = (name: string, args?: string) => toolbox.callFor(asker, called(name, args), never())
+    expect(await ask('look')).toEqual({ text: 'main agent:main:notes c1', isError: false, isMalformed: false })
+    expect(await ask('look', '{"n":"one"}')).toMatchObject({
+      isError: true,
+      text: expect.stringMatching(/must be int/),
+    })
+    expect(await Promise.all(['rm', 'send', 'none'].map((name) => ask(name)))).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ])
+    expect(call).toHaveBeenCalledTimes(1)
+  })
+
   it('calls nothing that is denied, and says what there is', async () => {
     const call = vi.fn(async () => ({ text: 'no' }))
     const outcome = await open([tool('rm', call), tool('ls', call)], ['rm']).call(called('rm'), RUN, never())

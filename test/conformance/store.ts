@@ -234,6 +234,32 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         expect(await store.session(key)).toMatchObject({ systemSent: true, messageCount: 1, updatedAt: 1000 })
       })
 
+      it('begins an empty transcript with what was said before, and no other', async () => {
+        const earlier = [
+          { role: 'user' as const, text: 'one' },
+          { role: 'assistant' as const, text: 'two' },
+        ]
+        await store.accept(turn('a', { earlier }))
+        expect(await store.run('run-a')).toMatchObject({ earlier })
+        await store.start('run-a', 2000)
+        await store.settle('run-a', completed({ message: reply('three') }))
+        await store.accept(turn('b', { earlier }))
+        await store.start('run-b', 2500)
+        expect(await texts()).toEqual(['one', 'two', 'message a', 'three', 'message b'])
+        const { messages } = await store.history(key, wide)
+        expect(messages.map(({ role }) => role)).toEqual(['user', 'assistant', 'user', 'assistant', 'user'])
+        expect(await store.session(key)).toMatchObject({ messageCount: 5, opening: 'one' })
+        // It is in the transcript, and is not kept twice.
+        for (const id of ['run-a', 'run-b']) expect(await store.run(id)).not.toHaveProperty('earlier')
+      })
+
+      it('puts what was said before also before a turn that was stopped while it waited', async () => {
+        await store.accept(turn('a', { earlier: [{ role: 'user', text: 'one' }] }))
+        await store.settle('run-a', { state: 'aborted', endedAt: 2000, stopReason: 'rpc' })
+        expect(await texts()).toEqual(['one', 'message a'])
+        expect(await store.run('run-a')).not.toHaveProperty('earlier')
+      })
+
       it('rejects with CONFLICT unless the run is admitted', async () => {
         await store.accept(turn('a'))
         await store.start('run-a', 2000)

@@ -169,6 +169,7 @@ const parametersOf: Record<MethodName, () => object> = {
   'node.invoke.result': () => ({ id: 'nothing', nodeId: 'nothing', ok: true, payload: { apiKey: guess() } }),
   'node.event': () => ({ event: 'agent.delta', payload: { id: 'nothing', offset: 0, text: guess() } }),
   'skills.bins': () => ({}),
+  'tools.call': () => ({ name: 'agents_list', arguments: { apiKey: guess() } }),
   'tools.invoke': () => ({ id: 'nothing', callId: 'c', name: 'x', arguments: { apiKey: guess() } }),
 }
 

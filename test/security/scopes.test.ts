@@ -8,7 +8,7 @@ import { connectNode, isWorth, makeToken, SCOPE_SETS, UNCOUNTED } from './ground
 const NEEDED = {
   'operator.read':
     'health status system-presence last-heartbeat logs.tail agent.identity.get agents.list agents.status models.list sessions.list sessions.digest sessions.preview agent.result chat.history chat.resume node.list node.describe chains.get chains.list messages.list messages.get usage.status usage.cost usage.by',
-  'operator.write': 'agent agent.wait chat.send chat.abort node.invoke',
+  'operator.write': 'agent agent.wait chat.send chat.abort node.invoke tools.call',
   'operator.admin':
     'audit.list config.get config.schema config.set config.patch config.apply sessions.resolve sessions.patch sessions.reset sessions.delete chat.inject exec.approvals.get exec.approvals.set tokens.create tokens.list tokens.revoke agents.files.list agents.files.get agents.files.set sessions.usage',
   'operator.approvals': 'exec.approval.request exec.approval.resolve exec.approval.list',

@@ -6,7 +6,9 @@ import { describe, expect, it, vi } from 'vitest'
 import type { Admitted } from '../../src/auth/authenticate.ts'
 import { ERRORS, type ErrorName } from '../../src/contract/errors.ts'
 import type { RequestFrame } from '../../src/contract/frames.ts'
-import { type ApiNeeds, createApi, type Door, statusOf } from '../../src/transport/api.ts'
+import { type ApiNeeds, createApi } from '../../src/transport/api.ts'
+import { statusOf } from '../../src/transport/http-error.ts'
+import type { Door } from '../../src/transport/visits.ts'
 import { quiet } from '../support/rooms.ts'
 
 type Send = (payload: object) => void
@@ -39,6 +41,9 @@ async function open(changes: {
       mainKey: 'main',
     },
     refusalOf: () => undefined,
+    endpoints: { chatCompletions: false, responses: false },
+    hub: { join() {}, leave() {} },
+    oneShots: { keyFor: () => 'agent:main:once', end: async () => {} },
     limits: { requestsPerSecond: 0, burst: 0, deniedPerMinute: 0, socketsPerPrincipal: 0 },
     log: { ...quiet, error: (details, message) => void errors.push({ details, message }) },
     monotonic: () => 0,

@@ -56,7 +56,7 @@ function gate() {
 describe('a stop', () => {
   it('does not wait for a peer that was turned away and keeps its half open', { timeout: 4_000 }, async () => {
     const listener = await createListener({
-      api: { answer: () => false, answered: () => Promise.resolve() },
+      api: { answer: () => false, answered: () => Promise.resolve(), revoke() {} },
       connections: {
         size: 0,
         accept() {
