@@ -39,6 +39,7 @@ import { createTurns, type Turns } from './broker/turns.ts'
 import { parseRange, type Range } from './config/address.ts'
 import type { Config } from './config/config.ts'
 import { openConfigFile } from './config/file.ts'
+import { formSchema } from './config/form.ts'
 import type { ConfigSource } from './config/load.ts'
 import { nearest } from './config/reading.ts'
 import { FileSchema } from './config/schema.ts'
@@ -469,7 +470,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         },
         mailbox,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
-        configSchema: FileSchema,
+        configSchema: formSchema(FileSchema),
         version,
         restart: config.commands.restart ? options.restart : undefined,
         describe: async (sessionKey, agentId) => {
