@@ -1,5 +1,6 @@
 /** Every client that is tried, in the order of the table. */
 import type { Client } from './client.ts'
+import { controlPage26 } from './control-page-2026.2.6.ts'
 import { openclaw26 } from './openclaw-2026.2.6.ts'
 
-export const CLIENTS: Client[] = [openclaw26]
+export const CLIENTS: Client[] = [openclaw26, controlPage26]
