@@ -13,6 +13,7 @@ export interface FormSchema {
 }
 
 const TYPES = ['object', 'array', 'string', 'number', 'boolean', 'null']
+const anyType = (first: string): string[] => [first, ...TYPES.filter((type) => type !== first)]
 /** What a Record says its names are: any. */
 const ANY_NAME = '^.*$'
 
@@ -28,9 +29,9 @@ export function formSchema(schema: TSchema): FormSchema {
   if (anyOf) return formSchema(Object.assign({}, ...anyOf, rest, { type: typesOf(anyOf) }))
   const node: FormSchema = { ...rest }
   if (node.type === undefined && node['enum'] === undefined) {
-    node.type = [...new Set([usually ?? 'object', ...TYPES])]
-    node.additionalProperties = {}
-    node.items = { type: ['string', ...TYPES.filter((type) => type !== 'string')] }
+    node.type = anyType(usually === undefined || usually === 'objects' ? 'object' : usually)
+    node.additionalProperties = usually === 'objects' ? { type: anyType('object'), additionalProperties: {} } : {}
+    node.items = { type: anyType('string') }
   }
   if (properties) node.properties = mapped(properties)
   const entries = patternProperties?.[ANY_NAME]

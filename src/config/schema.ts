@@ -48,7 +48,8 @@ const whole = (description: string, minimum: number, maximum: number, value?: nu
   Type.Optional(Type.Integer({ description, minimum, maximum, ...(value === undefined ? {} : { default: value }) }))
 const price = (description: string) => Type.Optional(Type.Number({ description, minimum: 0, default: 0 }))
 const texts = (description: string) => Type.Optional(Type.Array(Type.String(), { description }))
-type UsualType = 'object' | 'array' | 'string' | 'number' | 'boolean'
+/** `objects` is an object whose members are objects. */
+type UsualType = 'object' | 'objects' | 'array' | 'string' | 'number' | 'boolean'
 /** A key that is read by others, or by nobody: any value. What it usually is matters to forms alone. */
 const untyped = (description: string, usually: UsualType = 'object') =>
   Type.Optional(Type.Unknown({ description, usually }))
@@ -556,7 +557,7 @@ export const FileSchema = Type.Object(
     broadcast: elsewhere('Groups of agents that hear one channel.'),
     browser: elsewhere('A browser for agents.'),
     canvasHost: elsewhere('The canvas.'),
-    channels: elsewhere('Messengers.'),
+    channels: elsewhere('Messengers.', 'objects'),
     cron: elsewhere('Scheduled turns.'),
     diagnostics: elsewhere('Tracing.'),
     discovery: elsewhere('Announcement in the local network.'),

@@ -11,6 +11,7 @@ import { connectAsNode } from '../support/node.ts'
 import type { Client, Command, Session } from './client.ts'
 import { installClient } from './install.ts'
 import { openOneOrigin } from './one-origin.ts'
+import { AS_IT_WRITES } from './openclaw-2026.2.6.ts'
 
 const CHROMIUM = { name: 'chromium', file: '/usr/bin/chromium' }
 
@@ -50,8 +51,7 @@ async function open(): Promise<Session> {
   const state = mkdtempSync(join(tmpdir(), 'control-page-'))
   const model = await startModelServer()
   const gateway = await startProcess(state, model.url, {
-    agents: { model: { primary: 'fake/m' } },
-    model: { name: 'M' },
+    ...AS_IT_WRITES,
     list: AGENTS,
   })
   const node = await connectAsNode({ open: () => openPeer(gateway.url) }, { name: 'writer' })
@@ -63,7 +63,7 @@ async function open(): Promise<Session> {
     Number(new URL(gateway.url).port),
   )
   const browser = await chromium.launch({ executablePath: CHROMIUM.file, args: ['--no-sandbox'] })
-  const page = await browser.newPage({ viewport: { width: 1300, height: 900 } })
+  const page = await browser.newPage({ viewport: { width: 1300, height: 1600 } })
   // It asks another origin for fonts, and does without.
   await page.route(
     (url) => url.origin !== origin.url,
@@ -186,8 +186,7 @@ async function open(): Promise<Session> {
         await gateway.kill()
         await page.getByText('Health Offline').waitFor()
         again = await startProcess(state, model.url, {
-          agents: { model: { primary: 'fake/m' } },
-          model: { name: 'M' },
+          ...AS_IT_WRITES,
           list: AGENTS,
           port: Number(new URL(gateway.url).port),
         })
