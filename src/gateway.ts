@@ -47,7 +47,7 @@ import { FileSchema } from './config/schema.ts'
 import { identity, systemPrompt } from './config/workspace.ts'
 import { listFiles, readFile, writeFile } from './config/workspace-files.ts'
 import { holds } from './contract/scopes.ts'
-import type { Logger } from './logging.ts'
+import { forClients, type Logger } from './logging.ts'
 import { methodHandlers } from './methods/index.ts'
 import { connector, connectorModel } from './runtimes/connector.ts'
 import { canReach } from './runtimes/exchange.ts'
@@ -465,6 +465,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         config,
         now,
         newId: randomUUID,
+        logLine: forClients,
         path: databasePath,
         models: config.models,
         scope: config.session.scope,

@@ -9,7 +9,9 @@ export type { Logger } from 'pino'
 const NAMES: Record<number, string> = { 10: 'trace', 20: 'debug', 30: 'info', 40: 'WARN', 50: 'ERROR', 60: 'FATAL' }
 /** A file that is larger is put beside, in the place of the one before it: the log takes twice this on the disk, at most. */
 const LARGEST_BYTES = 64 * 1024 * 1024
-const HIDDEN = new Set(['level', 'time', 'msg', 'pid', 'hostname'])
+const HIDDEN = new Set(['level', 'time', 'pid', 'hostname'])
+/** The last instant that a date can be. */
+const MOST_MS = 8.64e15
 
 /** Makes control characters and direction marks visible: a log line is one line, whoever's text is in it. */
 const visible = (text: string): string =>
@@ -20,13 +22,51 @@ const visible = (text: string): string =>
 
 /** One line for a person: time, level, message, details. */
 export function readable(line: string): string {
-  const { level, time, msg, err, ...rest } = JSON.parse(line) as { [name: string]: unknown }
+  const record = JSON.parse(line) as LogRecord
+  const at = new Date(Number(record.time)).toISOString().slice(11, 23)
+  return `${at} ${(NAMES[Number(record.level)] ?? String(record.level)).padEnd(5)} ${wordsOf(record)}\n`
+}
+
+/**
+ * The same line for clients, which look for its words in `1` and for its level and time in `_meta`. What is not of this log
+ * stays as it is.
+ */
+export function forClients(line: string): string {
+  const record = recordIn(line)
+  if (record === undefined) return line
+  const { level, time } = record
+  const _meta = {
+    date: new Date(time).toISOString(),
+    logLevelName: NAMES[level]?.toUpperCase() ?? String(level),
+    name: '{"subsystem":"gateway"}',
+  }
+  return visible(JSON.stringify({ ...record, 1: wordsOf(record), _meta }))
+}
+
+interface LogRecord {
+  level: number
+  /** Milliseconds since 1970. */
+  time: number
+  msg: string
+  err?: { stack?: string }
+}
+
+function recordIn(line: string): LogRecord | undefined {
+  try {
+    const record = JSON.parse(line) as Partial<LogRecord> | null
+    const isOurs = typeof record?.level === 'number' && typeof record.time === 'number' && record.msg !== undefined
+    return isOurs && Math.abs(record.time!) <= MOST_MS ? (record as LogRecord) : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function wordsOf({ msg, err, ...rest }: LogRecord): string {
   const details = Object.entries(rest)
     .filter(([name]) => !HIDDEN.has(name))
     .map(([name, value]) => `${name}=${visible(typeof value === 'string' ? value : JSON.stringify(value))}`)
-  const stack = (err as { stack?: string } | undefined)?.stack
-  const at = new Date(Number(time)).toISOString().slice(11, 23)
-  return `${at} ${(NAMES[Number(level)] ?? String(level)).padEnd(5)} ${visible(String(msg))}${details.length > 0 ? ` (${details.join(' ')})` : ''}${stack ? `\n${stack.split('\n').map(visible).join('\n')}` : ''}\n`
+  const said = `${visible(String(msg))}${details.length > 0 ? ` (${details.join(' ')})` : ''}`
+  return err?.stack ? `${said}\n${err.stack.split('\n').map(visible).join('\n')}` : said
 }
 
 export interface Logs {

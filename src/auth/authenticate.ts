@@ -3,6 +3,7 @@
 import type { Secret } from '../config/secret.ts'
 import type { Scope } from '../contract/block.ts'
 import { type ConnectParams, GENERIC_CLIENT } from '../contract/connect.ts'
+import { holds } from '../contract/scopes.ts'
 import type { Attempts, Guesser } from './attempts.ts'
 import { type Asking, type CredentialFact, type Decision, decide, type Facts, type Likeness } from './decide.ts'
 import { checkDevice, type DeviceRecord, type Devices, type NewPairing, sameSecret, worthOf } from './devices.ts'
@@ -155,7 +156,9 @@ export function createAuthenticator(needs: AuthenticatorNeeds): Authenticator {
     if (!record) return false
     if (!name.startsWith('device:')) return true
     // The name alone would not do: the token before a rotation is taken for a while, and is worth what the new one is.
-    return devices.credential(record, token) === name && granted.every((scope) => worthOf(record).includes(scope))
+    return (
+      devices.credential(record, token) === name && granted.every((scope) => holds(new Set(worthOf(record)), scope))
+    )
   }
 
   return {

@@ -33,6 +33,7 @@
  */
 import { OPERATOR_SCOPES, type Role, type Scope } from '../contract/block.ts'
 import type { Refusal } from '../contract/errors.ts'
+import { holds } from '../contract/scopes.ts'
 import type { DeviceProof } from './devices.ts'
 
 export type CredentialFact =
@@ -259,13 +260,11 @@ export function decide(facts: Facts): Decision {
   const granted: Scope[] = []
   const denied: { scope: string; reason: string }[] = []
   // Asked for nothing in particular = everything there is to have; asked for an empty list = nothing.
+  const held = new Set(grant)
   for (const scope of facts.requestedScopes ?? grant) {
-    if (grant.includes(scope as Scope)) granted.push(scope as Scope)
-    else
-      denied.push({
-        scope,
-        reason: OPERATOR_SCOPES.includes(scope as Scope) ? 'not granted to this credential' : 'no such scope',
-      })
+    if (!isScope(scope)) denied.push({ scope, reason: 'no such scope' })
+    else if (holds(held, scope)) granted.push(scope)
+    else denied.push({ scope, reason: 'not granted to this credential' })
   }
 
   // Who comes by a named token is known by it alone: what a pairing gives would outlive the token.
@@ -291,10 +290,12 @@ export function decide(facts: Facts): Decision {
     pair,
     issueToken: known || pair,
     asDevice: known || pair,
-    asks: !pair && (!known || wanted.some((scope) => !paired!.scopes.includes(scope))) ? asking : undefined,
+    asks: !pair && (!known || wanted.some((scope) => !holds(new Set(paired!.scopes), scope))) ? asking : undefined,
     rule: `${credential}, ${known ? 'paired' : pair ? 'newly paired' : 'unpaired'} device`,
   }
 }
+
+const isScope = (text: string): text is Scope => (OPERATOR_SCOPES as readonly string[]).includes(text)
 
 /** What an operator's credential holds. */
 function grantOf({ credential, paired, named }: Facts): readonly Scope[] {

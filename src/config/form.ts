@@ -1,45 +1,73 @@
-/** The schema of the configuration as programs read it that draw a form from it. */
+/**
+ * The schema of the configuration as programs read it that make a form of it: each key is one node that says its types, the one
+ * that is usual first, where the schema itself has alternatives or says nothing. It holds for the same values.
+ */
 import type { TSchema } from 'typebox'
 import type { Path } from './findings.ts'
 import { isSecret } from './redact.ts'
 
-interface ConfigForm {
+export interface FormSchema {
+  type?: string | string[]
+  properties?: { [name: string]: FormSchema }
+  additionalProperties?: FormSchema
+  items?: FormSchema
+  [keyword: string]: unknown
+}
+
+export interface ConfigForm {
   /** A JSON Schema (draft 7). */
-  schema: object
+  schema: FormSchema
   /** By path, with `*` for whatever somebody called a member: what is not to be shown while it is typed. */
   uiHints: { [path: string]: { sensitive: true } }
 }
 
-type Node = { [keyword: string]: unknown }
-
-/** How the schema library says that any name may stand there. */
+const TYPES = ['object', 'array', 'string', 'number', 'boolean', 'null']
+const anyType = (first: string): string[] => [first, ...TYPES.filter((type) => type !== first)]
+/** What a map says its names are, where they may be any. */
 const ANY_NAME = '^.*$'
 
 export function formOf(file: TSchema): ConfigForm {
   const uiHints: ConfigForm['uiHints'] = {}
 
-  /** A copy in which maps are written the usual way. On its way it notes what is secret. */
-  function copy(node: Node, path: Path): Node {
-    const { patternProperties, ...rest } = node
-    const own: Node = { ...rest }
-    // A map has one pattern, that of its names.
-    for (const [pattern, values] of Object.entries((patternProperties ?? {}) as { [pattern: string]: Node })) {
-      own['additionalProperties'] = copy(values, [...path, '*'])
-      if (pattern !== ANY_NAME) own['propertyNames'] = { pattern }
+  /** One node. On its way it notes what is secret. */
+  function nodeOf(schema: TSchema, path: Path): FormSchema {
+    const { anyOf, patternProperties, properties, items, usually, ...rest } = schema as {
+      anyOf?: TSchema[]
+      patternProperties?: { [pattern: string]: TSchema }
+      properties?: { [name: string]: TSchema }
+      items?: TSchema
+      usually?: string
     }
-    if (node['properties'])
-      own['properties'] = Object.fromEntries(
-        Object.entries(node['properties'] as { [name: string]: Node }).map(([name, member]) => [
-          name,
-          copy(member, [...path, name]),
-        ]),
+    // Keywords of one type mean nothing for values of another, so alternatives of different types are one node.
+    if (anyOf) return nodeOf(Object.assign({}, ...anyOf, rest, { type: typesOf(anyOf) }), path)
+    const node: FormSchema = { ...rest }
+    if (node.type === undefined && node['enum'] === undefined) {
+      node.type = anyType(usually === undefined || usually === 'objects' ? 'object' : usually)
+      node.additionalProperties = usually === 'objects' ? { type: anyType('object'), additionalProperties: {} } : {}
+      node.items = { type: anyType('string') }
+    }
+    if (properties)
+      node.properties = Object.fromEntries(
+        Object.entries(properties).map(([name, of]) => [name, nodeOf(of, [...path, name])]),
       )
-    if (node['items']) own['items'] = copy(node['items'] as Node, path)
-    if (node['anyOf']) own['anyOf'] = (node['anyOf'] as Node[]).map((one) => copy(one, path))
-    if (node['type'] === 'string' && isSecret(path)) uiHints[path.join('.')] = { sensitive: true }
-    return own
+    // A map has one pattern, that of its names.
+    for (const [pattern, of] of Object.entries(patternProperties ?? {})) {
+      node.additionalProperties = nodeOf(of, [...path, '*'])
+      if (pattern !== ANY_NAME) node['propertyNames'] = { pattern }
+    }
+    if (items) node.items = nodeOf(items, path)
+    if ([node.type].flat().includes('string') && isSecret(path)) uiHints[path.join('.')] = { sensitive: true }
+    return node
   }
 
-  const schema = { $schema: 'http://json-schema.org/draft-07/schema#', ...copy(file as unknown as Node, []) }
+  const schema = { $schema: 'http://json-schema.org/draft-07/schema#', ...nodeOf(file, []) }
   return { schema, uiHints }
+}
+
+/** Of alternatives, objects first: of them a form can show the most. */
+function typesOf(alternatives: TSchema[]): string[] {
+  const types = alternatives.map((each) => (each as { type?: string }).type)
+  if (types.includes(undefined) || new Set(types).size < types.length)
+    throw new Error(`alternatives of the same type are no single node: ${JSON.stringify(alternatives)}`)
+  return TYPES.filter((type) => types.includes(type))
 }

@@ -48,11 +48,14 @@ const whole = (description: string, minimum: number, maximum: number, value?: nu
   Type.Optional(Type.Integer({ description, minimum, maximum, ...(value === undefined ? {} : { default: value }) }))
 const price = (description: string) => Type.Optional(Type.Number({ description, minimum: 0, default: 0 }))
 const texts = (description: string) => Type.Optional(Type.Array(Type.String(), { description }))
-/** A key that is read by others, or by nobody: any value. */
-const untyped = (description: string) => Type.Optional(Type.Unknown({ description }))
+/** `objects` is an object whose members are objects. */
+type UsualType = 'object' | 'objects' | 'array' | 'string' | 'number' | 'boolean'
+/** A key that is read by others, or by nobody: any value. What it usually is matters to forms alone. */
+const untyped = (description: string, usually: UsualType = 'object') =>
+  Type.Optional(Type.Unknown({ description, usually }))
 /** A section another program serves. It is accepted as it is and named once in a warning. */
-const elsewhere = (description: string) =>
-  Type.Optional(Type.Unknown({ description: `Not served here. ${description}`, served: false }))
+const elsewhere = (description: string, usually: UsualType = 'object') =>
+  Type.Optional(Type.Unknown({ description: `Not served here. ${description}`, served: false, usually }))
 
 /** Whether this gateway leaves the section to others. */
 export const isServed = (schema: TSchema): boolean => !('served' in schema && schema.served === false)
@@ -281,7 +284,7 @@ const Agent = Type.Object({
       { description: 'What answers for it.' },
     ),
   ),
-  failoverTriggers: untyped('Accepted, without effect here.'),
+  failoverTriggers: untyped('Accepted, without effect here.', 'array'),
   heartbeat: Heartbeat,
 })
 
@@ -436,9 +439,9 @@ export const FileSchema = Type.Object(
         {
           config: flag('Let clients write this file.', false),
           restart: flag('Let clients restart the gateway.', false),
-          native: untyped('Accepted, without effect here.'),
-          nativeSkills: untyped('Accepted, without effect here.'),
-          ownerDisplay: untyped('Accepted, without effect here.'),
+          native: untyped('Accepted, without effect here.', 'boolean'),
+          nativeSkills: untyped('Accepted, without effect here.', 'boolean'),
+          ownerDisplay: untyped('Accepted, without effect here.', 'string'),
         },
         { description: 'What clients may do to the gateway itself.' },
       ),
@@ -541,9 +544,9 @@ export const FileSchema = Type.Object(
           level: Level('How much goes to the file.'),
           consoleLevel: Level('How much goes to the console.'),
           file: text('Where to. Default: `logs/gateway.log` in the state folder.', { minLength: 1 }),
-          consoleStyle: untyped('Accepted, without effect here.'),
-          redactSensitive: untyped('Accepted; secrets are never logged, whatever it says.'),
-          redactPatterns: untyped('Accepted, without effect here.'),
+          consoleStyle: untyped('Accepted, without effect here.', 'string'),
+          redactSensitive: untyped('Accepted; secrets are never logged, whatever it says.', 'string'),
+          redactPatterns: untyped('Accepted, without effect here.', 'array'),
         },
         { description: 'The log.' },
       ),
@@ -555,7 +558,7 @@ export const FileSchema = Type.Object(
             Type.Object(
               {
                 enabled: flag('Accepted; the login shell is never asked for variables.'),
-                timeoutMs: untyped('Accepted, without effect here.'),
+                timeoutMs: untyped('Accepted, without effect here.', 'number'),
               },
               { description: 'Variables of the login shell.' },
             ),
@@ -569,11 +572,11 @@ export const FileSchema = Type.Object(
     approvals: elsewhere('Forwarding of approvals to channels.'),
     audio: elsewhere('Audio.'),
     auth: elsewhere('Provider log-ins and their order.'),
-    bindings: elsewhere('Routes from channels to agents.'),
+    bindings: elsewhere('Routes from channels to agents.', 'array'),
     broadcast: elsewhere('Groups of agents that hear one channel.'),
     browser: elsewhere('A browser for agents.'),
     canvasHost: elsewhere('The canvas.'),
-    channels: elsewhere('Messengers.'),
+    channels: elsewhere('Messengers.', 'objects'),
     cron: elsewhere('Scheduled turns.'),
     diagnostics: elsewhere('Tracing.'),
     discovery: elsewhere('Announcement in the local network.'),

@@ -33,7 +33,8 @@ export const system = {
     result: Type.Null(),
   }),
   'logs.tail': method({
-    summary: 'The newest lines of the log, or those after a cursor.',
+    summary:
+      'The newest lines of the log, or those after a cursor: JSON records, with their words in `1`, level and time in `_meta`.',
     scope: 'operator.read',
     unknown: 'ignored',
     isLarge: true,

@@ -13,6 +13,8 @@ export interface SystemNeeds {
   presence: Presence
   audit: Pick<Audit, 'list'>
   config: Pick<Config, 'logging'>
+  /** A line of the log, as clients read it. */
+  logLine(line: string): string
 }
 
 /** Entries that are answered where nobody says how many. */
@@ -20,7 +22,7 @@ const AUDITED = 200
 const TAIL_LINES = 500
 const TAIL_BYTES = 250_000
 
-export function systemMethods({ health, presence, config, audit }: SystemNeeds): Handlers<typeof system> {
+export function systemMethods({ health, presence, config, audit, logLine }: SystemNeeds): Handlers<typeof system> {
   return {
     health: async ({ probe }) => (probe ? await health.refresh() : health.current()),
     status: () => health.status(),
@@ -29,10 +31,10 @@ export function systemMethods({ health, presence, config, audit }: SystemNeeds):
     'audit.list': ({ kind, limit = AUDITED }) => ({
       entries: audit.list({ kind, limit }).map((entry) => ({ ...entry })),
     }),
-    'logs.tail': async ({ cursor, limit = TAIL_LINES, maxBytes = TAIL_BYTES }, caller) => ({
-      file: placeFor(caller, config.logging.file),
-      ...(await tail(config.logging.file, cursor, limit, maxBytes)),
-    }),
+    'logs.tail': async ({ cursor, limit = TAIL_LINES, maxBytes = TAIL_BYTES }, caller) => {
+      const { lines, ...place } = await tail(config.logging.file, cursor, limit, maxBytes)
+      return { file: placeFor(caller, config.logging.file), ...place, lines: lines.map(logLine) }
+    },
   }
 }
 

@@ -1,6 +1,9 @@
 /** What whoever reads the log is told of credentials, pairings and approvals. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, expect, it, vi } from 'vitest'
-import type { Logger } from '../../src/logging.ts'
+import { type Logger, openLog } from '../../src/logging.ts'
 import { createDevice, nonceOf } from '../support/device.ts'
 import { CONNECT, startGateway, TOKEN } from '../support/gateway.ts'
 
@@ -10,6 +13,12 @@ function notedLog() {
     void lines.push(typeof details === 'string' ? { what: details } : { ...details, what: String(what) })
   const log = { trace: note, debug() {}, info: note, warn: note, error: note, fatal: note } as unknown as Logger
   return { log, line: (words: string) => lines.find(({ what }) => what.includes(words)), lines }
+}
+
+function logFile() {
+  const folder = mkdtempSync(join(tmpdir(), 'kurultai-log-'))
+  const file = join(folder, 'gateway.log')
+  return { folder, file, ...openLog({ level: 'info', consoleLevel: 'silent', file }) }
 }
 
 const AFAR = { headers: { 'X-Forwarded-For': '203.0.113.9' } }
@@ -103,5 +112,20 @@ describe('the log', () => {
     for (let n = 0; n < 10; n++) await guess({ token: `wrong ${n}` })
     const locked = lines.filter(({ retryAfterMs }) => Number(retryAfterMs) > 200_000)
     expect(locked).toHaveLength(1)
+  })
+
+  it('reads the same in a client as on the console: words, level and time stand where other clients look for them', async () => {
+    const { folder, file, ...logs } = logFile()
+    await using gateway = await startGateway({ log: logs.log, config: { logging: { file } } })
+    const admin = await gateway.connect()
+    logs.log.warn({ agent: 'main' }, 'a line of a test')
+    const { payload } = await admin.request('logs.tail', { limit: 1 })
+    expect(JSON.parse(payload.lines[0])).toMatchObject({
+      1: 'a line of a test (agent=main)',
+      msg: 'a line of a test',
+      _meta: { logLevelName: 'WARN', date: expect.stringMatching(/^2\d{3}-/) },
+    })
+    logs.close()
+    rmSync(folder, { recursive: true })
   })
 })
