@@ -1307,7 +1307,7 @@ class Connector(Client):
             self._telling.discard(told)
             if not told.done():
                 told.set_result(error is None)
-            if error or (isinstance(payload, dict) and payload.get("ignored")):
+            if error or (isinstance(payload, dict) and (payload.get("ignored") or payload.get("handled") is False)):
                 self._give_up(run)
             if error and not (isinstance(error, RequestRefused) and error.code == "NOT_YOUR_RUN") and not self._over:
                 # It does not take what was said, and nothing that is said later would fit.
