@@ -1,6 +1,6 @@
 /** `sessions.*`: list, look into, set, begin anew, remove. */
 import { randomUUID } from 'node:crypto'
-import type { Handlers } from '../broker/dispatch.ts'
+import type { Caller, Handlers } from '../broker/dispatch.ts'
 import { mayReach } from '../broker/hub.ts'
 import type { Turns } from '../broker/turns.ts'
 import { GatewayError } from '../contract/errors.ts'
@@ -87,6 +87,12 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
     return row
   }
 
+  const resolved = ({ key, agentId }: SessionRecord, { protocol }: Pick<Caller, 'protocol'>) => ({
+    ok: true as const,
+    key,
+    ...(protocol >= 4 && { agentId }),
+  })
+
   return {
     async 'sessions.list'(params, caller) {
       const agentId = params.agentId === undefined ? undefined : (agents.resolve(params.agentId) ?? params.agentId)
@@ -147,12 +153,11 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       return { ts: now(), previews }
     },
 
-    async 'sessions.resolve'({ key, sessionId, label, agentId }) {
+    async 'sessions.resolve'({ key, sessionId, label, agentId }, caller) {
       if (key !== undefined) {
-        const found = canonical(key, agents).key
-        if (!(await store.session(found)))
-          throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${key.slice(0, 200)}`)
-        return { ok: true, key: found }
+        const found = await store.session(canonical(key, agents).key)
+        if (!found) throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${key.slice(0, 200)}`)
+        return resolved(found, caller)
       }
       if (sessionId === undefined && label === undefined)
         throw new GatewayError('INVALID_PARAMS', 'invalid sessions.resolve params: give key, sessionId or label')
@@ -165,7 +170,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
         )
       if (!found)
         throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${(sessionId ?? label)!.slice(0, 200)}`)
-      return { ok: true, key: found.key }
+      return resolved(found, caller)
     },
 
     async 'sessions.patch'({ key: spelling, agentId: addressed, ...settings }, caller) {
