@@ -42,6 +42,12 @@ function cut(text: string, most: number): string {
   return line.length <= most ? line : `${line.slice(0, most - 1)}…`
 }
 
+const resolved = ({ key, agentId }: SessionRecord, { protocol }: Pick<Caller, 'protocol'>) => ({
+  ok: true as const,
+  key,
+  ...(protocol >= 4 && { agentId }),
+})
+
 export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> {
   const { agents, store, turns, now } = needs
 
@@ -86,12 +92,6 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
     if (derive.lastMessage && latest !== undefined) row['lastMessagePreview'] = cut(latest, LAST_CHARS)
     return row
   }
-
-  const resolved = ({ key, agentId }: SessionRecord, { protocol }: Pick<Caller, 'protocol'>) => ({
-    ok: true as const,
-    key,
-    ...(protocol >= 4 && { agentId }),
-  })
 
   return {
     async 'sessions.list'(params, caller) {
