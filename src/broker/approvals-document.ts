@@ -5,6 +5,9 @@ import type { ExecApprovals } from '../contract/approvals.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { Json, Store } from '../stores/store.ts'
 
+/** Of a digest that stands alone. */
+const DIGEST = /^sha256:[0-9a-f]{64}$/
+
 /** Exactly one command, of one agent, in one session or in none. */
 interface Allowance {
   agentId: string
@@ -45,7 +48,7 @@ const EXAMPLE_CHARS = 1024
 
 export async function openApprovalsDocument(store: Pick<Store, 'get' | 'put'>): Promise<ApprovalsDocument> {
   const found = (await store.get(KIND, ID)) as ExecApprovals | undefined
-  let kept = keep(found ?? { version: 1, defaults: {}, agents: {} }, found !== undefined)
+  let kept = keep(joined(found ?? { version: 1, defaults: {}, agents: {} }), found !== undefined)
   let last: Promise<unknown> = Promise.resolve()
 
   /** One change after the other: each sees what the one before it has left on the disk. */
@@ -62,9 +65,9 @@ export async function openApprovalsDocument(store: Pick<Store, 'get' | 'put'>): 
     return changed
   }
 
-  function allows({ agentId, sessionKey, commandHash }: Allowance): boolean {
-    const { allowlist = [] } = kept.file.agents?.[agentId] ?? {}
-    return allowlist.some((entry) => entry.pattern === patternOf(commandHash) && entry.sessionKey === sessionKey)
+  function allows(what: Allowance): boolean {
+    const { allowlist = [] } = kept.file.agents?.[what.agentId] ?? {}
+    return allowlist.some(({ pattern }) => pattern === patternOf(what))
   }
 
   return {
@@ -81,18 +84,17 @@ export async function openApprovalsDocument(store: Pick<Store, 'get' | 'put'>): 
             'APPROVALS_CHANGED',
             'exec approvals changed since last load; re-run exec.approvals.get and retry',
           )
-        return file
+        return joined(file)
       }),
     allows,
     async allow(what, example, at) {
-      const { agentId, sessionKey, commandHash } = what
+      const { agentId } = what
       await change((file) => {
         if (allows(what)) return file
         const agent = file.agents?.[agentId] ?? {}
         const entry = {
           id: nanoid(),
-          pattern: patternOf(commandHash),
-          ...(sessionKey !== undefined && { sessionKey }),
+          pattern: patternOf(what),
           lastUsedAt: at,
           lastUsedCommand: example.length <= EXAMPLE_CHARS ? example : `${example.slice(0, EXAMPLE_CHARS - 1)}…`,
         }
@@ -103,7 +105,28 @@ export async function openApprovalsDocument(store: Pick<Store, 'get' | 'put'>): 
   }
 }
 
-const patternOf = (commandHash: string): string => `sha256:${commandHash}`
+const patternOf = ({ commandHash, sessionKey }: Pick<Allowance, 'commandHash' | 'sessionKey'>): string =>
+  `sha256:${commandHash}${sessionKey === undefined ? '' : `@${sessionKey}`}`
+
+/** Puts a session that stands beside a digest, as it once did, into the pattern. */
+function joined(file: ExecApprovals): ExecApprovals {
+  if (!file.agents) return file
+  const agents = Object.entries(file.agents).map(([id, { allowlist, ...agent }]) => [
+    id,
+    {
+      ...agent,
+      ...(allowlist && {
+        allowlist: allowlist.map(({ sessionKey, ...entry }) => {
+          if (sessionKey === undefined) return entry
+          return DIGEST.test(entry.pattern)
+            ? { ...entry, pattern: `${entry.pattern}@${sessionKey}` }
+            : { ...entry, sessionKey }
+        }),
+      }),
+    },
+  ])
+  return { ...file, agents: Object.fromEntries(agents) }
+}
 
 const keep = (file: ExecApprovals, exists: boolean): KeptApprovals => ({
   exists,

@@ -202,8 +202,10 @@ export function createNodes(needs: NodesNeeds): Nodes {
           invocation.asked.add(nodeId)
           invocation.isAwaited = true
           const params = invocation.params(invocation.calls.size)
-          const paramsJSON = params === undefined ? null : JSON.stringify(params)
-          hub.tellNode(connId, 'node.invoke.request', { id, nodeId, command, paramsJSON, timeoutMs, idempotencyKey })
+          hub.tellNode(connId, 'node.invoke.request', {
+            ...{ id, nodeId, command, timeoutMs, idempotencyKey },
+            ...(params !== undefined && { paramsJSON: JSON.stringify(params) }),
+          })
         },
         callOff: (_, { id, reason }) => {
           const { connId } = get(id)

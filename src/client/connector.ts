@@ -114,8 +114,9 @@ export function createConnectors({ ask, answer, forgetMs = FORGET_MS }: Connecto
   async function tell(work: Work, method: string, params: object): Promise<boolean> {
     if (!work.isAsked) return false
     try {
-      const { ignored } = (await ask(method, params, { repeatable: false, timeoutMs: 0 })) as { ignored?: boolean }
-      if (ignored) drop(work, 'nobody waits for this answer any more')
+      const heard = await ask(method, params, { repeatable: false, timeoutMs: 0 })
+      const { ignored, handled } = heard as { ignored?: boolean; handled?: boolean }
+      if (ignored || handled === false) drop(work, 'nobody waits for this answer any more')
       return true
     } catch (error) {
       if (error instanceof ConnectionError) work.isAsked = false

@@ -49,7 +49,7 @@ export const READING = {
   'node.describe': true,
   'skills.bins': true,
   'tokens.list': true,
-  'audit.list': true,
+  'audit.entries': true,
 } as const satisfies { [M in MethodName]?: true }
 
 export const isKeyed = (method: string): method is KeyedMethod => Object.hasOwn(KEYED, method)

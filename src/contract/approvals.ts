@@ -54,9 +54,12 @@ const Policy = {
 /** Something an agent may run without being asked about. */
 const Allowed = Type.Object({
   id: Type.Optional(NonEmpty),
-  /** A glob that who runs commands compares with their path; or `sha256:` and the digest of exactly one command. */
+  /**
+   * A glob that who runs commands compares with their path; or `sha256:` and the digest of exactly one command, and behind `@` the
+   * session it was allowed in.
+   */
   pattern: Path,
-  /** For a digest: the session it was allowed in. */
+  /** As it was written once. Beside a digest it becomes part of the pattern: clients of protocol 4 know no such member. */
   sessionKey: Type.Optional(SessionKey),
   lastUsedAt: Type.Optional(Type.Number()),
   lastUsedCommand: Type.Optional(Command),

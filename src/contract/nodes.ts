@@ -101,7 +101,16 @@ export const nodes = {
     role: 'node',
     unknown: 'refused',
     params: Type.Object({ event: NonEmpty, payload: Type.Optional(Anything), payloadJSON: PayloadJson }),
-    result: Type.Object({ ok: Type.Literal(true), ignored: Type.Optional(Type.Literal(true)) }),
+    result: Type.Union([
+      Type.Object({ ok: Type.Literal(true), ignored: Type.Optional(Type.Literal(true)) }),
+      /** Protocol 4: `handled: false` says what `ignored: true` says in protocol 3. */
+      Type.Object({
+        ok: Type.Literal(true),
+        event: Type.String(),
+        handled: Type.Boolean(),
+        reason: Type.Optional(Type.String()),
+      }),
+    ]),
   }),
   'skills.bins': method({
     summary: 'The programs that the skills of this gateway call: it has no skills, so there are none.',
@@ -149,7 +158,7 @@ export const nodeEvents = {
       nodeId: Type.String(),
       command: Type.String(),
       /** For `agent.run`: runId, sessionKey, agentId, message, messages, system, thinking, tools, `received`, the UTF-16 units of the answer that have arrived, and `called`, how many tools were called for it: whoever knows of neither does not begin it anew. */
-      paramsJSON: Type.Union([Type.String(), Type.Null()]),
+      paramsJSON: Type.Optional(Type.String()),
       /** 0 = as long as it takes. */
       timeoutMs: Milliseconds,
       idempotencyKey: Type.String(),

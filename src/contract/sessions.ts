@@ -76,7 +76,12 @@ export const sessions = {
       agentId: Type.Optional(NonEmpty),
       spawnedBy: Type.Optional(NonEmpty),
     }),
-    result: Type.Object({ ok: Type.Literal(true), key: Type.String() }),
+    result: Type.Object({
+      ok: Type.Literal(true),
+      key: Type.String(),
+      /** Protocol 4: whose session it is. */
+      agentId: Type.Optional(Type.String()),
+    }),
   }),
   'sessions.patch': method({
     summary: 'Set or clear (null) settings of a session.',

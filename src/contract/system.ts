@@ -52,7 +52,7 @@ export const system = {
       reset: Type.Boolean(),
     }),
   }),
-  'audit.list': method({
+  'audit.entries': method({
     summary: 'Who was let in or refused, and who changed the gateway or decided for others; the newest first.',
     scope: 'operator.admin',
     unknown: 'ignored',

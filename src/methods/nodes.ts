@@ -52,27 +52,31 @@ export function nodeMethods({ agents, nodes, hub, now }: NodesNeeds): Handlers<t
     },
     'node.event'({ event, ...given }, caller) {
       const payload = payloadOf(given, event)
+      const heard = (isTaken: boolean) => {
+        if (caller.protocol < 4) return taken(isTaken)
+        return { ok: true as const, event, handled: isTaken, ...(!isTaken && { reason: 'nobody waits for it' }) }
+      }
       switch (event) {
         case 'agent.delta': {
           const { id, offset, text } = read<AgentPiece>(agentPiece, payload, event)
           if (offset === undefined)
             throw new GatewayError('INVALID_PARAMS', `invalid ${event} payload: must have required property 'offset'`)
-          return taken(nodes.say(id, { kind: 'text', offset, text }, caller))
+          return heard(nodes.say(id, { kind: 'text', offset, text }, caller))
         }
         case 'agent.reasoning': {
           const { id, text } = read<AgentPiece>(agentPiece, payload, event)
-          return taken(nodes.say(id, { kind: 'reasoning', text }, caller))
+          return heard(nodes.say(id, { kind: 'reasoning', text }, caller))
         }
         case 'chat.subscribe': {
           const { sessionKey } = read<SessionNamed>(sessionNamed, payload, event)
           if (!hub.follow(caller.connId, addressed(sessionKey, undefined, agents, caller).key))
             throw new GatewayError('TOO_MANY_SESSIONS', 'this node hears as many sessions as it may')
-          return { ok: true }
+          return heard(true)
         }
         case 'chat.unsubscribe': {
           const { sessionKey } = read<SessionNamed>(sessionNamed, payload, event)
           hub.unfollow(caller.connId, session(sessionKey, undefined, agents, caller).key)
-          return { ok: true }
+          return heard(true)
         }
         default:
           throw new GatewayError('NOT_SERVED', `the node event ${event.slice(0, QUOTED)} is not served here`)

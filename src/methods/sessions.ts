@@ -1,6 +1,6 @@
 /** `sessions.*`: list, look into, set, begin anew, remove. */
 import { randomUUID } from 'node:crypto'
-import type { Handlers } from '../broker/dispatch.ts'
+import type { Caller, Handlers } from '../broker/dispatch.ts'
 import { mayReach } from '../broker/hub.ts'
 import type { Turns } from '../broker/turns.ts'
 import { GatewayError } from '../contract/errors.ts'
@@ -43,6 +43,12 @@ function cut(text: string, most: number): string {
   const line = text.replace(/\s+/g, ' ').trim()
   return line.length <= most ? line : `${line.slice(0, most - 1)}…`
 }
+
+const resolved = ({ key, agentId }: SessionRecord, { protocol }: Pick<Caller, 'protocol'>) => ({
+  ok: true as const,
+  key,
+  ...(protocol >= 4 && { agentId }),
+})
 
 export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> {
   const { agents, store, turns, now } = needs
@@ -149,12 +155,11 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
       return { ts: now(), previews }
     },
 
-    async 'sessions.resolve'({ key, sessionId, label, agentId }) {
+    async 'sessions.resolve'({ key, sessionId, label, agentId }, caller) {
       if (key !== undefined) {
-        const found = canonical(key, agents).key
-        if (!(await store.session(found)))
-          throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${key.slice(0, 200)}`)
-        return { ok: true, key: found }
+        const found = await store.session(canonical(key, agents).key)
+        if (!found) throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${key.slice(0, 200)}`)
+        return resolved(found, caller)
       }
       if (sessionId === undefined && label === undefined)
         throw new GatewayError('INVALID_PARAMS', 'invalid sessions.resolve params: give key, sessionId or label')
@@ -167,7 +172,7 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
         )
       if (!found)
         throw new GatewayError('SESSION_NOT_FOUND', `No session found: ${(sessionId ?? label)!.slice(0, 200)}`)
-      return { ok: true, key: found.key }
+      return resolved(found, caller)
     },
 
     async 'sessions.patch'({ key: spelling, agentId: addressed, ...settings }, caller) {

@@ -28,7 +28,7 @@ export function systemMethods({ health, presence, config, audit, logLine }: Syst
     status: () => health.status(),
     'system-presence': () => presence.list(),
     'last-heartbeat': () => null,
-    'audit.list': ({ kind, limit = AUDITED }) => ({
+    'audit.entries': ({ kind, limit = AUDITED }) => ({
       entries: audit.list({ kind, limit }).map((entry) => ({ ...entry })),
     }),
     'logs.tail': async ({ cursor, limit = TAIL_LINES, maxBytes = TAIL_BYTES }, caller) => {

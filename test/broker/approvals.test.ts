@@ -339,8 +339,7 @@ describe('what is allowed for good', () => {
     const { file, hash } = room.document.current()
     expect(file.agents?.['main']?.allowlist).toEqual([
       expect.objectContaining({
-        pattern: expect.stringMatching(/^sha256:[0-9a-f]{64}$/),
-        sessionKey: SESSION,
+        pattern: expect.stringMatching(new RegExp(`^sha256:[0-9a-f]{64}@${SESSION}$`)),
         lastUsedCommand: 'echo hi',
       }),
     ])
@@ -425,6 +424,25 @@ describe('the document', () => {
     const file = JSON.parse('{"version":1,"agents":{"7":{},"__proto__":{"ask":"off"},"a":{}}}')
     const { hash } = await (await openApprovalsDocument(store)).replace(file, undefined)
     expect((await openApprovalsDocument(store)).current().hash).toBe(hash)
+  })
+
+  it('reads the session of a digest beside it or in the pattern, and shows it in the pattern', async () => {
+    const store = openMemoryStore()
+    const commandHash = 'a'.repeat(64)
+    const allowlist = [{ pattern: `sha256:${commandHash}`, sessionKey: SESSION }, { pattern: '/bin/*' }]
+    await store.put('exec-approvals', 'file', { version: 1, agents: { main: { ask: 'off', allowlist } } })
+    const document = await openApprovalsDocument(store)
+    const shown = document.current().file
+    const pattern = `sha256:${commandHash}@${SESSION}`
+    expect(shown.agents).toEqual({ main: { ask: 'off', allowlist: [{ pattern }, { pattern: '/bin/*' }] } })
+    const allows = (document: { allows(what: object): boolean }) =>
+      [SESSION, 'agent:main:other', undefined].map((sessionKey) =>
+        document.allows({ agentId: 'main', sessionKey, commandHash }),
+      )
+    expect(allows(document)).toEqual([true, false, false])
+    const replaced = await document.replace({ version: 1, agents: { main: { allowlist } } }, document.current().hash)
+    expect(replaced.file.agents?.['main']?.allowlist?.[0]).toEqual({ pattern })
+    expect(allows(await openApprovalsDocument(store))).toEqual([true, false, false])
   })
 
   it('does not lose a change to one that comes while it is being written', async () => {

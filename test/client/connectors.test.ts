@@ -85,7 +85,8 @@ describe('an answer', () => {
   })
 
   it.each([
-    ['says that it is over', () => ({ ok: true, ignored: true }), 1],
+    ['says that it is over', () => ({ ok: true, event: 'agent.delta', handled: false }), 1],
+    ['says so in protocol 3', () => ({ ok: true, ignored: true }), 1],
     ['says that it never asked', () => Promise.reject(refusal('NOT_YOUR_RUN')), 1],
     ['does not take what was said', () => Promise.reject(refusal('INVALID_PARAMS')), 2],
   ])('is given up when the gateway %s', async (_, answer, times) => {

@@ -106,7 +106,7 @@ const parametersOf: Record<MethodName, () => object> = {
   'system-presence': () => ({}),
   'last-heartbeat': () => ({}),
   'logs.tail': () => ({ limit: 5_000, maxBytes: 1_000_000 }),
-  'audit.list': () => ({ limit: 2_000 }),
+  'audit.entries': () => ({ limit: 2_000 }),
   'config.get': () => ({}),
   'config.schema': () => ({}),
   'config.set': () => ({ raw: '{}' }),
@@ -361,7 +361,7 @@ describe('a secret', () => {
     await operator.next(({ event }) => event === 'presence')
     for (const method of [
       'config.get',
-      'audit.list',
+      'audit.entries',
       'logs.tail',
       'sessions.list',
       'device.pair.list',

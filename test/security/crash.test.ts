@@ -128,7 +128,7 @@ async function useEverything(peer: Peer, mark: string, epoch: string): Promise<v
     ['models.list', {}],
     ['agents.list', {}],
     ['config.get', {}],
-    ['audit.list', {}],
+    ['audit.entries', {}],
     ['chains.get', { runId: `a ${mark}` }],
     ['chains.list', {}],
     ['messages.list', {}],

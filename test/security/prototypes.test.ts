@@ -207,7 +207,7 @@ describe('a process without __proto__', () => {
       const peer = await gateway.connect()
       await peer.request('chat.send', { sessionKey: 'main', message: 'hello', idempotencyKey: 'k' })
       expect((await peer.next(endOf('k')))['payload']).toMatchObject({ state: 'final' })
-      for (const method of ['health', 'config.get', 'sessions.list', 'chat.history', 'audit.list'])
+      for (const method of ['health', 'config.get', 'sessions.list', 'chat.history', 'audit.entries'])
         await peer.request(method, { sessionKey: 'main' })
       expect(await peer.request('health', {})).toMatchObject({ ok: true })
     } finally {

@@ -10,7 +10,7 @@ const NEEDED = {
     'health status system-presence last-heartbeat logs.tail agent.identity.get agents.list agents.status models.list sessions.list sessions.digest sessions.preview agent.result chat.history chat.resume node.list node.describe chains.get chains.list messages.list messages.get usage.status usage.cost usage.by',
   'operator.write': 'agent agent.wait chat.send chat.abort node.invoke tools.call',
   'operator.admin':
-    'audit.list config.get config.schema config.set config.patch config.apply sessions.resolve sessions.patch sessions.reset sessions.delete chat.inject exec.approvals.get exec.approvals.set tokens.create tokens.list tokens.revoke agents.files.list agents.files.get agents.files.set sessions.usage',
+    'audit.entries config.get config.schema config.set config.patch config.apply sessions.resolve sessions.patch sessions.reset sessions.delete chat.inject exec.approvals.get exec.approvals.set tokens.create tokens.list tokens.revoke agents.files.list agents.files.get agents.files.set sessions.usage',
   'operator.approvals': 'exec.approval.request exec.approval.resolve exec.approval.list',
   'operator.pairing':
     'device.pair.list device.pair.approve device.pair.reject device.pair.remove device.token.rotate device.token.revoke node.pair.request node.pair.list node.pair.approve node.pair.reject node.pair.remove node.pair.verify node.rename',
@@ -119,7 +119,7 @@ describe('a name that is no method', () => {
     for (const scopes of SCOPE_SETS.filter((set) => !set.includes('operator.admin'))) {
       const peer = await gateway.connect({ scopes })
       const answers = await Promise.all(
-        ['config.get', 'tokens.list', 'audit.list', 'sessions.resolve', ...NO_METHODS].map(async (method) => {
+        ['config.get', 'tokens.list', 'audit.entries', 'sessions.resolve', ...NO_METHODS].map(async (method) => {
           const { id: _, ...answer } = await peer.request(method, {})
           return JSON.stringify(answer)
         }),

@@ -132,7 +132,7 @@ describe('a request for approval', () => {
     const { payload: kept } = await peer.request('exec.approvals.get')
     expect(kept).toMatchObject({
       exists: true,
-      file: { agents: { main: { allowlist: [{ sessionKey: 'agent:main:main' }] } } },
+      file: { agents: { main: { allowlist: [{ pattern: expect.stringMatching(/@agent:main:main$/) }] } } },
     })
     await peer.request('exec.approvals.set', { file: { version: 1 }, baseHash: kept.hash })
     ask(peer, { sessionKey: 'main' }).catch(() => {})

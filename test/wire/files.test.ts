@@ -95,7 +95,7 @@ it('a change is audited, whether it was made or refused, without its text', asyn
   for (const name of ['SOUL.md', 'NOTES.md'])
     await peer.request('agents.files.set', { agentId: 'main', name, content: 'a canary' })
   await peer.request('agents.files.get', { agentId: 'main', name: 'SOUL.md' })
-  const { payload } = await peer.request('audit.list', { kind: 'call' })
+  const { payload } = await peer.request('audit.entries', { kind: 'call' })
   const calls = payload.entries.filter(({ what }: { what: string }) => what.startsWith('agents.files'))
   expect(calls).toMatchObject([
     { what: 'agents.files.set', ok: false, code: 'UNSUPPORTED_FILE', about: { agentId: 'main', name: 'NOTES.md' } },

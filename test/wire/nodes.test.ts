@@ -1,7 +1,7 @@
 /** Nodes and connectors over real sockets: who is asked, what is heard of it, and what becomes of it when somebody goes away. */
 import { afterEach, describe, expect, it } from 'vitest'
 import type { Config } from '../../src/config/config.ts'
-import { createDevice } from '../support/device.ts'
+import { createDevice, nonceOf } from '../support/device.ts'
 import {
   CONNECT,
   endOf,
@@ -432,6 +432,37 @@ describe('a node', () => {
     const gateway = await start()
     const node = await connectAsNode(gateway)
     expect((await node.request('node.event', params))['error'].message).toBe(words)
+  })
+
+  it('of protocol 4 is told in the words of protocol 4, and of no parameters where there are none', async () => {
+    const gateway = await start()
+    const operator = await gateway.connect()
+    const device = createDevice()
+    const node = await gateway.open()
+    const proof = device.prove(await nonceOf(node), { role: 'node', scopes: [], version: 'v3' })
+    const protocol = { minProtocol: 4, maxProtocol: 4, role: 'node', scopes: [], commands: ['camera.snap'] }
+    await node.request('connect', { ...CONNECT, ...protocol, device: proof })
+    const tell = (event: string, payload: object) => node.request('node.event', { event, payload })
+    expect((await tell('chat.subscribe', { sessionKey: 'main' }))['payload']).toEqual({
+      ok: true,
+      event: 'chat.subscribe',
+      handled: true,
+    })
+    const asked = operator.request('node.invoke', { nodeId: device.id, ...invoke('camera.snap', 'k1') })
+    const { payload } = await node.next(({ event }) => event === 'node.invoke.request')
+    expect(payload).toEqual({
+      id: expect.any(String),
+      ...{ nodeId: device.id, command: 'camera.snap', timeoutMs: 30_000, idempotencyKey: 'k1' },
+    })
+    const { id } = payload
+    await node.request('node.invoke.result', { id, nodeId: device.id, ok: true })
+    await asked
+    expect((await tell('agent.delta', { id, offset: 0, text: 'late' }))['payload']).toEqual({
+      ok: true,
+      event: 'agent.delta',
+      handled: false,
+      reason: 'nobody waits for it',
+    })
   })
 
   it('may say more pieces of an answer a second than anybody may make requests', async () => {

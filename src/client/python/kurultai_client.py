@@ -61,7 +61,7 @@ _log = logging.getLogger("kurultai_client")
 READING = frozenset({
     "health", "status", "system-presence", "last-heartbeat", "logs.tail", "config.get", "config.schema",
     "agent.wait", "agent.identity.get", "exec.approval.list", "exec.approvals.get",
-    "device.pair.list", "node.pair.list", "node.list", "node.describe", "skills.bins", "tokens.list", "audit.list",
+    "device.pair.list", "node.pair.list", "node.list", "node.describe", "skills.bins", "tokens.list", "audit.entries",
     "agents.list", "models.list", "sessions.list", "sessions.preview", "sessions.resolve", "chat.history", "chat.resume",
     "agent.result", "agents.status", "agents.files.list", "agents.files.get", "sessions.digest", "sessions.usage",
     "chains.get", "chains.list", "messages.list", "messages.get", "usage.status", "usage.cost", "usage.by",
@@ -1307,7 +1307,7 @@ class Connector(Client):
             self._telling.discard(told)
             if not told.done():
                 told.set_result(error is None)
-            if error or (isinstance(payload, dict) and payload.get("ignored")):
+            if error or (isinstance(payload, dict) and (payload.get("ignored") or payload.get("handled") is False)):
                 self._give_up(run)
             if error and not (isinstance(error, RequestRefused) and error.code == "NOT_YOUR_RUN") and not self._over:
                 # It does not take what was said, and nothing that is said later would fit.
