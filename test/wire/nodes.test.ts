@@ -42,6 +42,8 @@ async function start(options: TestGatewayOptions & { node?: string; graceMs?: nu
 }
 
 const KEY = 'agent:writer:main'
+/** Run programs on the machine of a node, or say which may be run there. */
+const OF_THE_SYSTEM = ['system.run', 'system.which', 'system.execApprovals.get', 'system.execApprovals.set']
 let turns = 0
 
 /** Gives the writer a turn; the id of its run. */
@@ -359,7 +361,7 @@ describe('a node', () => {
   it('does nothing else, and runs programs for administrators only', async () => {
     const gateway = await start()
     const writer = await gateway.connect({ scopes: ['operator.write'] })
-    const node = await connectAsNode(gateway, { commands: ['agent.run', 'system.run', 'system.which'] })
+    const node = await connectAsNode(gateway, { commands: ['agent.run', ...OF_THE_SYSTEM] })
     const nodeId = node.device.id
     const refused = async (params: object) => (await writer.request('node.invoke', params))['error']
     expect(await refused({ nodeId, ...invoke('made.up', 'k1') })).toEqual({
@@ -367,7 +369,7 @@ describe('a node', () => {
       details: { code: 'NODE_COMMAND_NOT_ALLOWED', reason: 'command not declared by node', command: 'made.up' },
     })
     expect((await refused({ nodeId, ...invoke('agent.run', 'k2') })).message).toBe('node command not allowed')
-    for (const command of ['system.run', 'system.which'])
+    for (const command of OF_THE_SYSTEM)
       expect((await refused({ nodeId, ...invoke(command, command) })).message).toBe('missing scope: operator.admin')
     expect(await refused({ nodeId: 'nope', ...invoke('made.up', 'k3') })).toEqual({
       ...{ code: 'UNAVAILABLE', message: 'node not connected', details: { code: 'NOT_CONNECTED' } },
