@@ -18,6 +18,7 @@ import { type Audit, openAudit } from './broker/audit.ts'
 import { createChains } from './broker/chains.ts'
 import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
+import { createFollowing } from './broker/following.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
@@ -25,6 +26,7 @@ import { createLineage } from './broker/lineage.ts'
 import { createMailbox, type Mailbox } from './broker/mailbox.ts'
 import { ConnectorAway, createNodes, type Nodes } from './broker/nodes.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
+import type { Peer } from './broker/peer.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
 import { quotasOf } from './broker/quotas.ts'
@@ -36,6 +38,7 @@ import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
 import { createToolServers, type ToolServers } from './broker/tool-servers.ts'
 import { createToolbox, deniedInVain } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
+import { openWakeWords } from './broker/wake-words.ts'
 import { parseRange, type Range } from './config/address.ts'
 import type { Config } from './config/config.ts'
 import { openConfigFile } from './config/file.ts'
@@ -168,6 +171,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       void database.lost.then(({ message }) => lose(message))
       return database
     })
+  const following = createFollowing({ hub: () => rooms!.hub, log, now })
   let rooms: Rooms | undefined
   let database: SqliteStore | undefined
   /** The error behind the failure that the chart knows in words. */
@@ -201,7 +205,7 @@ export function createGateway(options: GatewayOptions): Gateway {
             cause = error
             throw error
           })
-          const store = watched(opened, {
+          const store = watched(following.ear(opened), {
             onLost: lose,
             onFull: () => seekSpace(store),
           })
@@ -419,6 +423,9 @@ export function createGateway(options: GatewayOptions): Gateway {
     })
     const audit = await openAudit({ store, log, now, monotonic })
     const approvalsDocument = await openApprovalsDocument(store)
+    const wakeWords = await openWakeWords(store)
+    const announcePresence = () =>
+      hub.tellAll('presence', { presence: presence.list() }, { stateVersion: stateVersion() })
     const approvals = createApprovals({
       document: approvalsDocument,
       announceRequested: (payload, about) => hub.tellAll('exec.approval.requested', payload, { about }),
@@ -440,6 +447,9 @@ export function createGateway(options: GatewayOptions): Gateway {
         approvals,
         audit,
         approvalsDocument,
+        announcePresence,
+        following,
+        wakeWords,
         store,
         turns,
         sessions,
@@ -519,7 +529,15 @@ export function createGateway(options: GatewayOptions): Gateway {
       dispatch,
       hub,
       presence,
-      nodes,
+      nodes: {
+        ...nodes,
+        join(node) {
+          nodes.join(node)
+          // It may not ask for them.
+          const isItself = ({ connId }: Peer) => connId === node.connId
+          hub.tellAll('voicewake.changed', { triggers: wakeWords.current() }, { only: isItself })
+        },
+      },
       log,
       audit,
       now,
@@ -549,7 +567,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         if (leaving) return
         leaving = setTimeout(() => {
           leaving = undefined
-          hub.tellAll('presence', { presence: presence.list() }, { stateVersion: stateVersion() })
+          announcePresence()
         }, PRESENCE_GATHERED_MS).unref()
       },
     })

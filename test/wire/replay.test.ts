@@ -8,11 +8,16 @@ const FILES = filesOf([
   'connect-*.json',
   'chat-*.json',
   'agent-run*.json',
+  'catalog.json',
   'errors.json',
+  'health-status.json',
   'limit-payload.json',
   'node-invoke-timeout.json',
   'nodes.json',
+  'send.json',
   'sessions.json',
+  'skills-status.json',
+  'wizard.json',
   'v4/*.json',
 ])
 

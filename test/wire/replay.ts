@@ -1,5 +1,8 @@
 /** Plays the client's part of a recorded conversation to a gateway of this process, and keeps what it hears. */
 import { createHash, generateKeyPairSync, type KeyObject, randomUUID, sign } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { WebSocket } from 'ws'
 import { CONNECT, type Frame, openPeer, type Peer, startGateway, type TestGateway, TOKEN } from '../support/gateway.ts'
 import { startModelServer } from '../support/model-server.ts'
@@ -37,11 +40,24 @@ interface Circumstances {
   /** Frames that were sent but not recorded, by the words of the note before them. */
   unrecorded?: { [note: string]: string | Buffer }
   handshakeTimeoutMs?: number
+  /** The agents that there were, each with an empty workspace; otherwise one without. */
+  agents?: string[]
 }
 
 const turn = (sessionKey: string, message: string, idempotencyKey: string) => ({ sessionKey, message, idempotencyKey })
 
 const CIRCUMSTANCES: { [file: string]: Circumstances } = {
+  catalog: {
+    agents: ['main', 'other'],
+    earlier: [
+      turn('agent:main:main', 'hi [[chunks=1]]', 'run-sk-agent:main:main'),
+      turn('agent:main:hist', 'first question [[chunks=3]]', 'run-hist-1'),
+    ],
+  },
+  'health-status': {
+    agents: ['main', 'other'],
+    earlier: [turn('agent:main:brand-new', 'hi [[chunks=1]]', 'run-brand-new')],
+  },
   'chat-inject': { earlier: [turn('agent:main:hist', 'first question [[chunks=3]]', 'run-hist-1')] },
   'chat-reset-command': { earlier: [turn('agent:main:hist', 'first question [[chunks=3]]', 'run-hist-1')] },
   'connect-any-origin-other-client': { headers: { A: { origin: 'https://evil.example' } } },
@@ -79,7 +95,8 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
   const recorded = heardIn(recording, names)
   const same: Equivalents = new Map()
   await using model = await startModelServer({ pace: PACE, chunks: RECORDED_CHUNKS, quotesResults: false })
-  await using gateway = await startGateway({ config: configOf(model.url, circumstances) })
+  using folder = emptyFolder()
+  await using gateway = await startGateway({ config: configOf(model.url, circumstances, folder.path) })
   for (const params of circumstances.earlier ?? []) await spend(gateway, params)
 
   const lines = new Map<string, Line>()
@@ -367,11 +384,19 @@ function oversized(note: string): string {
   return frame('x'.repeat(Number(/\d+/.exec(note)![0]) - frame('').length))
 }
 
-/** The configuration of the recordings: one agent, one model. */
-function configOf(modelUrl: string, { handshakeTimeoutMs }: Circumstances) {
+function emptyFolder() {
+  const path = mkdtempSync(join(tmpdir(), 'kurultai-replay-'))
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) }
+}
+
+/** The configuration of the recordings: one agent unless told otherwise, one model. */
+function configOf(modelUrl: string, { handshakeTimeoutMs, agents }: Circumstances, workspace: string) {
   return {
     gateway: handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs },
-    agents: { defaults: { model: { primary: 'fake/fake-1' } } },
+    agents: {
+      defaults: { model: { primary: 'fake/fake-1' } },
+      ...(agents && { list: agents.map((id) => ({ id, workspace })) }),
+    },
     models: {
       mode: 'replace',
       providers: {
