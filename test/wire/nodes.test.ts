@@ -382,6 +382,35 @@ describe('a node', () => {
     expect(node.frames.filter(({ event }) => event === 'node.invoke.request')).toHaveLength(1)
   })
 
+  it('is asked what may be run on it, and told what may be, by administrators', async () => {
+    const gateway = await start()
+    const admin = await gateway.connect()
+    const node = await connectAsNode(gateway, { commands: OF_THE_SYSTEM })
+    const nodeId = node.device.id
+    const file = { version: 1, defaults: { security: 'deny' } }
+    for (const [method, params, command, asks] of [
+      ['exec.approvals.node.get', { nodeId }, 'system.execApprovals.get', {}],
+      [
+        'exec.approvals.node.set',
+        { nodeId, file, baseHash: 'h1' },
+        'system.execApprovals.set',
+        { file, baseHash: 'h1' },
+      ],
+    ] as const) {
+      const answer = admin.request(method, params)
+      const asked = await node.asked()
+      expect([asked['command'], asked.params]).toEqual([command, asks])
+      const kept = { path: '/x', exists: true, hash: 'h2', file }
+      await node.finish(asked.id, kept)
+      expect((await answer)['payload']).toEqual(kept)
+    }
+    const elsewhere = await admin.request('exec.approvals.node.get', { nodeId: 'nope' })
+    expect(elsewhere['error'].details.code).toBe('NOT_CONNECTED')
+    const bare = await connectAsNode(gateway, { commands: ['agent.run'] })
+    const unable = await admin.request('exec.approvals.node.get', { nodeId: bare.device.id })
+    expect(unable['error'].details.code).toBe('NODE_COMMAND_NOT_ALLOWED')
+  })
+
   it('hears the sessions it took, once each, and no others, until it lets go of them', async () => {
     const gateway = await start()
     const operator = await gateway.connect()
