@@ -18,6 +18,7 @@ import { type Audit, openAudit } from './broker/audit.ts'
 import { createChains } from './broker/chains.ts'
 import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
+import { createFollowing } from './broker/following.ts'
 import { createHealth, type Health } from './broker/health.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
@@ -26,6 +27,7 @@ import { createMailbox, type Mailbox } from './broker/mailbox.ts'
 import { ConnectorAway, createNodes, type Nodes } from './broker/nodes.ts'
 import { createOneShots, type OneShots } from './broker/one-shots.ts'
 import { openPairings, type Pairings } from './broker/pairings.ts'
+import type { Hearing } from './broker/peer.ts'
 import { createPresence, type Presence } from './broker/presence.ts'
 import { createPrompt } from './broker/prompt.ts'
 import { quotasOf } from './broker/quotas.ts'
@@ -37,6 +39,7 @@ import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
 import { createToolServers, type ToolServers } from './broker/tool-servers.ts'
 import { createToolbox, deniedInVain } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
+import { openWakeWords } from './broker/wake-words.ts'
 import { parseRange, type Range } from './config/address.ts'
 import type { Config } from './config/config.ts'
 import { openConfigFile } from './config/file.ts'
@@ -176,6 +179,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       void database.lost.then(({ message }) => lose(message))
       return database
     })
+  const following = createFollowing({ hub: () => rooms!.hub, log, now })
   let rooms: Rooms | undefined
   let database: SqliteStore | undefined
   /** The error behind the failure that the chart knows in words. */
@@ -211,7 +215,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           })
           const { stateDir: folder, session } = config
           const kept = session.projectFiles ? projected(opened, { folder, warn: log.warn.bind(log) }) : opened
-          const store = watched(kept, {
+          const store = watched(following.ear(kept), {
             onLost: lose,
             onFull: () => seekSpace(store),
           })
@@ -433,6 +437,9 @@ export function createGateway(options: GatewayOptions): Gateway {
     })
     const audit = await openAudit({ store, log, now, monotonic })
     const approvalsDocument = await openApprovalsDocument(store)
+    const wakeWords = await openWakeWords(store)
+    const announcePresence = () =>
+      hub.tellAll('presence', { presence: presence.list() }, { stateVersion: stateVersion() })
     const approvals = createApprovals({
       document: approvalsDocument,
       announceRequested: (payload, about) => hub.tellAll('exec.approval.requested', payload, { about }),
@@ -454,6 +461,9 @@ export function createGateway(options: GatewayOptions): Gateway {
         approvals,
         audit,
         approvalsDocument,
+        announcePresence,
+        following,
+        wakeWords,
         store,
         turns,
         sessions,
@@ -535,7 +545,15 @@ export function createGateway(options: GatewayOptions): Gateway {
       dispatch,
       hub,
       presence,
-      nodes,
+      nodes: {
+        ...nodes,
+        join(node) {
+          nodes.join(node)
+          // It may not ask for them.
+          const isItself = ({ connId }: Hearing) => connId === node.connId
+          hub.tellAll('voicewake.changed', { triggers: wakeWords.current() }, { only: isItself })
+        },
+      },
       log,
       audit,
       now,
@@ -565,7 +583,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         if (leaving) return
         leaving = setTimeout(() => {
           leaving = undefined
-          hub.tellAll('presence', { presence: presence.list() }, { stateVersion: stateVersion() })
+          announcePresence()
         }, PRESENCE_GATHERED_MS).unref()
       },
     })

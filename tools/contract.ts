@@ -93,7 +93,7 @@ export function protocolMarkdown(): string {
       '',
       params(block.params),
       '',
-      `Answers \`${typeOf(block.result)}\`.`,
+      'not' in block.result ? 'Answers with the error `NOT_SERVED`.' : `Answers \`${typeOf(block.result)}\`.`,
       ...(block.meaningless
         ? ['', `Accepted without meaning here: ${block.meaningless.map((member) => `\`${member}\``).join(', ')}.`]
         : []),

@@ -70,9 +70,9 @@ export interface Nodes {
   /** Names a paired node. @throws GatewayError UNKNOWN_DEVICE, also for who may not */
   rename(nodeId: string, displayName: string, caller: Pick<Caller, 'principal' | 'scopes'>): Promise<void>
   /**
-   * Has a node do a command that it declared when it came: there is no other list of what is allowed. `system.run` and
-   * `system.which`, which run programs on its machine, need operator.admin; `agent.run` is for runs alone. While it is under way or
-   * remembered, the same key of the same principal is the same command.
+   * Has a node do a command that it declared when it came: there is no other list of what is allowed. `system.run`,
+   * `system.which` and `system.execApprovals.*`, which run programs on its machine or say which may run there, need operator.admin;
+   * `agent.run` is for runs alone. While it is under way or remembered, the same key of the same principal is the same command.
    * @throws GatewayError NOT_CONNECTED, NODE_COMMAND_NOT_ALLOWED, MISSING_SCOPE, IDEMPOTENCY_KEY_REUSED, TOO_MANY_INVOKES, and
    * NODE_TIMED_OUT, NODE_DISCONNECTED, NODE_FAILED
    */
@@ -172,8 +172,8 @@ const MOST_CALLS = 256
 const REMEMBERED_MS = 5 * 60_000
 const MOST_REMEMBERED = 1_000
 const MOST_REMEMBERED_SIZE = 16 * 1024 * 1024
-/** Run programs, or say which there are. */
-const OF_THE_SYSTEM = new Set(['system.run', 'system.which'])
+/** Run programs, or say which there are, or which may be run without a question. */
+const OF_THE_SYSTEM = new Set(['system.run', 'system.which', 'system.execApprovals.get', 'system.execApprovals.set'])
 const AGENT_RUN = 'agent.run'
 
 export function createNodes(needs: NodesNeeds): Nodes {

@@ -10,6 +10,25 @@ const MOST_OF_ONE = 50
 
 export type PresenceEntry = { ts: number; [member: string]: unknown }
 
+/** What is said of somebody; the text may say what the members do not. */
+export interface Said {
+  text: string
+  deviceId?: string
+  instanceId?: string
+  host?: string
+  ip?: string
+  mode?: string
+  version?: string
+  platform?: string
+  deviceFamily?: string
+  modelIdentifier?: string
+  lastInputSeconds?: number
+  reason?: string
+  roles?: string[]
+  scopes?: string[]
+  tags?: string[]
+}
+
 export interface Presence {
   /** The gateway first, then the others, newest first. */
   list(): PresenceEntry[]
@@ -23,6 +42,8 @@ export interface Presence {
     client: ClientInfo,
     access: { principal: string; role: string; scopes: readonly string[]; deviceId: string | undefined },
   ): string
+  /** Notes what somebody says of themselves, or of a machine that they look after: as long as they say it again, it is listed. */
+  say(by: { principal: string; instanceId?: string | undefined }, what: Said): void
   /** Whether that was the last connection of somebody who was listed. */
   leave(key: string, connId: string): boolean
   readonly version: number
@@ -30,10 +51,32 @@ export interface Presence {
   readonly host: string
 }
 
+/** Characters of a text that stands for a name. */
+const NAME_CHARS = 64
+
+/** What a text of the form `Node: laptop (10.0.0.2) · app 1.2 · last input 3s ago · mode ui · reason periodic` says. */
+function readText(text: string) {
+  const [, host, ip] = /^Node: ([^(·]+?)(?: \(([^)·]+)\))?(?: ·|$)/.exec(text) ?? []
+  const [, version] = / app ([^·]+?)(?: ·|$)/.exec(text) ?? []
+  const [, input] = / last input (\d{1,9})s ago(?: ·|$)/.exec(text) ?? []
+  const [, mode] = / mode ([^·]+?)(?: ·|$)/.exec(text) ?? []
+  const [, reason] = / reason ([^·]+?)(?: ·|$)/.exec(text) ?? []
+  return {
+    ...(host && { host }),
+    ...(ip && { ip }),
+    ...(version && { version }),
+    ...(input && { lastInputSeconds: Number(input) }),
+    ...(mode && { mode }),
+    ...(reason && { reason }),
+  }
+}
+
 export function createPresence({ now, version }: { now(): number; version: string }): Presence {
   const entries = new Map<string, PresenceEntry>()
   /** The principal of each entry. */
   const principals = new Map<string, string>()
+  /** The entries of whom nobody vouches for but who speaks of them. */
+  const hearsay = new Set<string>()
   /** The connections of each key: one that leaves is not gone while another is here. */
   const connected = new Map<string, Set<string>>()
   let count = 1
@@ -46,6 +89,7 @@ export function createPresence({ now, version }: { now(): number; version: strin
   function forget(key: string): void {
     entries.delete(key)
     principals.delete(key)
+    hearsay.delete(key)
   }
 
   /** Lets the oldest entry go: of a principal that has too many, or else, where there are too many, of the one that has most. */
@@ -78,7 +122,8 @@ export function createPresence({ now, version }: { now(): number; version: strin
   return {
     list() {
       const oldest = now() - REMEMBERED_MS
-      for (const [key, entry] of entries) if (entry['reason'] === 'disconnect' && entry.ts < oldest) forget(key)
+      for (const [key, entry] of entries)
+        if ((entry['reason'] === 'disconnect' || hearsay.has(key)) && entry.ts < oldest) forget(key)
       // Who came or left last stands last in the map.
       return [self(), ...[...entries.values()].reverse()]
     },
@@ -110,6 +155,31 @@ export function createPresence({ now, version }: { now(): number; version: strin
       })
       makeRoom(principal)
       return key
+    },
+    say({ principal, instanceId }, said) {
+      const read = readText(said.text)
+      const { text, deviceId, instanceId: instance, ...facts } = said
+      // Who speaks of itself has its own entry changed. Who speaks of others changes none that is theirs.
+      const mine = deviceId === principal ? ['device', deviceId] : ['instance', principal, instanceId]
+      const isMine = deviceId === principal || (instanceId !== undefined && instance === instanceId)
+      const name = deviceId ?? instance ?? facts.host ?? read.host ?? text.slice(0, NAME_CHARS)
+      const own = JSON.stringify(mine)
+      const key = isMine && entries.has(own) ? own : JSON.stringify(['said', principal, name])
+      const before = entries.get(key)
+      count += 1
+      forget(key)
+      principals.set(key, principal)
+      if (key !== own) hearsay.add(key)
+      entries.set(key, {
+        ...before,
+        ...read,
+        ...facts,
+        ...(deviceId !== undefined && { deviceId }),
+        ...(instance !== undefined && { instanceId: instance }),
+        text,
+        ts: now(),
+      })
+      makeRoom(principal)
     },
     leave(key, connId) {
       const here = connected.get(key)

@@ -2,13 +2,22 @@
  * Which methods may be asked twice. They are written out because the contract itself, with its validators, would be a large thing
  * to carry into a browser; a test holds this list against it.
  */
+import type { absent } from '../contract/absent.ts'
 import type { MethodName, Params } from '../contract/index.ts'
 
+/** What is done, in whatever way. */
+type Served = Exclude<MethodName, keyof typeof absent>
 /** The methods whose parameters carry an idempotency key. */
-export type KeyedMethod = { [M in MethodName]: 'idempotencyKey' extends keyof Params<M> ? M : never }[MethodName]
+export type KeyedMethod = { [M in Served]: 'idempotencyKey' extends keyof Params<M> ? M : never }[Served]
 
 /** With a key, a second copy of a request gets the answer of the first. */
-export const KEYED: Record<KeyedMethod, true> = { 'chat.send': true, agent: true, 'node.invoke': true }
+export const KEYED: Record<KeyedMethod, true> = {
+  'chat.send': true,
+  'sessions.send': true,
+  'sessions.steer': true,
+  agent: true,
+  'node.invoke': true,
+}
 
 /** Methods that change nothing. */
 export const READING = {
@@ -50,6 +59,23 @@ export const READING = {
   'skills.bins': true,
   'tokens.list': true,
   'audit.entries': true,
+  'channels.status': true,
+  'skills.status': true,
+  'tts.status': true,
+  'tts.providers': true,
+  'tts.disable': true,
+  'question.list': true,
+  'plugin.approval.list': true,
+  'voicewake.get': true,
+  'commands.list': true,
+  'sessions.subscribe': true,
+  'sessions.describe': true,
+  'sessions.get': true,
+  'sessions.messages.subscribe': true,
+  'sessions.messages.unsubscribe': true,
+  'sessions.usage.timeseries': true,
+  'sessions.usage.logs': true,
+  'exec.approvals.node.get': true,
 } as const satisfies { [M in MethodName]?: true }
 
 export const isKeyed = (method: string): method is KeyedMethod => Object.hasOwn(KEYED, method)

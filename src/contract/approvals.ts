@@ -1,7 +1,7 @@
 /** Commands that wait for somebody to allow them, and the commands that are allowed for good. */
 import { type Static, Type } from 'typebox'
 import { event, method } from './block.ts'
-import { NonEmpty, SessionKey } from './shapes.ts'
+import { Anything, NonEmpty, SessionKey } from './shapes.ts'
 
 /** Characters of a command: it is shown whole to those who decide, and each request costs all of them its bytes. */
 const Command = Type.String({ minLength: 1, maxLength: 64 * 1024 })
@@ -166,6 +166,22 @@ export const approvals = {
       baseHash: Type.Optional(NonEmpty),
     }),
     result: Kept,
+  }),
+  'exec.approvals.node.get': method({
+    summary:
+      'What a node may run without a question, as the node itself says: it is asked by `system.execApprovals.get`.',
+    scope: 'operator.admin',
+    unknown: 'ignored',
+    params: Type.Object({ nodeId: NonEmpty }),
+    result: Anything,
+  }),
+  'exec.approvals.node.set': method({
+    summary: 'Have a node replace what it may run without a question: it is asked by `system.execApprovals.set`.',
+    scope: 'operator.admin',
+    unknown: 'refused',
+    audited: true,
+    params: Type.Object({ nodeId: NonEmpty, file: ExecApprovals, baseHash: Type.Optional(NonEmpty) }),
+    result: Anything,
   }),
 }
 

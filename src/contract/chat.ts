@@ -155,6 +155,31 @@ export const chat = {
     ]),
   }),
 
+  'commands.list': method({
+    summary: 'The commands that a message may be in place of something said (protocol 4).',
+    scope: 'operator.read',
+    unknown: 'ignored',
+    params: Type.Object({
+      scope: Type.Optional(Type.Union([Type.Literal('text'), Type.Literal('native'), Type.Literal('both')])),
+      includeArgs: Type.Optional(Type.Boolean()),
+    }),
+    result: Type.Object({
+      commands: Type.Array(
+        Type.Object({
+          name: Type.String(),
+          textAliases: Type.Array(Type.String()),
+          description: Type.String(),
+          source: Type.Literal('native'),
+          scope: Type.Literal('text'),
+          acceptsArgs: Type.Boolean(),
+          args: Type.Optional(
+            Type.Array(Type.Object({ name: Type.String(), description: Type.String(), type: Type.Literal('string') })),
+          ),
+        }),
+      ),
+    }),
+  }),
+
   'chat.inject': method({
     summary: 'Put an entry of the assistant into a session without a run.',
     scope: 'operator.admin',

@@ -260,7 +260,10 @@ export const ERRORS = {
     code: 'UNAVAILABLE',
     meaning: 'The file cannot be written, as in a read-only workspace; the message says why. Nothing was changed.',
   },
-  NOT_SERVED: { code: 'INVALID_REQUEST', meaning: 'The reference gateway has this, this one does not.' },
+  NOT_SERVED: {
+    code: 'INVALID_REQUEST',
+    meaning: 'The reference gateway has this, this one does not; `details.instead`, or the message, says what to do.',
+  },
   RUN_FAILED: {
     code: 'UNAVAILABLE',
     meaning: 'The run ended in an error; the message has the words of the model or the gateway.',

@@ -1,10 +1,12 @@
 /** The whole contract as two tables: every method and every event there is. */
+import { absent, empty } from './absent.ts'
 import { agentFiles, agents } from './agents.ts'
 import { approvalEvents, approvals } from './approvals.ts'
 import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf, Role } from './block.ts'
 import { chains } from './chains.ts'
 import { chat, chatEvents } from './chat.ts'
 import { config } from './config.ts'
+import { conversationEvents, conversations } from './conversations.ts'
 import { deviceEvents, devices } from './devices.ts'
 import { messageEvents, messages } from './messages.ts'
 import { nodeEvents, nodes } from './nodes.ts'
@@ -13,13 +15,16 @@ import { system, systemEvents } from './system.ts'
 import { tokens } from './tokens.ts'
 import { tools } from './tools.ts'
 import { usage } from './usage.ts'
+import { voice, voiceEvents } from './voice.ts'
 
 export const METHODS = {
   ...{ ...system, ...config, ...agents, ...agentFiles, ...sessions, ...chat },
   ...{ ...chains, ...messages, ...usage, ...approvals, ...devices, ...nodes, ...tokens, ...tools },
+  ...{ ...conversations, ...voice, ...empty, ...absent },
 }
 export const EVENTS = {
   ...{ ...systemEvents, ...chatEvents, ...messageEvents, ...approvalEvents, ...deviceEvents, ...nodeEvents },
+  ...{ ...conversationEvents, ...voiceEvents },
 }
 
 export type MethodName = keyof typeof METHODS

@@ -47,7 +47,7 @@ export const nodes = {
   }),
   'node.invoke': method({
     summary:
-      'Have a node do one of the commands that it named at its connect, and wait for what comes of it. `system.run` and `system.which` need `operator.admin`. Asked again under its key within five minutes, it is not done again.',
+      'Have a node do one of the commands that it named at its connect, and wait for what comes of it. `system.run`, `system.which` and `system.execApprovals.*` need `operator.admin`. Asked again under its key within five minutes, it is not done again.',
     scope: 'operator.write',
     unknown: 'refused',
     audited: true,

@@ -1,10 +1,29 @@
 /** The sessions of all agents: list, look into, set, begin anew, remove. */
 import { Type } from 'typebox'
 import { method } from './block.ts'
-import { Clearable, NonEmpty, Open, SessionKey } from './shapes.ts'
+import { Clearable, Message, NonEmpty, Open, SessionKey } from './shapes.ts'
 
 const Entry = Type.Object({ sessionId: Type.String(), updatedAt: Type.Number() }, { additionalProperties: true })
 const Label = Type.String({ minLength: 1, maxLength: 64 })
+
+/** Which sessions are listed. */
+const Wanted = Type.Object({
+  limit: Type.Optional(Type.Integer({ minimum: 1 })),
+  activeMinutes: Type.Optional(Type.Integer({ minimum: 1 })),
+  includeDerivedTitles: Type.Optional(Type.Boolean()),
+  includeLastMessage: Type.Optional(Type.Boolean()),
+  label: Type.Optional(Label),
+  spawnedBy: Type.Optional(NonEmpty),
+  agentId: Type.Optional(NonEmpty),
+  search: Type.Optional(Type.String({ maxLength: 256 })),
+})
+const Found = Type.Object({
+  ts: Type.Number(),
+  path: Type.String(),
+  count: Type.Integer(),
+  defaults: Open,
+  sessions: Type.Array(Open),
+})
 
 export const sessions = {
   'sessions.list': method({
@@ -13,23 +32,18 @@ export const sessions = {
     bySession: true,
     unknown: 'ignored',
     isLarge: true,
-    params: Type.Object({
-      limit: Type.Optional(Type.Integer({ minimum: 1 })),
-      activeMinutes: Type.Optional(Type.Integer({ minimum: 1 })),
-      includeDerivedTitles: Type.Optional(Type.Boolean()),
-      includeLastMessage: Type.Optional(Type.Boolean()),
-      label: Type.Optional(Label),
-      spawnedBy: Type.Optional(NonEmpty),
-      agentId: Type.Optional(NonEmpty),
-      search: Type.Optional(Type.String({ maxLength: 256 })),
-    }),
-    result: Type.Object({
-      ts: Type.Number(),
-      path: Type.String(),
-      count: Type.Integer(),
-      defaults: Open,
-      sessions: Type.Array(Open),
-    }),
+    params: Wanted,
+    result: Found,
+  }),
+  'sessions.subscribe': method({
+    summary:
+      'Hear `sessions.changed` of all sessions that this connection reaches, until it ends (protocol 4). With parameters it also answers what `sessions.list` does.',
+    scope: 'operator.read',
+    bySession: true,
+    unknown: 'ignored',
+    isLarge: true,
+    params: Wanted,
+    result: Type.Object({ subscribed: Type.Literal(true), list: Type.Optional(Found) }),
   }),
   'sessions.digest': method({
     summary: 'Which sessions there are, and how much has been said in them. HTTP answers `/api/sessions` with it.',
@@ -63,6 +77,55 @@ export const sessions = {
       maxChars: Type.Optional(Type.Integer({ minimum: 20, maximum: 4000 })),
     }),
     result: Type.Object({ ts: Type.Number(), previews: Type.Array(Open) }),
+  }),
+  'sessions.describe': method({
+    summary: 'One session as `sessions.list` has it, or null (protocol 4).',
+    scope: 'operator.read',
+    bySession: true,
+    unknown: 'ignored',
+    params: Type.Object({
+      key: SessionKey,
+      agentId: Type.Optional(NonEmpty),
+      includeDerivedTitles: Type.Optional(Type.Boolean()),
+      includeLastMessage: Type.Optional(Type.Boolean()),
+    }),
+    result: Type.Object({ session: Type.Union([Open, Type.Null()]) }),
+  }),
+  'sessions.get': method({
+    summary: 'The newest entries of a session, 200 unless told otherwise, as many as fit in 6 MiB (protocol 4).',
+    scope: 'operator.read',
+    bySession: true,
+    unknown: 'ignored',
+    isLarge: true,
+    params: Type.Object({
+      key: SessionKey,
+      agentId: Type.Optional(NonEmpty),
+      limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+    }),
+    result: Type.Object({ messages: Type.Array(Message) }),
+  }),
+  'sessions.create': method({
+    summary:
+      'Have a session before anything is said in it; one that is there stays as it is. Without a key it is given one (protocol 4).',
+    scope: 'operator.write',
+    bySession: true,
+    unknown: 'refused',
+    params: Type.Object({
+      key: Type.Optional(SessionKey),
+      agentId: Type.Optional(NonEmpty),
+      label: Type.Optional(Label),
+    }),
+    meaningless: [
+      ...['parentSessionKey', 'succeedsParent', 'emitCommandHooks', 'displayName', 'category', 'visibility'],
+      'spawnDepth',
+    ],
+    result: Type.Object({
+      ok: Type.Literal(true),
+      key: Type.String(),
+      sessionId: Type.String(),
+      entry: Entry,
+      runStarted: Type.Literal(false),
+    }),
   }),
   'sessions.resolve': method({
     summary: 'The canonical key of a session, found by key, id or label.',
@@ -137,6 +200,28 @@ export const sessions = {
     params: Type.Object({ key: SessionKey, agentId: Type.Optional(NonEmpty) }),
     meaningless: ['reason'],
     result: Type.Object({ ok: Type.Literal(true), key: Type.String(), entry: Entry }),
+  }),
+  'sessions.compact': method({
+    summary:
+      'Leave the newest entries of a transcript, 400 unless told otherwise; those before them are set aside, as a reset does with all. An agent reads no more of a session than is left.',
+    scope: 'operator.admin',
+    unknown: 'refused',
+    audited: true,
+    params: Type.Object({
+      key: SessionKey,
+      agentId: Type.Optional(NonEmpty),
+      maxLines: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
+    }),
+    result: Type.Object({
+      ok: Type.Literal(true),
+      key: Type.String(),
+      compacted: Type.Boolean(),
+      /** The id of the transcript that what was set aside is in. */
+      archived: Type.Optional(Type.String()),
+      /** Entries that are left. */
+      kept: Type.Optional(Type.Integer()),
+      reason: Type.Optional(Type.String()),
+    }),
   }),
   'sessions.delete': method({
     summary: 'Remove a session and its transcript. Stops what runs.',

@@ -1,7 +1,10 @@
 /** The gateway itself: how it is, who is there, what it logs, how it is set. */
 import { Type } from 'typebox'
 import { event, method } from './block.ts'
-import { Open } from './shapes.ts'
+import { Open, Short } from './shapes.ts'
+
+const Name = Type.Optional(Short)
+const Names = Type.Optional(Type.Array(Short, { maxItems: 64 }))
 
 export const system = {
   health: method({
@@ -24,6 +27,31 @@ export const system = {
     unknown: 'ignored',
     params: Type.Object({}),
     result: Type.Array(Open),
+  }),
+  'system-event': method({
+    summary:
+      'Say how a machine is, which is listed in the presence for five minutes; or, with a text that does not begin with `Node:`, something that the default agent reads in its main session with its next turn.',
+    scope: 'operator.admin',
+    unknown: 'refused',
+    audited: true,
+    params: Type.Object({
+      text: Type.String({ maxLength: 4096 }),
+      deviceId: Name,
+      instanceId: Name,
+      host: Name,
+      ip: Name,
+      mode: Name,
+      version: Name,
+      platform: Name,
+      deviceFamily: Name,
+      modelIdentifier: Name,
+      lastInputSeconds: Type.Optional(Type.Number()),
+      reason: Name,
+      roles: Names,
+      scopes: Names,
+      tags: Names,
+    }),
+    result: Type.Object({ ok: Type.Literal(true) }),
   }),
   'last-heartbeat': method({
     summary: 'The last heartbeat of an agent, or null.',

@@ -1,7 +1,8 @@
 /** `exec.approval.*`: may this be run? `exec.approvals.*`: what may be run without a question. */
 import type { Approvals } from '../broker/approvals.ts'
 import type { ApprovalsDocument, KeptApprovals } from '../broker/approvals-document.ts'
-import { eventually, type Handlers } from '../broker/dispatch.ts'
+import { type Caller, eventually, type Handlers } from '../broker/dispatch.ts'
+import type { Nodes } from '../broker/nodes.ts'
 import type { approvals as contract, Decision } from '../contract/approvals.ts'
 import { GatewayError } from '../contract/errors.ts'
 import { type AgentNames, agentIn, canonical, unknownAgent } from '../contract/session-key.ts'
@@ -12,13 +13,18 @@ export interface ApprovalsNeeds {
   approvalsDocument: Pick<ApprovalsDocument, 'current' | 'replace'>
   /** Where the document is kept, as clients are told. */
   path: string
+  nodes: Pick<Nodes, 'invoke'>
+  newId(): string
 }
+
+/** How long a node may take to say or change what it may run. */
+const NODE_MS = 30_000
 
 const DECISIONS = ['allow-once', 'allow-always', 'deny'] as const satisfies readonly Decision[]
 const isDecision = (text: string): text is Decision => (DECISIONS as readonly string[]).includes(text)
 
 export function approvalMethods(needs: ApprovalsNeeds): Handlers<typeof contract> {
-  const { agents, approvals, approvalsDocument, path } = needs
+  const { agents, approvals, approvalsDocument, path, nodes } = needs
 
   /** Whose command it is: the agent that is named, the one of the session, or the default one. */
   function ownerOf({ agentId, sessionKey }: { agentId: string | null; sessionKey: string | null }) {
@@ -36,6 +42,13 @@ export function approvalMethods(needs: ApprovalsNeeds): Handlers<typeof contract
   }
 
   const told = ({ exists, hash, file }: KeptApprovals) => ({ path, exists, hash, file })
+
+  /** Has a node do something about its own document, and answers what it says. */
+  async function ofNode(nodeId: string, command: string, params: object, caller: Caller): Promise<unknown> {
+    const asked = { nodeId, command, params, timeoutMs: NODE_MS, idempotencyKey: needs.newId() }
+    const { payload } = await nodes.invoke(asked, caller)
+    return payload ?? null
+  }
 
   return {
     'exec.approval.request'({ id, timeoutMs, ...given }, caller) {
@@ -69,5 +82,13 @@ export function approvalMethods(needs: ApprovalsNeeds): Handlers<typeof contract
       const { token: _, ...address } = socket ?? {}
       return told(await approvalsDocument.replace({ ...rest, ...(socket && { socket: address }) }, baseHash))
     },
+
+    'exec.approvals.node.get': ({ nodeId }, caller) =>
+      eventually(ofNode(nodeId, 'system.execApprovals.get', {}, caller)),
+
+    'exec.approvals.node.set': ({ nodeId, file, baseHash }, caller) =>
+      eventually(
+        ofNode(nodeId, 'system.execApprovals.set', { file, ...(baseHash !== undefined && { baseHash }) }, caller),
+      ),
   }
 }

@@ -15,7 +15,7 @@ import { holds } from '../contract/scopes.ts'
 import type { AgentNames, CanonicalKey } from '../contract/session-key.ts'
 import type { Json, RunRecord, RunState, Store, TranscriptMessage } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
-import { COMMAND_SCOPES, type Command, GREETING, readCommand } from './commands.ts'
+import { COMMAND_SCOPES, COMMANDS, type Command, GREETING, readCommand } from './commands.ts'
 import { addressed, session } from './door.ts'
 import { checkSettings, isThinkingLevel, setting } from './settings.ts'
 
@@ -76,14 +76,9 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       case 'status':
         return needs.describe(key, agentId)
       case 'help':
-        return [
-          '/status: how this session is',
-          '/new [message]: begin a new conversation',
-          '/stop: stop what is running (also: stop, esc, abort, wait, exit, interrupt)',
-          '/think off|minimal|low|medium|high: how much to think before answering',
-          '/model provider/model: answer with another model',
-          `/queue ${QUEUE_MODES.join('|')}: what happens to messages that come while a run is under way`,
-        ].join('\n')
+        return COMMANDS.map(({ name, args, does }) => `/${name}${args === undefined ? '' : ` ${args}`}: ${does}`).join(
+          '\n',
+        )
       case 'queue': {
         const { mode } = command
         const known = readQueueMode(mode)
@@ -284,6 +279,20 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
         throw error
       }
     },
+
+    'commands.list': ({ scope, includeArgs = true }) => ({
+      // None is one of a messenger's own.
+      commands: (scope === 'native' ? [] : COMMANDS).map(({ name, args, does }) => ({
+        name,
+        textAliases: [`/${name}`],
+        description: does,
+        source: 'native' as const,
+        scope: 'text' as const,
+        acceptsArgs: args !== undefined,
+        ...(includeArgs &&
+          args !== undefined && { args: [{ name: 'value', description: args, type: 'string' as const }] }),
+      })),
+    }),
 
     async 'chat.inject'(params, caller) {
       const { key, agentId } = session(params.sessionKey, params.agentId, agents, caller)

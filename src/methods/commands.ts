@@ -1,5 +1,6 @@
 /** What a message can be besides a message: a stop word, or a command. Each has a scope of its own. */
 import type { Scope } from '../contract/block.ts'
+import { QUEUE_MODES } from '../contract/queue-mode.ts'
 
 export type Command =
   | { kind: 'stop' }
@@ -11,6 +12,20 @@ export type Command =
   | { kind: 'model'; ref: string }
   /** A command of the reference gateway that is not for chat text here. */
   | { kind: 'refused'; name: string }
+
+/** The commands as they are shown, without their slash. */
+export const COMMANDS: readonly { name: string; args?: string; does: string }[] = [
+  { name: 'status', does: 'how this session is' },
+  { name: 'new', args: '[message]', does: 'begin a new conversation' },
+  { name: 'stop', does: 'stop what is running (also: stop, esc, abort, wait, exit, interrupt)' },
+  { name: 'think', args: 'off|minimal|low|medium|high', does: 'how much to think before answering' },
+  { name: 'model', args: 'provider/model', does: 'answer with another model' },
+  {
+    name: 'queue',
+    args: QUEUE_MODES.join('|'),
+    does: 'what happens to messages that come while a run is under way',
+  },
+]
 
 /** What a caller needs for a command: the same as for the method that does the same. */
 export const COMMAND_SCOPES: Record<Command['kind'], Scope> = {

@@ -1,9 +1,12 @@
 /** `sessions.*`: list, look into, set, begin anew, remove. */
 import { randomUUID } from 'node:crypto'
 import type { Caller, Handlers } from '../broker/dispatch.ts'
+import type { Following } from '../broker/following.ts'
 import { mayReach } from '../broker/hub.ts'
 import type { Turns } from '../broker/turns.ts'
+import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
+import type { Params } from '../contract/index.ts'
 import { type AgentNames, canonical } from '../contract/session-key.ts'
 import type { sessions as contract } from '../contract/sessions.ts'
 import type { Model } from '../runtimes/runtime.ts'
@@ -14,8 +17,9 @@ import { checkSettings, setting } from './settings.ts'
 
 export interface SessionsNeeds {
   agents: AgentNames
-  store: Pick<Store, 'session' | 'sessionOf' | 'sessions' | 'patchSession' | 'history'>
+  store: Pick<Store, 'session' | 'sessionOf' | 'sessions' | 'patchSession' | 'history' | 'compactSession'>
   turns: Pick<Turns, 'reset' | 'remove'>
+  following: Pick<Following, 'followAll'>
   now(): number
   /** Where the sessions are kept, as clients are told. */
   path: string
@@ -26,6 +30,10 @@ export interface SessionsNeeds {
 
 /** Sessions of one preview: the first of those that are asked for. */
 const PREVIEW_KEYS = 64
+/** Entries that a compaction leaves where nobody says how many. */
+const KEPT_ENTRIES = 400
+/** Entries that are given where nobody says how many. */
+const GOT_ENTRIES = 200
 const PREVIEW_LIMIT = 12
 const PREVIEW_CHARS = 240
 /** JSON bytes of a session's newest entries that a preview is made from. */
@@ -95,32 +103,42 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
     return row
   }
 
+  async function list(params: Params<'sessions.list'>, caller: Caller) {
+    const agentId = params.agentId === undefined ? undefined : (agents.resolve(params.agentId) ?? params.agentId)
+    const isSifted = params.label !== undefined || params.spawnedBy !== undefined || caller.sessions !== undefined
+    const all = await store.sessions({
+      ...(params.limit !== undefined && !isSifted && { limit: params.limit }),
+      ...(agentId !== undefined && { agentId }),
+      ...(params.activeMinutes && { updatedSince: now() - params.activeMinutes * 60_000 }),
+      ...(params.search && { search: params.search }),
+    })
+    const found = all.filter(
+      (record) =>
+        mayReach(caller, record.key) &&
+        (params.label === undefined || setting(record, 'label') === params.label) &&
+        (params.spawnedBy === undefined || setting(record, 'spawnedBy') === params.spawnedBy),
+    )
+    const shown = found.slice(0, params.limit ?? found.length)
+    const derive = { title: params.includeDerivedTitles === true, lastMessage: params.includeLastMessage === true }
+    const model = needs.modelOf(agents.defaultId, undefined)
+    return {
+      ts: now(),
+      path: placeFor(caller, needs.path),
+      count: shown.length,
+      defaults: { modelProvider: model?.provider, model: model?.id, contextTokens: model?.contextWindow },
+      sessions: shown.map((record) => rowOf(record, derive)),
+    }
+  }
+
   return {
-    async 'sessions.list'(params, caller) {
-      const agentId = params.agentId === undefined ? undefined : (agents.resolve(params.agentId) ?? params.agentId)
-      const isSifted = params.label !== undefined || params.spawnedBy !== undefined || caller.sessions !== undefined
-      const all = await store.sessions({
-        ...(params.limit !== undefined && !isSifted && { limit: params.limit }),
-        ...(agentId !== undefined && { agentId }),
-        ...(params.activeMinutes && { updatedSince: now() - params.activeMinutes * 60_000 }),
-        ...(params.search && { search: params.search }),
-      })
-      const found = all.filter(
-        (record) =>
-          mayReach(caller, record.key) &&
-          (params.label === undefined || setting(record, 'label') === params.label) &&
-          (params.spawnedBy === undefined || setting(record, 'spawnedBy') === params.spawnedBy),
-      )
-      const shown = found.slice(0, params.limit ?? found.length)
-      const derive = { title: params.includeDerivedTitles === true, lastMessage: params.includeLastMessage === true }
-      const model = needs.modelOf(agents.defaultId, undefined)
-      return {
-        ts: now(),
-        path: placeFor(caller, needs.path),
-        count: shown.length,
-        defaults: { modelProvider: model?.provider, model: model?.id, contextTokens: model?.contextWindow },
-        sessions: shown.map((record) => rowOf(record, derive)),
-      }
+    'sessions.list': list,
+
+    async 'sessions.subscribe'(params, caller) {
+      needs.following.followAll(caller)
+      // Where nothing is asked for, nothing but the events is wanted.
+      return Object.keys(params).length === 0
+        ? { subscribed: true }
+        : { subscribed: true, list: await list(params, caller) }
     },
 
     async 'sessions.digest'(_, caller) {
@@ -153,6 +171,25 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
         })
       }
       return { ts: now(), previews }
+    },
+
+    async 'sessions.describe'({ key: spelling, agentId, includeDerivedTitles, includeLastMessage }, caller) {
+      const record = await store.session(session(spelling, agentId, agents, caller).key)
+      const derive = { title: includeDerivedTitles === true, lastMessage: includeLastMessage === true }
+      return { session: record ? rowOf(record, derive) : null }
+    },
+
+    async 'sessions.get'({ key: spelling, agentId, limit = GOT_ENTRIES }, caller) {
+      const { key } = session(spelling, agentId, agents, caller)
+      return { messages: (await store.history(key, { limit, maxBytes: LIMITS.history })).messages }
+    },
+
+    async 'sessions.create'({ key: spelling = randomUUID(), agentId: addressed, label }, caller) {
+      const { key, agentId } = session(spelling, addressed, agents, caller)
+      const known = await store.session(key)
+      const wanted = { key, agentId, sessionId: randomUUID(), principal: caller.principal }
+      const record = known ?? (await store.patchSession(wanted, label === undefined ? {} : { label }, now()))
+      return { ok: true, key, sessionId: record.sessionId, entry: entryOf(record), runStarted: false }
     },
 
     async 'sessions.resolve'({ key, sessionId, label, agentId }, caller) {
@@ -196,6 +233,17 @@ export function sessionMethods(needs: SessionsNeeds): Handlers<typeof contract> 
     async 'sessions.reset'(params, caller) {
       const { key, agentId } = session(params.key, params.agentId, agents, caller)
       return { ok: true, key, entry: entryOf(await turns.reset(key, agentId, caller.principal)) }
+    },
+
+    async 'sessions.compact'({ key: spelling, agentId, maxLines = KEPT_ENTRIES }, caller) {
+      const { key } = session(spelling, agentId, agents, caller)
+      const record = await store.session(key)
+      if (!record) return { ok: true, key, compacted: false, reason: 'no sessionId' }
+      const archived = `${record.sessionId}.bak.${new Date(now()).toISOString()}.${randomUUID().slice(0, 8)}`
+      const compaction = await store.compactSession(key, { sessionId: archived, keep: maxLines })
+      if (!compaction) return { ok: true, key, compacted: false, reason: 'no sessionId' }
+      const { kept, moved } = compaction
+      return { ok: true, key, compacted: moved > 0, ...(moved > 0 && { archived }), kept }
     },
 
     async 'sessions.delete'(params, caller) {

@@ -6,23 +6,34 @@ import { GatewayError } from '../contract/errors.ts'
 import type { Params } from '../contract/index.ts'
 import type { AgentNames } from '../contract/session-key.ts'
 import type { usage as contract } from '../contract/usage.ts'
-import type { Spent, Store, UsageDay } from '../stores/store.ts'
+import type { Spent, Store, TranscriptMessage, UsageDay } from '../stores/store.ts'
 import { session } from './door.ts'
 import { setting } from './settings.ts'
 
 export interface UsageNeeds {
   agents: AgentNames
-  store: Pick<Store, 'usage' | 'session'>
+  store: Pick<Store, 'usage' | 'session' | 'history'>
   lineage: Pick<Lineage, 'newest'>
   models: Pick<Config['models'], 'find'>
   now(): number
 }
 
+/** Characters of a name that go into an answer. */
+const QUOTED = 64
 const DAYS = 30
 const ROWS = 100
 const SESSIONS = 50
 const CHAINS = 50
 const DAY_MS = 86_400_000
+/** Sessions whose entries are counted: to read a transcript costs more than all the rest. */
+const COUNTED_SESSIONS = 50
+/** The newest entries of a session, and their bytes, that are counted, told one by one, or drawn. */
+const READ_ENTRIES = 10_000
+const READ_BYTES = 2 * 1024 * 1024
+const LOGS = 200
+const LOG_CHARS = 2_000
+/** Points of a line that is drawn. */
+const POINTS = 200
 
 type Used = Spent & Partial<Pick<UsageDay, 'runs'>>
 
@@ -78,12 +89,18 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
     caller: Caller,
   ) {
     const to = endDate ?? dayOf(now())
-    const from = startDate ?? dayOf(timeOf('endDate', to) - DAYS * DAY_MS)
-    if (timeOf('startDate', from) > timeOf('endDate', to))
+    const from = startDate ?? dayOf(timeOf('sessions.usage', 'endDate', to) - DAYS * DAY_MS)
+    if (timeOf('sessions.usage', 'startDate', from) > timeOf('sessions.usage', 'endDate', to))
       throw new GatewayError('INVALID_PARAMS', 'invalid sessions.usage params: startDate is after endDate')
     const sessionKey = spelling === undefined ? undefined : session(spelling, undefined, agents, caller).key
     const entries = await store.usage({ from, to, ...(sessionKey !== undefined && { sessionKey }) })
     const found = largestFirst(groups(entries, (entry) => entry.sessionKey)).slice(0, limit)
+    // One after the other: each of them may be long.
+    const counts = new Map<string, ReturnType<typeof countsOf>>()
+    for (const [key] of found.slice(0, COUNTED_SESSIONS)) {
+      const { sessionId, messages } = await read(key)
+      if (sessionId !== undefined) counts.set(key, countsOf(messages))
+    }
     return {
       updatedAt: now(),
       startDate: from,
@@ -98,15 +115,30 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
             agentId: of[0]!.agentId,
             ...(record && { sessionId: record.sessionId, updatedAt: record.updatedAt }),
             ...(label !== undefined && { label }),
-            usage: { ...sumsOf(of), daily: daily(of), models: byModel(of) },
-            ...(includeContextWeight && {
-              contextWeight: contextTokens === undefined ? null : { tokens: contextTokens },
-            }),
+            usage: {
+              ...sumsOf(of),
+              daily: daily(of),
+              dailyBreakdown: daily(of),
+              activityDates: daily(of).map(({ date }) => date),
+              models: byModel(of),
+              modelUsage: byModel(of),
+              ...counts.get(key),
+            },
+            ...(contextTokens !== undefined && { contextTokens }),
+            ...(includeContextWeight && { contextWeight: null }),
           }
         }),
       ),
       totals: sumsOf(entries),
       aggregates: {
+        messages: messagesOf([...counts.values()]),
+        tools: toolsOf([...counts.values()].flatMap(({ toolUsage }) => toolUsage.tools)),
+        byProvider: groups(entries, ({ provider }) => provider).map(([provider, of]) => ({
+          provider,
+          count: countOf(of),
+          totals: sumsOf(of),
+        })),
+        byChannel: [],
         byAgent: groups(entries, ({ agentId }) => agentId).map(([agentId, of]) => ({ agentId, totals: sumsOf(of) })),
         byModel: byModel(entries),
         daily: daily(entries),
@@ -114,14 +146,30 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
     }
   }
 
+  /** The newest entries of a session; with its id, if there is one. */
+  const read = (key: string) => store.history(key, { limit: READ_ENTRIES, maxBytes: READ_BYTES })
+
+  /** The session that is asked about. @throws GatewayError SESSION_NOT_FOUND, in the words that clients know */
+  async function transcriptOf(spelling: string, caller: Caller) {
+    const { key } = session(spelling, undefined, agents, caller)
+    const { sessionId, messages } = await read(key)
+    if (sessionId === undefined)
+      throw new GatewayError('SESSION_NOT_FOUND', `No transcript found for session: ${spelling.slice(0, QUOTED)}`)
+    return { sessionId, messages }
+  }
+
   return {
     'usage.status': () => ({ updatedAt: now(), providers: [] }),
 
-    async 'usage.cost'({ days = DAYS }) {
-      const entries = await store.usage(window(days))
+    async 'usage.cost'({ days = DAYS, startDate, endDate }) {
+      const to = endDate ?? dayOf(now())
+      const from = startDate ?? dayOf(timeOf('usage.cost', 'endDate', to) - days * DAY_MS)
+      const length = (timeOf('usage.cost', 'endDate', to) - timeOf('usage.cost', 'startDate', from)) / DAY_MS + 1
+      if (length < 1) throw new GatewayError('INVALID_PARAMS', 'invalid usage.cost params: startDate is after endDate')
+      const entries = await store.usage({ from, to })
       return {
         updatedAt: now(),
-        days: days + 1,
+        days: length,
         daily: groups(entries, ({ day }) => day).map(([date, of]) => ({ date, ...sumsOf(of) })),
         totals: sumsOf(entries),
       }
@@ -131,7 +179,7 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
       const { from, to } = window(days)
       const all =
         by === 'chain'
-          ? await chains(timeOf('days', from))
+          ? await chains(timeOf('usage.by', 'days', from))
           : groups<Used>(await store.usage({ from, to }), (entry) => KEYS[by](entry as UsageDay))
       const ordered = by === 'day' ? all : largestFirst(all)
       return {
@@ -145,7 +193,117 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
     },
 
     'sessions.usage': sessionsUsage,
+
+    async 'sessions.usage.timeseries'({ key }, caller) {
+      const { sessionId, messages } = await transcriptOf(key, caller)
+      let [cumulativeTokens, cumulativeCost] = [0, 0]
+      const points = messages.flatMap(({ timestamp, usage }) => {
+        const { input = 0, output = 0, cacheRead = 0, cacheWrite = 0, ...of } = (usage ?? {}) as Counted
+        const { totalTokens = input + output + cacheRead + cacheWrite, cost: { total: cost = 0 } = {} } = of
+        if (totalTokens === 0) return []
+        cumulativeTokens += totalTokens
+        cumulativeCost += cost
+        return [
+          { timestamp, input, output, cacheRead, cacheWrite, totalTokens, cost, cumulativeTokens, cumulativeCost },
+        ]
+      })
+      return { sessionId, points: thinned(points, POINTS) }
+    },
+
+    async 'sessions.usage.logs'({ key, limit = LOGS }, caller) {
+      const { messages } = await transcriptOf(key, caller)
+      const logs = messages.flatMap((message) => {
+        const content = lineOf(message)
+        if (content === '') return []
+        const { totalTokens, cost } = (message['usage'] ?? {}) as Counted
+        return [
+          {
+            timestamp: message.timestamp,
+            role: message.role,
+            content: content.length > LOG_CHARS ? `${content.slice(0, LOG_CHARS)}…` : content,
+            ...(totalTokens !== undefined && { tokens: totalTokens }),
+            ...(cost?.total !== undefined && { cost: cost.total }),
+          },
+        ]
+      })
+      return { logs: logs.slice(-limit) }
+    },
   }
+}
+
+/** What an entry of a transcript says that it used. */
+interface Counted {
+  input?: number
+  output?: number
+  cacheRead?: number
+  cacheWrite?: number
+  totalTokens?: number
+  cost?: { total?: number }
+}
+
+interface Count {
+  name: string
+  count: number
+}
+
+/** Of the tool that was called. */
+const nameOf = (call: { [name: string]: unknown }): string => String(call['name'])
+
+/** What the entries of a transcript are. */
+function countsOf(messages: readonly TranscriptMessage[]) {
+  const of = (wanted: TranscriptMessage['role']) => messages.filter(({ role }) => role === wanted)
+  const calls = messages.flatMap(({ content }) => content.filter(({ type }) => type === 'toolCall'))
+  const failed = of('toolResult').filter((result) => result['isError'] === true).length
+  const messageCounts = {
+    total: messages.length,
+    user: of('user').length,
+    assistant: of('assistant').length,
+    toolCalls: calls.length,
+    toolResults: of('toolResult').length,
+    errors: failed + of('assistant').filter(({ stopReason }) => stopReason === 'error').length,
+  }
+  return { messageCounts, toolUsage: toolsOf(calls.map((call) => ({ name: nameOf(call), count: 1 }))) }
+}
+
+function toolsOf(counts: readonly Count[]): { totalCalls: number; uniqueTools: number; tools: Count[] } {
+  const tools = groups(counts, ({ name }) => name)
+    .map(([name, of]) => ({ name, count: of.reduce((sum, { count }) => sum + count, 0) }))
+    .sort((one, other) => other.count - one.count)
+  return { totalCalls: tools.reduce((sum, { count }) => sum + count, 0), uniqueTools: tools.length, tools }
+}
+
+type Counts = ReturnType<typeof countsOf>
+
+function messagesOf(counts: readonly Counts[]): Counts['messageCounts'] {
+  const sum = (name: keyof Counts['messageCounts']) =>
+    counts.reduce((total, { messageCounts }) => total + messageCounts[name], 0)
+  return {
+    total: sum('total'),
+    user: sum('user'),
+    assistant: sum('assistant'),
+    toolCalls: sum('toolCalls'),
+    toolResults: sum('toolResults'),
+    errors: sum('errors'),
+  }
+}
+
+/** An entry in a few lines: what was said, and which tools were called. */
+function lineOf({ role, content, ...entry }: TranscriptMessage): string {
+  const parts = content.map((part) => {
+    if (part.type === 'text' && typeof part['text'] === 'string') return part['text']
+    return part.type === 'toolCall' ? `[Tool: ${nameOf(part)}]` : ''
+  })
+  if (role === 'toolResult') parts.unshift(`[Tool: ${entry['toolName']}]`, '[Tool Result]')
+  return parts
+    .filter((part) => part !== '')
+    .join('\n')
+    .trim()
+}
+
+/** So many of them at the most, one and the same number apart; the last is among them. */
+function thinned<T>(all: readonly T[], most: number): T[] {
+  const step = Math.ceil(all.length / most)
+  return all.filter((_, index) => (all.length - 1 - index) % step === 0)
 }
 
 const modelOf = ({ provider, model }: Spent): string => `${provider}/${model}`
@@ -178,9 +336,9 @@ const largestFirst = <T extends Spent>(all: [string, T[]][]): [string, T[]][] =>
 const dayOf = (time: number): string => new Date(time).toISOString().slice(0, 10)
 
 /** When a UTC day begins, in ms. */
-function timeOf(name: string, day: string): number {
+function timeOf(method: string, name: string, day: string): number {
   const time = Date.parse(`${day}T00:00:00Z`)
   if (Number.isNaN(time) || dayOf(time) !== day)
-    throw new GatewayError('INVALID_PARAMS', `invalid sessions.usage params: ${name} is no day: ${day}`)
+    throw new GatewayError('INVALID_PARAMS', `invalid ${method} params: ${name} is no day: ${day}`)
   return time
 }

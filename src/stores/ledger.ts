@@ -63,6 +63,10 @@ export interface Tables {
   /** The same for every transcript of a session, past and present. */
   deleteTranscripts(key: string): void
   addMessage(sessionId: string, message: TranscriptMessage): void
+  /** Removes all entries but the newest `keep`. */
+  deleteOldMessages(sessionId: string, keep: number): void
+  /** Has a transcript hold whatever pictures another one does. */
+  copyHolds(from: string, to: string): void
   /** The entries as JSON, the newest first; read one at a time. */
   messages(sessionId: string): Iterable<string>
 
@@ -180,6 +184,7 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   overview: (recent) => ask('overview', [recent]),
   patchSession: (session, settings, at) => ask('patchSession', [session, settings, at]),
   resetSession: (session, at) => ask('resetSession', [session, at]),
+  compactSession: (key, archive) => ask('compactSession', [key, archive]),
   deleteSession: (key) => ask('deleteSession', [key]),
   append: (key, message, create) => ask('append', create === undefined ? [key, message] : [key, message, create]),
   async history(key, bounds) {
@@ -518,6 +523,26 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       }
       tables.putSession(reset)
       return reset
+    },
+
+    compactSession(key, { sessionId: pastId, keep }) {
+      const session = tables.session(key)
+      if (session === undefined) return undefined
+      if (tables.owner(pastId) !== undefined) throw foreignTranscript(pastId)
+      const { sessionId } = session
+      const newestFirst = [...tables.messages(sessionId)].map((json) => JSON.parse(json) as TranscriptMessage)
+      let kept = Math.min(keep, newestFirst.length)
+      const moved = () => newestFirst.length - kept
+      while (moved() > 0 && newestFirst[kept - 1]?.role === 'toolResult') kept -= 1
+      if (moved() === 0) return { kept, moved: 0 }
+      tables.addTranscript(pastId, key)
+      for (const message of newestFirst.slice(kept).reverse()) tables.addMessage(pastId, message)
+      tables.copyHolds(sessionId, pastId)
+      tables.deleteOldMessages(sessionId, kept)
+      // How much is left of what the last answer was asked with, nobody has counted.
+      const { contextTokens: _, ...rest } = session
+      tables.putSession({ ...rest, messageCount: kept })
+      return { kept, moved: moved() }
     },
 
     deleteSession(key) {

@@ -95,6 +95,11 @@ const mapTables = (): Tables => {
       for (const [sessionId, transcript] of transcripts) if (transcript.key === key) transcripts.delete(sessionId)
     },
     addMessage: (sessionId, message) => void transcripts.get(sessionId)?.messages.push(JSON.stringify(message)),
+    deleteOldMessages: (sessionId, keep) =>
+      void transcripts.get(sessionId)?.messages.splice(0, transcripts.get(sessionId)!.messages.length - keep),
+    copyHolds(from, to) {
+      for (const sha256 of transcripts.get(from)?.pictures ?? []) transcripts.get(to)?.pictures.add(sha256)
+    },
     messages: (sessionId) => transcripts.get(sessionId)?.messages.toReversed() ?? [],
 
     run: (runId) => parse<RunRecord>(runs.get(runId)?.json),

@@ -61,6 +61,15 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
   )
   const messages = query('SELECT message, session_id FROM messages WHERE session_id = ? ORDER BY seq DESC')
 
+  const deleteOldMessages = change(
+    `DELETE FROM messages WHERE session_id = ?1 AND seq <=
+       (SELECT seq FROM messages WHERE session_id = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)`,
+  )
+  const copyHolds = change(
+    `INSERT OR IGNORE INTO holds (holder, sha256)
+     SELECT 'transcript:' || ?2, sha256 FROM holds WHERE holder = 'transcript:' || ?1`,
+  )
+
   const run = query('SELECT record FROM runs WHERE run_id = ?')
   const runOf = query(
     `SELECT record FROM keys JOIN runs ON runs.seq = keys.run
@@ -165,6 +174,8 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
       for (const statement of deleteTranscripts) statement(JSON.stringify(key))
     },
     addMessage: (sessionId, message) => void addMessage(sessionId, sealed(JSON.stringify(message), sessionId)),
+    deleteOldMessages: (sessionId, keep) => void deleteOldMessages(sessionId, keep),
+    copyHolds: (from, to) => void copyHolds(from, to),
     messages: (sessionId) => messages.texts(sessionId),
 
     run: (runId) => parsed<RunRecord>(run.text(runId)),

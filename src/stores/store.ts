@@ -216,6 +216,12 @@ export interface WantedSession {
   principal?: string
 }
 
+export interface Compaction {
+  kept: number
+  /** None: the past transcript was not made. */
+  moved: number
+}
+
 export interface History {
   /** Absent for a session that does not exist. */
   sessionId?: string
@@ -333,6 +339,11 @@ export interface Store {
   patchSession(session: WantedSession, settings: { [name: string]: Json }, at: number): Promise<SessionRecord>
   /** Begins a new transcript under `sessionId`, keeping the settings; makes the session if it is new. */
   resetSession(session: WantedSession, at: number): Promise<SessionRecord>
+  /**
+   * Moves all but the newest `keep` entries of the present transcript to a past one, which is the session's, too, as after a reset;
+   * no result of a tool is parted from its call. Resolves to how many are left, and were moved; undefined: no session.
+   */
+  compactSession(key: string, archive: { sessionId: string; keep: number }): Promise<Compaction | undefined>
   /** Removes a session, its transcripts and its stream. Resolves to whether there was one. Ended runs keep answering their keys. */
   deleteSession(key: string): Promise<boolean>
   /** Adds an entry to a session's transcript; makes the session if it is new and `create` is given. Undefined: no session. */

@@ -39,6 +39,31 @@ describe('who is here', () => {
     expect(presence.list().map(({ instanceId }) => instanceId)).toEqual([undefined, 'i', 'e', 'd'])
   })
 
+  it('is what they say of themselves, in their own entry; what they say of others stands beside it', () => {
+    const { presence, join } = open()
+    join('a', { deviceId: 'a', instanceId: 'i' })
+    presence.say({ principal: 'a', instanceId: 'i' }, { text: 'Node: mine', deviceId: 'a', mode: 'idle' })
+    presence.say({ principal: 'a', instanceId: 'i' }, { text: 'Node: yours', deviceId: 'b' })
+    join('c', { instanceId: 'i' })
+    presence.say({ principal: 'c', instanceId: 'i' }, { text: 'Node: my instance', instanceId: 'i', mode: 'away' })
+    const entries = presence.list().slice(1)
+    expect(entries.map(({ text, mode, deviceId, roles }) => [text, mode, deviceId, roles])).toEqual([
+      ['Node: my instance', 'away', undefined, ['operator']],
+      ['Node: yours', undefined, 'b', undefined],
+      ['Node: mine', 'idle', 'a', ['operator']],
+    ])
+  })
+
+  it('is forgotten five minutes after somebody spoke of them, if nobody is here', () => {
+    let now = 1_000
+    const presence = createPresence({ now: () => now, version: '1' })
+    presence.say({ principal: 'a' }, { text: 'Node: laptop' })
+    now += 5 * 60_000
+    expect(presence.list()).toHaveLength(2)
+    now += 1
+    expect(presence.list()).toHaveLength(1)
+  })
+
   it('is told of no device or instance by who only says it is that one', () => {
     const { presence, join, listed } = open()
     const admin = join('admin', { deviceId: 'd', instanceId: 'd' })

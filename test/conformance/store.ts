@@ -27,6 +27,8 @@ const reply = (text: string, timestamp = 3000): TranscriptMessage => ({
   timestamp,
 })
 
+const NO_TOKENS = { input: 0, output: 0, totalTokens: 0 }
+
 const completed = (changes: Partial<Ending> = {}): Ending => ({ state: 'completed', endedAt: 3000, ...changes })
 
 const picture = (text: string): NewTurn['attachments'][number] => {
@@ -850,6 +852,42 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         })
         expect(await store.session(key)).toEqual(reset)
         expect(await store.history(key, wide)).toEqual({ sessionId: 'transcript-2', messages: [] })
+      })
+
+      it('moves old entries to a past transcript, and keeps the newest and their pictures', async () => {
+        await store.accept(turn('a', { attachments: [picture('seen')] }))
+        await store.start('run-a', 2000)
+        await store.settle('run-a', completed({ message: reply('one'), contextTokens: 9, usage: NO_TOKENS }))
+        await store.append(key, reply('two'))
+        const compaction = await store.compactSession(key, { sessionId: 'past', keep: 2 })
+        expect(compaction).toEqual({ kept: 2, moved: 1 })
+        expect(await texts()).toEqual(['one', 'two'])
+        expect(await store.session(key)).toMatchObject({ sessionId: 'transcript-1', messageCount: 2, latest: 'two' })
+        expect((await store.session(key))?.contextTokens).toBeUndefined()
+        await store.append(key, reply('three'))
+        expect(await texts()).toEqual(['one', 'two', 'three'])
+        // Its run is forgotten; the transcript that was set aside still has the picture, until the session is gone.
+        await store.age(1, none)
+        const { sha256 } = picture('seen')
+        expect(await store.attachment(sha256)).toBeDefined()
+        await store.deleteSession(key)
+        expect(await store.attachment(sha256)).toBeUndefined()
+      })
+
+      it('moves nothing of a transcript that is short enough, and knows no session that is not there', async () => {
+        await store.append(key, reply('one'), { agentId: 'main', sessionId: 'transcript-1' })
+        expect(await store.compactSession(key, { sessionId: 'past', keep: 1 })).toEqual({ kept: 1, moved: 0 })
+        expect(await texts()).toEqual(['one'])
+        expect(await store.compactSession('agent:main:none', { sessionId: 'past', keep: 1 })).toBeUndefined()
+      })
+
+      it('parts no result of a tool from its call', async () => {
+        await store.append(key, reply('one'), { agentId: 'main', sessionId: 'transcript-1' })
+        await store.append(key, { ...reply('a call'), content: [{ type: 'toolCall', id: 'c' }] })
+        await store.append(key, { ...reply('a result'), role: 'toolResult' })
+        await store.append(key, reply('two'))
+        expect(await store.compactSession(key, { sessionId: 'past', keep: 2 })).toEqual({ kept: 1, moved: 3 })
+        expect(await texts()).toEqual(['two'])
       })
 
       it('makes the session on reset if it is new', async () => {

@@ -87,7 +87,9 @@ describe('methods', () => {
         'node.invoke.cancel',
         'node.invoke.request',
         'shutdown',
+        'talk.mode',
         'tick',
+        'voicewake.changed',
       ].toSorted(),
     )
     expect(operator.events).not.toContain('node.invoke.request')

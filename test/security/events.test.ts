@@ -25,6 +25,10 @@ const HEARD_WITH: Record<EventName, string> = {
   'device.pair.resolved': 'operator.pairing',
   'node.pair.requested': 'operator.pairing',
   'node.pair.resolved': 'operator.pairing',
+  'sessions.changed': 'operator.read',
+  'session.message': 'operator.read',
+  'talk.mode': 'everyone',
+  'voicewake.changed': 'everyone',
   'node.invoke.request': 'its node',
   'node.invoke.cancel': 'its node',
 }
@@ -34,8 +38,11 @@ const mayHear = (scopes: readonly string[], event: string): boolean => {
   return needed === 'everyone' || (needed !== 'its node' && isWorth(scopes, needed))
 }
 const OF_SESSIONS = new Set(['agent', 'chat'])
-/** Sent to one connection at its beginning, each minute, and when models send to each other (in a test of its own). */
-const ELSEWHERE = new Set(['connect.challenge', 'health', 'agent.message'])
+/**
+ * Sent to one connection at its beginning, each minute, when models send to each other, and to those who asked for it (in tests of
+ * their own).
+ */
+const ELSEWHERE = new Set(['connect.challenge', 'health', 'agent.message', 'sessions.changed', 'session.message'])
 
 const MINE = 'agent:main:mine'
 const OTHER = 'agent:main:other'
@@ -115,6 +122,8 @@ describe('every event', () => {
     await operator.request('node.invoke', command)
     for (const event of ['node.invoke.request', 'node.invoke.cancel'])
       await target.next((frame) => frame.event === event)
+    await operator.request('talk.mode', { enabled: true })
+    await operator.request('voicewake.set', { triggers: ['computer'] })
     ;(await gateway.connect()).socket.close()
     await operator.next(({ event }) => event === 'presence')
     await operator.next(({ event }) => event === 'tick')
@@ -172,6 +181,43 @@ describe('every event', () => {
       await peer.request('health')
       const states = peer.frames.filter(({ event }) => event === 'agent.message').map(({ payload }) => payload.state)
       expect([who, states]).toEqual([who, may ? ['delivered', 'started', 'replied', 'answered'] : []])
+    }
+  })
+
+  it('of what becomes of sessions reaches those who asked for it, of the sessions that they reach', async () => {
+    await using gateway = await startGateway({ config: { gateway: { limits: UNCOUNTED } } })
+    const operator = await gateway.connect()
+    const ears: { who: string; peer: Peer; heard: string[] }[] = []
+    for (const scopes of SCOPE_SETS) {
+      const isReader = isWorth(scopes, 'operator.read')
+      const peer = await gateway.connect({ scopes })
+      const asked = await peer.request('sessions.subscribe')
+      await peer.request('sessions.messages.subscribe', { key: OTHER })
+      expect([scopes, asked['ok']]).toEqual([scopes, isReader])
+      const heard = isReader
+        ? [`sessions.changed ${MINE}`, `sessions.changed ${OTHER}`, `session.message ${OTHER}`]
+        : []
+      ears.push({ who: `operator ${scopes}`, peer, heard })
+      ears.push({ who: `one who did not ask ${scopes}`, peer: await gateway.connect({ scopes }), heard: [] })
+      ears.push({ who: `node ${scopes}`, peer: await connectNode(gateway, scopes), heard: [] })
+    }
+    const token = await makeToken(operator, { scopes: ['operator.read'], sessions: [`${MINE}*`] })
+    const narrow = await gateway.connect({ scopes: undefined, auth: { token } })
+    await narrow.request('sessions.subscribe')
+    const refused = await narrow.request('sessions.messages.subscribe', { key: OTHER })
+    expect(refused['error'].details.code).toBe('SESSION_NOT_FOUND')
+    ears.push({ who: 'token for some sessions', peer: narrow, heard: [`sessions.changed ${MINE}`] })
+    for (const sessionKey of [MINE, OTHER]) {
+      await operator.request('chat.send', { sessionKey, message: 'hello', idempotencyKey: sessionKey })
+      await operator.next(endOf(sessionKey))
+    }
+    await operator.request('sessions.reset', { key: MINE })
+    for (const { who, peer, heard } of ears) {
+      await peer.request('health')
+      const about = peer.frames
+        .filter(({ event }) => event === 'sessions.changed' || event === 'session.message')
+        .map(({ event, payload }) => `${event} ${payload.sessionKey}`)
+      expect([who, [...new Set(about)].toSorted()]).toEqual([who, heard.toSorted()])
     }
   })
 

@@ -7,11 +7,12 @@ import { connectNode, isWorth, makeToken, SCOPE_SETS, UNCOUNTED } from './ground
 /** What each method needs, written down apart from the contract: who changes one has to change the other. */
 const NEEDED = {
   'operator.read':
-    'health status system-presence last-heartbeat logs.tail agent.identity.get agents.list agents.status models.list sessions.list sessions.digest sessions.preview agent.result chat.history chat.resume node.list node.describe chains.get chains.list messages.list messages.get usage.status usage.cost usage.by',
-  'operator.write': 'agent agent.wait chat.send chat.abort node.invoke tools.call',
+    'health status system-presence last-heartbeat logs.tail agent.identity.get agents.list agents.status models.list sessions.list sessions.digest sessions.preview agent.result chat.history chat.resume node.list node.describe chains.get chains.list messages.list messages.get usage.status usage.cost usage.by channels.status skills.status tts.status tts.providers voicewake.get question.list commands.list sessions.describe sessions.get sessions.subscribe sessions.messages.subscribe sessions.messages.unsubscribe',
+  'operator.write':
+    'agent agent.wait chat.send chat.abort node.invoke send browser.request tts.enable tts.disable tts.convert tts.setProvider voicewake.set talk.mode tools.call sessions.create sessions.send sessions.steer sessions.abort',
   'operator.admin':
-    'audit.entries config.get config.schema config.set config.patch config.apply sessions.resolve sessions.patch sessions.reset sessions.delete chat.inject exec.approvals.get exec.approvals.set tokens.create tokens.list tokens.revoke agents.files.list agents.files.get agents.files.set sessions.usage',
-  'operator.approvals': 'exec.approval.request exec.approval.resolve exec.approval.list',
+    'audit.entries config.get config.schema config.set config.patch config.apply sessions.resolve sessions.patch sessions.reset sessions.delete chat.inject exec.approvals.get exec.approvals.set tokens.create tokens.list tokens.revoke agents.files.list agents.files.get agents.files.set sessions.usage sessions.usage.timeseries sessions.usage.logs sessions.compact system-event exec.approvals.node.get exec.approvals.node.set channels.logout channels.start channels.stop poll skills.install skills.update update.run web.login.start web.login.wait wizard.start wizard.next wizard.cancel wizard.status',
+  'operator.approvals': 'exec.approval.request exec.approval.resolve exec.approval.list plugin.approval.list',
   'operator.pairing':
     'device.pair.list device.pair.approve device.pair.reject device.pair.remove device.token.rotate device.token.revoke node.pair.request node.pair.list node.pair.approve node.pair.reject node.pair.remove node.pair.verify node.rename',
 }
@@ -22,7 +23,7 @@ const TABLE = Object.entries(NEEDED).flatMap(([scope, methods]) =>
 )
 /** What a token for some sessions may call, if its scopes say so. */
 const BY_SESSION =
-  'chat.send chat.abort chat.history chat.resume sessions.list sessions.digest agent agent.wait agent.result exec.approval.resolve exec.approval.list'.split(
+  'chat.send chat.abort chat.history chat.resume sessions.list sessions.digest agent agent.wait agent.result exec.approval.resolve exec.approval.list sessions.describe sessions.get sessions.create sessions.subscribe sessions.messages.subscribe sessions.messages.unsubscribe sessions.send sessions.steer sessions.abort'.split(
     ' ',
   )
 

@@ -289,7 +289,21 @@ describe('usage', () => {
     expect(gone.sessionId).toBeUndefined()
     expect(main).toMatchObject({ key: 'agent:main:main', label: 'the first', usage: { missingCostEntries: 0 } })
     expect(main.usage.daily.map(({ date }: Frame) => date)).toEqual(['2026-11-20', '2026-11-21'])
-    expect(main.contextWeight.tokens).toBeGreaterThan(0)
+    expect(main).toMatchObject({ contextWeight: null, contextTokens: expect.any(Number) })
+    // In the words in which pages of the reference gateway look for them.
+    expect(main.usage).toMatchObject({
+      activityDates: ['2026-11-20', '2026-11-21'],
+      dailyBreakdown: main.usage.daily,
+      modelUsage: main.usage.models,
+      messageCounts: { total: 4, user: 2, assistant: 2, toolCalls: 0, toolResults: 0, errors: 0 },
+      toolUsage: { totalCalls: 0, uniqueTools: 0, tools: [] },
+    })
+    expect(all['aggregates']).toMatchObject({
+      messages: main.usage.messageCounts,
+      tools: main.usage.toolUsage,
+      byProvider: [{ provider: 'fake', count: 3, totals: all['totals'] }],
+      byChannel: [],
+    })
     expect(all['totals'].totalTokens).toBe(gone.usage.totalTokens + main.usage.totalTokens)
     expect(all['aggregates'].byAgent.map(({ agentId }: Frame) => agentId).toSorted()).toEqual(['main', 'writer'])
     const keysOf = async (params: object) =>
@@ -298,6 +312,31 @@ describe('usage', () => {
     expect(await keysOf({ startDate: '2026-11-21' })).toEqual(['agent:main:main'])
     expect(await keysOf({ limit: 1 })).toEqual(['agent:writer:gone'])
     expect(await keysOf({ endDate: '2026-11-19' })).toEqual([])
+  })
+
+  it('of a session is told answer by answer, with what was said and which tools were called', async () => {
+    await using gateway = await open()
+    const peer = await gateway.connect()
+    await ask(peer, 'one')
+    await ask(peer, '[[tool=agents_list args={}]]')
+    const { sessionId, points } = await answer(peer, 'sessions.usage.timeseries', { key: 'main' })
+    const { messages, ...history } = await answer(peer, 'chat.history', { sessionKey: 'main' })
+    expect(sessionId).toBe(history['sessionId'])
+    const used = messages.flatMap(({ usage }: Frame) => usage?.totalTokens ?? [])
+    expect(points.map(({ totalTokens }: Frame) => totalTokens)).toEqual(used)
+    expect(points.at(-1).cumulativeTokens).toBe(used.reduce((sum: number, tokens: number) => sum + tokens, 0))
+    const { logs } = await answer(peer, 'sessions.usage.logs', { key: 'main' })
+    expect(logs.map(({ role }: Frame) => role)).toEqual(messages.map(({ role }: Frame) => role))
+    expect(logs[0]).toEqual({ timestamp: messages[0].timestamp, role: 'user', content: 'one' })
+    expect(logs[3].content).toContain('[Tool: agents_list]')
+    expect(logs[4].content).toMatch(/^\[Tool: agents_list\]\n\[Tool Result\]\n/)
+    expect((await answer(peer, 'sessions.usage.logs', { key: 'main', limit: 1 })).logs).toEqual(logs.slice(-1))
+    const { aggregates } = await answer(peer, 'sessions.usage')
+    expect(aggregates.tools).toEqual({ totalCalls: 1, uniqueTools: 1, tools: [{ name: 'agents_list', count: 1 }] })
+    for (const what of ['timeseries', 'logs'])
+      expect((await errorOf(peer, `sessions.usage.${what}`, { key: 'never' }))['details'].code).toBe(
+        'SESSION_NOT_FOUND',
+      )
   })
 
   it('is refused for days that are none, and for a time that ends before it begins', async () => {
@@ -310,6 +349,10 @@ describe('usage', () => {
       { startDate: '2026-11-02', endDate: '2026-11-01' },
     ])
       expect((await errorOf(peer, 'sessions.usage', params))['details'].code).toBe('INVALID_PARAMS')
+    for (const params of [{ startDate: '2026-02-30' }, { startDate: '2026-11-02', endDate: '2026-11-01' }])
+      expect((await errorOf(peer, 'usage.cost', params))['message']).toMatch(
+        /^invalid usage.cost params: startDate is /,
+      )
     expect((await errorOf(peer, 'usage.cost', { days: 0 }))['details'].code).toBe('INVALID_PARAMS')
   })
 })

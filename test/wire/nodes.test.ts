@@ -42,6 +42,8 @@ async function start(options: TestGatewayOptions & { node?: string; graceMs?: nu
 }
 
 const KEY = 'agent:writer:main'
+/** Run programs on the machine of a node, or say which may be run there. */
+const OF_THE_SYSTEM = ['system.run', 'system.which', 'system.execApprovals.get', 'system.execApprovals.set']
 let turns = 0
 
 /** Gives the writer a turn; the id of its run. */
@@ -359,7 +361,7 @@ describe('a node', () => {
   it('does nothing else, and runs programs for administrators only', async () => {
     const gateway = await start()
     const writer = await gateway.connect({ scopes: ['operator.write'] })
-    const node = await connectAsNode(gateway, { commands: ['agent.run', 'system.run', 'system.which'] })
+    const node = await connectAsNode(gateway, { commands: ['agent.run', ...OF_THE_SYSTEM] })
     const nodeId = node.device.id
     const refused = async (params: object) => (await writer.request('node.invoke', params))['error']
     expect(await refused({ nodeId, ...invoke('made.up', 'k1') })).toEqual({
@@ -367,7 +369,7 @@ describe('a node', () => {
       details: { code: 'NODE_COMMAND_NOT_ALLOWED', reason: 'command not declared by node', command: 'made.up' },
     })
     expect((await refused({ nodeId, ...invoke('agent.run', 'k2') })).message).toBe('node command not allowed')
-    for (const command of ['system.run', 'system.which'])
+    for (const command of OF_THE_SYSTEM)
       expect((await refused({ nodeId, ...invoke(command, command) })).message).toBe('missing scope: operator.admin')
     expect(await refused({ nodeId: 'nope', ...invoke('made.up', 'k3') })).toEqual({
       ...{ code: 'UNAVAILABLE', message: 'node not connected', details: { code: 'NOT_CONNECTED' } },
@@ -378,6 +380,35 @@ describe('a node', () => {
     await node.finish(payload.id)
     expect((await answer)['ok']).toBe(true)
     expect(node.frames.filter(({ event }) => event === 'node.invoke.request')).toHaveLength(1)
+  })
+
+  it('is asked what may be run on it, and told what may be, by administrators', async () => {
+    const gateway = await start()
+    const admin = await gateway.connect()
+    const node = await connectAsNode(gateway, { commands: OF_THE_SYSTEM })
+    const nodeId = node.device.id
+    const file = { version: 1, defaults: { security: 'deny' } }
+    for (const [method, params, command, asks] of [
+      ['exec.approvals.node.get', { nodeId }, 'system.execApprovals.get', {}],
+      [
+        'exec.approvals.node.set',
+        { nodeId, file, baseHash: 'h1' },
+        'system.execApprovals.set',
+        { file, baseHash: 'h1' },
+      ],
+    ] as const) {
+      const answer = admin.request(method, params)
+      const asked = await node.asked()
+      expect([asked['command'], asked.params]).toEqual([command, asks])
+      const kept = { path: '/x', exists: true, hash: 'h2', file }
+      await node.finish(asked.id, kept)
+      expect((await answer)['payload']).toEqual(kept)
+    }
+    const elsewhere = await admin.request('exec.approvals.node.get', { nodeId: 'nope' })
+    expect(elsewhere['error'].details.code).toBe('NOT_CONNECTED')
+    const bare = await connectAsNode(gateway, { commands: ['agent.run'] })
+    const unable = await admin.request('exec.approvals.node.get', { nodeId: bare.device.id })
+    expect(unable['error'].details.code).toBe('NODE_COMMAND_NOT_ALLOWED')
   })
 
   it('hears the sessions it took, once each, and no others, until it lets go of them', async () => {

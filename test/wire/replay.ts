@@ -40,6 +40,13 @@ interface Circumstances extends StageOptions {
 const turn = (sessionKey: string, message: string, idempotencyKey: string) => ({ sessionKey, message, idempotencyKey })
 
 const CIRCUMSTANCES: { [file: string]: Circumstances } = {
+  catalog: {
+    agents: ['main', 'other'],
+    earlier: [
+      turn('agent:main:main', 'hi [[chunks=1]]', 'run-sk-agent:main:main'),
+      turn('agent:main:hist', 'first question [[chunks=3]]', 'run-hist-1'),
+    ],
+  },
   'chat-inject': { earlier: [turn('agent:main:hist', 'first question [[chunks=3]]', 'run-hist-1')] },
   'chat-reset-command': { earlier: [turn('agent:main:hist', 'first question [[chunks=3]]', 'run-hist-1')] },
   'connect-any-origin-other-client': { headers: { A: { origin: 'https://evil.example' } } },
@@ -57,7 +64,10 @@ const CIRCUMSTANCES: { [file: string]: Circumstances } = {
   errors: {
     unrecorded: { 'binary frame': Buffer.from('{"type":"req","id":"bin1","method":"last-heartbeat"}') },
   },
-  'health-status': { earlier: [turn('agent:main:main', 'hi [[chunks=1]]', 'run-sk-agent:main:main')] },
+  'health-status': {
+    agents: ['main', 'other'],
+    earlier: [turn('agent:main:main', 'hi [[chunks=1]]', 'run-sk-agent:main:main')],
+  },
   'life-kill-9': { isProcess: true },
   'life-shutdown': { isProcess: true, gateway: { drainSeconds: 1 } },
   'limit-slow-consumer': {

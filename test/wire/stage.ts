@@ -26,6 +26,8 @@ export interface Stage extends AsyncDisposable {
 export interface StageOptions {
   /** Members of `gateway` in its configuration. */
   gateway?: object | undefined
+  /** Its agents; otherwise one without a name in the configuration. */
+  agents?: string[] | undefined
   /** More sections of its configuration. */
   sections?: object | undefined
   /** Whether it has a process of its own. */
@@ -101,8 +103,8 @@ async function inProcess(folder: string, modelUrl: string, sections: object): Pr
   }
 }
 
-/** The configuration of the recordings: one agent, one model. */
-function configOf(modelUrl: string, folder: string, { gateway, sections }: StageOptions) {
+/** The configuration of the recordings: one agent unless told otherwise, one model. */
+function configOf(modelUrl: string, folder: string, { gateway, agents, sections }: StageOptions) {
   const workspace = join(folder, 'workspace')
   mkdirSync(workspace)
   return {
@@ -136,6 +138,7 @@ function configOf(modelUrl: string, folder: string, { gateway, sections }: Stage
         skipBootstrap: true,
         heartbeat: { every: '0m' },
       },
+      ...(agents && { list: agents.map((id) => ({ id, workspace })) }),
     },
     discovery: { mdns: { mode: 'off' } },
     update: { checkOnStart: false },

@@ -65,9 +65,13 @@ READING = frozenset({
     "agents.list", "models.list", "sessions.list", "sessions.preview", "sessions.resolve", "chat.history", "chat.resume",
     "agent.result", "agents.status", "agents.files.list", "agents.files.get", "sessions.digest", "sessions.usage",
     "chains.get", "chains.list", "messages.list", "messages.get", "usage.status", "usage.cost", "usage.by",
+    "channels.status", "skills.status", "tts.status", "tts.providers", "tts.disable", "question.list",
+    "plugin.approval.list", "voicewake.get", "commands.list", "sessions.subscribe", "sessions.describe",
+    "sessions.get", "sessions.messages.subscribe", "sessions.messages.unsubscribe", "sessions.usage.timeseries",
+    "sessions.usage.logs", "exec.approvals.node.get",
 })
 # Methods that are done once for each idempotency key, however often they are sent.
-KEYED = frozenset({"chat.send", "agent", "node.invoke"})
+KEYED = frozenset({"chat.send", "sessions.send", "sessions.steer", "agent", "node.invoke"})
 
 # What to do about a refused `connect`, by `details.code`.
 ADVICE = {
