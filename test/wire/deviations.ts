@@ -1144,7 +1144,8 @@ export const SKIPPED: Pick<Deviation, 'file' | 'where' | 'reason'>[] = [
 export const skips = (file: string, where: string): (typeof SKIPPED)[number] | undefined =>
   SKIPPED.find((row) => explains(row, file, { where, kind: 'missing' }))
 
-const pattern = (text: string): RegExp =>
+/** A text in which `*` stands for anything. */
+export const pattern = (text: string): RegExp =>
   new RegExp(`^${text.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*')}$`, 's')
 
 /** Whether a row is about a difference. */
