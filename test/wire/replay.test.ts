@@ -48,6 +48,18 @@ describe.skipIf(absent)(`a recorded conversation${absent ? ` (${absent})` : ''}`
   })
 })
 
+/** A row of the guarantees, of the deployment's acceptance list, a decision, or a fact of the wire. */
+const PROMISE =
+  /^(G([1-9]|1\d|2[01])|T([1-9]|[12]\d|3\d)|Z([1-9]|1[0-2])|Settled: [GT]\d+|Decided: .+|0\.[1-8] of the wire|section ([1-9]|1[01]) of the (wire|guarantees))$/
+
+describe('each deviation', () => {
+  it('gives a reason, and names the promise behind it', () => {
+    const parts = DEVIATIONS.flatMap(({ guarantee }) => guarantee.replace(/, (Here|\d( and \d)?)$/, '').split(', '))
+    expect(parts.filter((part) => !PROMISE.test(part))).toEqual([])
+    expect(DEVIATIONS.filter(({ reason }) => !/^\S.{9,}\.$/s.test(reason))).toEqual([])
+  })
+})
+
 describe.skipIf(absent)('the list of deviations', () => {
   it('has no row that explains nothing any more', ({ skip }) => {
     if (played.size < CONVERSATIONS.length + EXCHANGES.length) skip('only when every conversation was replayed')
