@@ -1,9 +1,9 @@
 /** The table of `SECURITY.md`: each threat has its row, and each row a test that is there. */
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import { suites } from '../long/suites.ts'
+import { namesIn, problemOf } from '../support/named-test.ts'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const THREATS = Array.from({ length: 39 }, (_, index) => `T${index + 1}`)
@@ -29,26 +29,6 @@ function read(text: string): { rows: Row[]; stray: string[] } {
     rows.push({ id, attack, deed, tests })
   }
   return { rows, stray }
-}
-
-/** The names that a file gives its tests, as they stand in its text; not those that are skipped. */
-function namesIn(source: string): string[] {
-  const calls =
-    /(?:\b(?:it|test|describe)((?:\.\w+)*)|\))\(\s*(?:'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)"|`((?:\\.|[^`\\])*)`)/g
-  return [...source.matchAll(calls)].flatMap(([, how = '', ...forms]) =>
-    /\.(skip|todo)\b/.test(how) ? [] : [forms.find((form) => form !== undefined)!.replace(/\\(['"`])/g, '$1')],
-  )
-}
-
-/** What is wrong with the name of a test, if anything. */
-function problemOf(name: string): string | undefined {
-  const [, suite] = /^npm run test:long -- (\S+)$/.exec(name) ?? []
-  if (suite !== undefined) return Object.hasOwn(suites, suite) ? undefined : `there is no long suite ${suite}`
-  const [, file, words] = /^(test\/\S+\.test\.ts) › (.+)$/.exec(name) ?? []
-  if (file === undefined || words === undefined) return `this names no test: ${name}`
-  if (!existsSync(join(root, file))) return `there is no file ${file}`
-  const isThere = namesIn(readFileSync(join(root, file), 'utf8')).some((title) => title.includes(words))
-  return isThere ? undefined : `no test of ${file} has these words in its name: ${words}`
 }
 
 describe('the table of SECURITY.md', () => {

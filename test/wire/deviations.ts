@@ -468,7 +468,7 @@ export const DEVIATIONS: Deviation[] = [
     file: 'chat-bare-key-mismatch',
     where: 'A chat.history 3 › payload.*',
     reason: 'What was sent to a bare key is read by it.',
-    guarantee: '0.4 of the wire, section 7 Here',
+    guarantee: '0.4 of the wire, section 7 of the wire, Here',
   },
 
   // Commands and tools.
@@ -521,7 +521,7 @@ export const DEVIATIONS: Deviation[] = [
     where: 'A connect 1 › error.details.recommendedNextStep',
     kind: 'extra',
     reason: 'Who sends nothing is told what to send.',
-    guarantee: 'bad input gets an error that says what to do',
+    guarantee: 'section 11 of the wire',
   },
 
   // Requests that do not fit.
@@ -930,7 +930,7 @@ export const DEVIATIONS: Deviation[] = [
     where: '* exec.approvals.get * › payload.file.socket',
     kind: 'missing',
     reason: 'There is no companion that listens on a socket.',
-    guarantee: 'T18',
+    guarantee: 'section 8 of the wire',
   },
 
   // Scopes.
@@ -1232,7 +1232,8 @@ export const SKIPPED: Pick<Deviation, 'file' | 'where' | 'reason'>[] = [
 export const skips = (file: string, where: string): (typeof SKIPPED)[number] | undefined =>
   SKIPPED.find((row) => explains(row, file, { where, kind: 'missing' }))
 
-const pattern = (text: string): RegExp =>
+/** A text in which `*` stands for anything. */
+export const pattern = (text: string): RegExp =>
   new RegExp(`^${text.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*')}$`, 's')
 
 /** Whether a row is about a difference. */

@@ -18,7 +18,7 @@ import { PACE, type Stage, type StageOptions, startStage } from './stage.ts'
 import { type Difference, type Equivalents, isName } from './values.ts'
 
 /** How long a frame that was recorded is waited for, in milliseconds. */
-const PATIENCE_MS = 4_000
+const PATIENCE_MS = 15_000
 /** Silence before a client's frame from which on the recording waited for everything to be over, in milliseconds. */
 const PAUSE_MS = 1_000
 const BARRIER = 'replay-barrier'

@@ -96,6 +96,29 @@ describe('chat.send', () => {
   })
 })
 
+describe('two sessions', () => {
+  /** Which of two runs did what, in order, as somebody hears it who sent neither. */
+  async function order(agents?: object): Promise<string> {
+    await using gateway = await startFakeGateway(agents && { config: { agents } })
+    const [sender, other] = [await gateway.connect(), await gateway.connect({ scopes: ['operator.read'] })]
+    for (const key of ['one', 'two']) await send(sender, key, 'hi [[chunks=12 gap=20]]', { sessionKey: key })
+    for (const key of ['one', 'two']) await other.next(endOf(key))
+    return other.frames
+      .filter(({ payload }) => payload?.stream === 'lifecycle')
+      .map(({ payload }) => `${payload.runId} ${payload.data.phase}`)
+      .join(', ')
+  }
+
+  it('are answered beside each other, and heard by everybody who may read', async () => {
+    expect(await order()).toMatch(/^one start, two start, .* end, .* end$/)
+  })
+
+  it('are answered one behind the other where only one run may be under way', async () => {
+    const defaults = { model: { primary: 'fake/fake-1' }, maxConcurrent: 1 }
+    expect(await order({ defaults })).toBe('one start, one end, two start, two end')
+  })
+})
+
 describe('an idempotency key', () => {
   it('that is running answers in_flight, and after the end ok', async () => {
     await using gateway = await startFakeGateway()
