@@ -12,6 +12,7 @@ export interface FormSchema {
   [keyword: string]: unknown
 }
 
+/** Objects first: of them a form can show the most. */
 const TYPES = ['object', 'array', 'string', 'number', 'boolean', 'null']
 const anyType = (first: string): string[] => [first, ...TYPES.filter((type) => type !== first)]
 /** What a Record says its names are: any. */
@@ -25,8 +26,11 @@ export function formSchema(schema: TSchema): FormSchema {
     items?: TSchema
     usually?: string
   }
+  const types = anyOf?.map((each) => (each as { type?: string }).type)
   // Keywords of one type mean nothing for values of another, so alternatives of different types are one node.
-  if (anyOf) return formSchema(Object.assign({}, ...anyOf, rest, { type: typesOf(anyOf) }))
+  if (types && !types.includes(undefined) && new Set(types).size === types.length)
+    return formSchema(Object.assign({}, ...anyOf!, rest, { type: TYPES.filter((type) => types.includes(type)) }))
+  if (anyOf) return { ...rest, anyOf: anyOf.map(formSchema) }
   const node: FormSchema = { ...rest }
   if (node.type === undefined && node['enum'] === undefined) {
     node.type = anyType(usually === undefined || usually === 'objects' ? 'object' : usually)
@@ -44,11 +48,3 @@ export function formSchema(schema: TSchema): FormSchema {
 
 const mapped = (schemas: { [name: string]: TSchema }): { [name: string]: FormSchema } =>
   Object.fromEntries(Object.entries(schemas).map(([name, of]) => [name, formSchema(of)]))
-
-/** Of alternatives, objects first: of them a form can show the most. */
-function typesOf(alternatives: TSchema[]): string[] {
-  const types = alternatives.map((each) => (each as { type?: string }).type)
-  if (types.includes(undefined) || new Set(types).size < types.length)
-    throw new Error(`alternatives of the same type are no single node: ${JSON.stringify(alternatives)}`)
-  return TYPES.filter((type) => types.includes(type))
-}
