@@ -21,6 +21,7 @@ export interface ConfigForm {
   uiHints: { [path: string]: { sensitive: true } }
 }
 
+/** Objects first: of them a form can show the most. */
 const TYPES = ['object', 'array', 'string', 'number', 'boolean', 'null']
 const anyType = (first: string): string[] => [first, ...TYPES.filter((type) => type !== first)]
 /** What a map says its names are, where they may be any. */
@@ -38,8 +39,11 @@ export function formOf(file: TSchema): ConfigForm {
       items?: TSchema
       usually?: string
     }
+    const types = anyOf?.map((each) => (each as { type?: string }).type)
     // Keywords of one type mean nothing for values of another, so alternatives of different types are one node.
-    if (anyOf) return nodeOf(Object.assign({}, ...anyOf, rest, { type: typesOf(anyOf) }), path)
+    if (types && !types.includes(undefined) && new Set(types).size === types.length)
+      return nodeOf(Object.assign({}, ...anyOf!, rest, { type: TYPES.filter((type) => types.includes(type)) }), path)
+    if (anyOf) return { ...rest, anyOf: anyOf.map((each) => nodeOf(each, path)) }
     const node: FormSchema = { ...rest }
     if (node.type === undefined && node['enum'] === undefined) {
       node.type = anyType(usually === undefined || usually === 'objects' ? 'object' : usually)
@@ -62,12 +66,4 @@ export function formOf(file: TSchema): ConfigForm {
 
   const schema = { $schema: 'http://json-schema.org/draft-07/schema#', ...nodeOf(file, []) }
   return { schema, uiHints }
-}
-
-/** Of alternatives, objects first: of them a form can show the most. */
-function typesOf(alternatives: TSchema[]): string[] {
-  const types = alternatives.map((each) => (each as { type?: string }).type)
-  if (types.includes(undefined) || new Set(types).size < types.length)
-    throw new Error(`alternatives of the same type are no single node: ${JSON.stringify(alternatives)}`)
-  return TYPES.filter((type) => types.includes(type))
 }

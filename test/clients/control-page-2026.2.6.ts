@@ -44,6 +44,14 @@ const TABS: { [tab: string]: RegExp[] } = {
   logs: [/info\s+gateway\s+listening; /],
 }
 
+const PARTS_OF_AGENTS: { [part: string]: RegExp } = {
+  Files: /SOUL\.md/,
+  Tools: /sessions_send/,
+  Skills: /No skills found/i,
+  Channels: /No channels found/i,
+  'Cron Jobs': /No jobs assigned/i,
+}
+
 async function open(): Promise<Session> {
   const client = installClient('openclaw-2026.2.6')
   const pictures = join(client, 'pictures')
@@ -91,6 +99,13 @@ async function open(): Promise<Session> {
     }
   }
   const wentWell = () => assert.deepEqual(wire.problems, [])
+  /** Nothing was refused, and nothing on the page looks as if. */
+  async function wentWellOn(): Promise<void> {
+    wentWell()
+    assert.doesNotMatch(await textOf(), /\bundefined\b|\bNaN\b|Invalid Date|\[object Object\]|unknown method|Error:/)
+    const alarms = page.locator('.callout.danger:visible, .cfg-field--error:visible')
+    assert.deepEqual(await alarms.allInnerTexts(), [])
+  }
   const picture = (name: string) => page.screenshot({ path: join(pictures, `${name}.png`), fullPage: true })
 
   const commands: Command[] = [
@@ -160,6 +175,24 @@ async function open(): Promise<Session> {
         wentWell()
       },
     },
+    {
+      name: 'an answer that fails says why',
+      async run() {
+        await send('no [[fail=401]]')
+        await page.locator('.callout.danger', { hasText: 'fake failure 401' }).waitFor()
+        await stopButton.waitFor({ state: 'detached' })
+      },
+    },
+    {
+      name: 'a tool that is used',
+      async run() {
+        await send('whom [[tool=agents_list args={}]]')
+        await page.locator('.chat-tool-card', { hasText: 'agents_list' }).first().waitFor()
+        await stopButton.waitFor({ state: 'detached' })
+        assert.match(await answers.last().innerText(), /"you":"main"/)
+        wentWell()
+      },
+    },
     ...Object.entries(TABS).map(([tab, shows]) => ({
       name: tab,
       async run() {
@@ -171,14 +204,51 @@ async function open(): Promise<Session> {
           await wire.settled()
         }
         await picture(tab)
-        const text = await textOf()
-        wentWell()
-        assert.doesNotMatch(text, /\bundefined\b|\bNaN\b|Invalid Date|\[object Object\]|unknown method|Error:/)
-        for (const words of shows) assert.match(text, words)
-        const alarms = page.locator('.callout.danger:visible, .cfg-field--error:visible')
-        assert.deepEqual(await alarms.allInnerTexts(), [])
+        await wentWellOn()
+        for (const words of shows) assert.match(await textOf(), words)
       },
     })),
+    {
+      name: 'agents: files, tools, skills, channels, cron jobs',
+      async run() {
+        wire.problems.length = 0
+        await page.locator('a[href="/agents"]').click()
+        for (const [part, shows] of Object.entries(PARTS_OF_AGENTS)) {
+          await page.locator('.agent-tab', { hasText: part }).click()
+          await wire.settled()
+          await picture(`agents, ${part}`)
+          assert.match(await textOf(), shows)
+          await wentWellOn()
+        }
+      },
+    },
+    {
+      name: 'sessions: a label',
+      async run() {
+        await page.locator('a[href="/sessions"]').click()
+        const label = page.locator('input[placeholder="(optional)"]').first()
+        await label.fill('a label')
+        await label.press('Tab')
+        await wire.settled()
+        const { payload } = await other.request('sessions.list', {})
+        assert.deepEqual(payload.sessions.map((each: { label?: string }) => each.label ?? '').toSorted(), [
+          '',
+          'a label',
+        ])
+        wentWell()
+      },
+    },
+    {
+      name: 'New session begins anew',
+      async run() {
+        await page.locator('a[href="/chat"]').click()
+        await page.getByText('grow [[chunks=30 gap=100]]').waitFor()
+        await page.getByRole('button', { name: 'New session' }).click()
+        await page.getByText('grow [[chunks=30 gap=100]]').waitFor({ state: 'detached' })
+        await stopButton.waitFor({ state: 'detached' })
+        wentWell()
+      },
+    },
     {
       name: 'comes back by itself after the gateway was killed',
       async run() {
