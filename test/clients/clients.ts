@@ -1,5 +1,5 @@
 /** Every client that is tried, in the order of the table. */
 import type { Client } from './client.ts'
-import { FRAMES } from './frames.ts'
+import { publishedFrames } from './frames.ts'
 
-export const CLIENTS: Client[] = [FRAMES]
+export const CLIENTS: Client[] = [publishedFrames]
