@@ -1,9 +1,9 @@
 /** Every client that is tried, in the order of the table. */
 import type { Client } from './client.ts'
 import { controlPage26 } from './control-page-2026.2.6.ts'
-import { FRAMES } from './frames.ts'
+import { publishedFrames } from './frames.ts'
 import { kurultaiClients } from './kurultai/clients.ts'
 import { openaiPackage } from './openai.ts'
 import { openclaw26 } from './openclaw-2026.2.6.ts'
 
-export const CLIENTS: Client[] = [openclaw26, controlPage26, FRAMES, ...kurultaiClients, openaiPackage]
+export const CLIENTS: Client[] = [openclaw26, controlPage26, publishedFrames, ...kurultaiClients, openaiPackage]

@@ -40,7 +40,7 @@ const PARAMS: { [method: string]: object } = {
 /** Asked in their own place, or never: they would change what the others are asked of. */
 const APART = new Set(['device.token.rotate', 'device.token.revoke', 'device.pair.remove', 'sessions.delete'])
 
-export const FRAMES: Client = {
+export const publishedFrames: Client = {
   name: '@openclaw/gateway-protocol',
   version: '2026.9.1',
   protocol: '4',
