@@ -19,6 +19,7 @@ const PACKAGES = [
     file: '/usr/lib/python3/dist-packages/websockets/__init__.py',
     suite: 'the Python script of the documented wire',
   },
+  { name: 'python3-yaml', file: '/usr/lib/python3/dist-packages/yaml/__init__.py', suite: 'the compose file' },
 ]
 
 const run = (command, rest, options = {}) =>
