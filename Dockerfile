@@ -15,6 +15,11 @@ COPY src ./src
 RUN node tools/build.mjs
 
 FROM ${NODE_IMAGE}
+# Debian packages for health checks and tool servers of yours: --build-arg PACKAGES="curl git"
+ARG PACKAGES=""
+RUN if [ -n "$PACKAGES" ]; then \
+    apt-get update && apt-get install -y --no-install-recommends $PACKAGES && rm -rf /var/lib/apt/lists/* /var/cache/apt/*; \
+  fi
 LABEL org.opencontainers.image.title="kurultai-gateway" \
   org.opencontainers.image.description="A gateway for agents: an actor-model message broker that speaks the OpenClaw gateway's wire and never loses a turn." \
   org.opencontainers.image.version="0.1.0" \

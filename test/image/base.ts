@@ -37,7 +37,7 @@ export function makeBase(images: Images, image: string, folder: string): void {
     rmSync(rootfs, { recursive: true })
   }
   const { name } = images.open(image)
-  images.run(['run', name, '--', 'npm', 'view', 'ws', 'version'], {
+  images.run(['run', name, '--', 'npm', 'view', '--fetch-retries=0', 'ws', 'version'], {
     onFailure: (said) => new Unable(`a container cannot be run here, or does not reach the registry of npm: ${said}`),
   })
 }

@@ -1,7 +1,7 @@
 /** The image at work, in a network that leads nowhere: as process 1, on a volume, under a configuration it cannot write. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { chownSync, copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chownSync, copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -65,6 +65,11 @@ async function serves(model: ModelServer, { check }: Checks): Promise<void> {
   await check('its HEALTHCHECK is well, too', async () => {
     assert.equal((await container.exec(image.settings.Healthcheck.Test.slice(1))).status, 0)
   })
+  if (existsSync(join(image.rootfs, 'usr/bin/curl')))
+    await check("so is Kurultai's own, with the package curl", async () => {
+      const { status, said } = await container.exec(['curl', '-f', 'http://localhost:18789/health'])
+      assert.equal(status, 0, said)
+    })
   await check('it listens beyond loopback, for those who have the token', async () => {
     const stranger = await openPeer('ws://10.11.12.13:18789/')
     const { ok, error } = await stranger.request('connect', { ...CONNECT, auth: { token: 'another-token-0123456789' } })
