@@ -30,6 +30,7 @@ const PACKAGES = [
     file: '/usr/lib/python3/dist-packages/aiohttp/__init__.py',
     suite: 'the health tests and the delegation client of Kurultai',
   },
+  { name: 'python3-yaml', file: '/usr/lib/python3/dist-packages/yaml/__init__.py', suite: 'the compose file' },
 ]
 
 const run = (command, rest, options = {}) =>

@@ -1,8 +1,11 @@
 /** The configuration file: what it holds now, and the only way in which the gateway writes it. */
 import { createHash } from 'node:crypto'
 import {
+  accessSync,
   closeSync,
+  constants,
   copyFileSync,
+  existsSync,
   fsyncSync,
   openSync,
   readFileSync,
@@ -173,6 +176,8 @@ function textOf(file: string): string | undefined {
 function save(file: string, text: string): void {
   const fresh = `${file}.${process.pid}.new`
   try {
+    // Whoever made it read-only does not mean it to be replaced either, which its folder alone decides.
+    if (existsSync(file)) accessSync(file, constants.W_OK)
     const handle = openSync(fresh, 'w', 0o600)
     try {
       // Not writeSync: on a disk that is nearly full it writes a part, and says so in its result only.
@@ -187,7 +192,7 @@ function save(file: string, text: string): void {
     rmSync(fresh, { force: true })
     throw new GatewayError(
       'CONFIG_UNWRITABLE',
-      `the configuration file cannot be written (${codeOf(error)}); make its folder writable for the gateway, or edit the file itself`,
+      `the configuration file cannot be written (${codeOf(error)}); make it and its folder writable for the gateway, or edit the file itself`,
     )
   }
   syncFolder(path.dirname(file))

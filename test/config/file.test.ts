@@ -185,6 +185,16 @@ describe('the configuration file', () => {
     expect(said).toBe(process.getuid?.() === 0 ? 'written' : 'CONFIG_UNWRITABLE')
     expect(readdirSync(folder).filter((name) => name.endsWith('.new'))).toEqual([])
   })
+
+  it('that is read-only is not replaced by another one either, although its folder would allow it', () => {
+    const config = open()
+    const { hash } = config.show()
+    chmodSync(file(), 0o400)
+    const said = codeOf(() => config.patch("{ logging: { level: 'debug' } }", hash))
+    // The superuser may write anyway.
+    expect(said).toBe(process.getuid?.() === 0 ? 'written' : 'CONFIG_UNWRITABLE')
+    expect(text() === TEXT).toBe(said === 'CONFIG_UNWRITABLE')
+  })
 })
 
 describe('a change that lets more in or out', () => {
