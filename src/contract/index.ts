@@ -5,6 +5,7 @@ import type { EventBlock, MethodBlock, ParamsOf, PayloadOf, ResultOf, Role } fro
 import { chains } from './chains.ts'
 import { chat, chatEvents } from './chat.ts'
 import { config } from './config.ts'
+import { cron, cronEvents } from './cron.ts'
 import { deviceEvents, devices } from './devices.ts'
 import { messageEvents, messages } from './messages.ts'
 import { nodeEvents, nodes } from './nodes.ts'
@@ -15,10 +16,18 @@ import { usage } from './usage.ts'
 
 export const METHODS = {
   ...{ ...system, ...config, ...agents, ...agentFiles, ...sessions, ...chat },
-  ...{ ...chains, ...messages, ...usage, ...approvals, ...devices, ...nodes, ...tokens },
+  ...{ ...chains, ...messages, ...usage, ...approvals, ...devices, ...nodes, ...tokens, ...cron },
 }
 export const EVENTS = {
-  ...{ ...systemEvents, ...chatEvents, ...messageEvents, ...approvalEvents, ...deviceEvents, ...nodeEvents },
+  ...{
+    ...systemEvents,
+    ...chatEvents,
+    ...messageEvents,
+    ...approvalEvents,
+    ...deviceEvents,
+    ...nodeEvents,
+    ...cronEvents,
+  },
 }
 
 export type MethodName = keyof typeof METHODS

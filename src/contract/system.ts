@@ -25,13 +25,6 @@ export const system = {
     params: Type.Object({}),
     result: Type.Array(Open),
   }),
-  'last-heartbeat': method({
-    summary: 'The last heartbeat of an agent, or null.',
-    scope: 'operator.read',
-    unknown: 'ignored',
-    params: Type.Object({}),
-    result: Type.Null(),
-  }),
   'logs.tail': method({
     summary: 'The newest lines of the log, or those after a cursor.',
     scope: 'operator.read',
