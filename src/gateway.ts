@@ -19,6 +19,7 @@ import { createChains } from './broker/chains.ts'
 import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createHealth, type Health } from './broker/health.ts'
+import { createHeartbeats, type Heartbeats } from './broker/heartbeats.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
 import { createLineage } from './broker/lineage.ts'
@@ -30,6 +31,7 @@ import { createPrompt } from './broker/prompt.ts'
 import { quotasOf } from './broker/quotas.ts'
 import { createReplay, type Replay } from './broker/replay.ts'
 import { createRuns, type Runs } from './broker/runs.ts'
+import { createSchedules, type Schedules } from './broker/schedules.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
 import { createStandby, type Standby } from './broker/standby.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
@@ -42,7 +44,7 @@ import { openConfigFile } from './config/file.ts'
 import type { ConfigSource } from './config/load.ts'
 import { nearest } from './config/reading.ts'
 import { FileSchema } from './config/schema.ts'
-import { identity, systemPrompt } from './config/workspace.ts'
+import { checklist, identity, systemPrompt } from './config/workspace.ts'
 import { listFiles, readFile, writeFile } from './config/workspace-files.ts'
 import { holds } from './contract/scopes.ts'
 import type { Logger } from './logging.ts'
@@ -126,6 +128,8 @@ interface Rooms {
   mailbox: Mailbox
   standby: Standby
   toolServers: ToolServers
+  schedules: Schedules
+  heartbeats: Heartbeats
   devices: Devices
   tokens: Tokens
   attempts: Attempts
@@ -214,12 +218,15 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, health, replay, mailbox, standby, toolServers } = rooms!
+          const { turns, health, replay, mailbox, standby, toolServers, schedules, heartbeats } = rooms!
           toolServers.start()
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
           const settled = { ...(await turns.recover()), answers: await mailbox.recover() }
+          const { jobs, ...left } = await schedules.recover()
+          if (Object.values(left).some((count) => count > 0)) log.info({ jobs, ...left }, 'took up the jobs')
+          await heartbeats.start()
           if (Object.values(settled).some((count) => count > 0)) log.info(settled, 'settled what the last process left')
           standby.start()
           await health.refresh()
@@ -247,6 +254,8 @@ export function createGateway(options: GatewayOptions): Gateway {
           rooms?.pairings.stop()
           rooms?.nodes.stop()
           rooms?.mailbox.stop()
+          rooms?.schedules.stop()
+          rooms?.heartbeats.stop()
           rooms?.standby.stop()
           await rooms?.replay.flush()
           await rooms?.attempts.sweep()
@@ -399,6 +408,19 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       now,
     })
+    const heartbeats = createHeartbeats({
+      ...{ agents, store, turns, runs, sessions, hub, log, now },
+      checklistOf: (agentId) => {
+        const agent = agents.get(agentId)
+        return agent && checklist(agent, config.agents.bootstrapMaxChars, refusedFile(agentId))
+      },
+    })
+    const schedules = createSchedules({
+      ...{ store, agents, turns, runs, hub, log, now },
+      onUrgent: ({ agentId, sessionKey }, reason) => heartbeats.wake(agentId, sessionKey, reason),
+      isOn: config.cron.enabled,
+      maxConcurrent: config.cron.maxConcurrentRuns,
+    })
     const lineage = createLineage({ store })
     const activity = createActivity({
       runs,
@@ -414,6 +436,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       store,
       path: basename(databasePath),
       now,
+      heartbeats,
       modelOf: (id) => prompt.modelOf(id, undefined),
       problem: () => (seeking ? 'the disk is full: no turn is taken until there is space' : undefined),
     })
@@ -467,6 +490,8 @@ export function createGateway(options: GatewayOptions): Gateway {
           return { standingInFor: standby.standingInFor(agentId), ...(replacedBy !== undefined && { replacedBy }) }
         },
         mailbox,
+        schedules,
+        heartbeats,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configSchema: FileSchema,
         version,
@@ -578,7 +603,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, mailbox, standby, toolServers },
+      ...{ store, runs, sessions, supervisor, turns, mailbox, standby, toolServers, schedules, heartbeats },
       ...{ devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, api, hub, health, presence, listener, replay, audit },
     }
@@ -595,13 +620,12 @@ export function createGateway(options: GatewayOptions): Gateway {
   function instructionsOf(directory: Agents) {
     return (agentId: string) => {
       const agent = directory.get(agentId)
-      return agent === undefined
-        ? ''
-        : systemPrompt(agent, config.agents.bootstrapMaxChars, (file, why) =>
-            log.warn({ agentId, file, why }, 'a workspace file is not used'),
-          )
+      return agent === undefined ? '' : systemPrompt(agent, config.agents.bootstrapMaxChars, refusedFile(agentId))
     }
   }
+
+  const refusedFile = (agentId: string) => (file: string, why: string) =>
+    log.warn({ agentId, file, why }, 'a workspace file is not used')
 
   function housekeeping({
     hub,

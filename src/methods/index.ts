@@ -6,6 +6,7 @@ import { type ApprovalsNeeds, approvalMethods } from './approvals.ts'
 import { type ChainsNeeds, chainMethods } from './chains.ts'
 import { type ChatNeeds, chatMethods } from './chat.ts'
 import { type ConfigNeeds, configMethods } from './config.ts'
+import { type CronNeeds, cronMethods } from './cron.ts'
 import { type DevicesNeeds, deviceMethods } from './devices.ts'
 import { type FilesNeeds, fileMethods } from './files.ts'
 import { type MessagesNeeds, messageMethods } from './messages.ts'
@@ -20,6 +21,7 @@ export type MethodNeeds = AgentsNeeds &
   ChainsNeeds &
   ChatNeeds &
   ConfigNeeds &
+  CronNeeds &
   FilesNeeds &
   MessagesNeeds &
   SessionsNeeds &
@@ -44,5 +46,6 @@ export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
     ...nodeMethods(needs),
     ...tokenMethods(needs),
     ...approvalMethods(needs),
+    ...cronMethods(needs),
   }
 }

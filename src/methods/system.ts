@@ -25,7 +25,6 @@ export function systemMethods({ health, presence, config, audit }: SystemNeeds):
     health: async ({ probe }) => (probe ? await health.refresh() : health.current()),
     status: () => health.status(),
     'system-presence': () => presence.list(),
-    'last-heartbeat': () => null,
     'audit.list': ({ kind, limit = AUDITED }) => ({
       entries: audit.list({ kind, limit }).map((entry) => ({ ...entry })),
     }),

@@ -30,6 +30,10 @@ const VOLATILE = new Set([
     'approvedAtMs',
     'connectedAtMs',
     'issuedAtMs',
+    'updatedAtMs',
+    'anchorMs',
+    'runAtMs',
+    'nextRunAtMs',
   ],
   ...['durationMs', 'uptimeMs', 'age', 'seq', 'connId', 'nonce', 'host', 'ip', 'path', 'configPath', 'stateDir'],
   ...[
@@ -46,7 +50,7 @@ const VOLATILE = new Set([
   ...['deviceToken', 'publicKey', 'presence', 'health', 'count'],
 ])
 /** Ids that a gateway makes: the same where they were the same, different where they were different. */
-const IDS = new Set(['sessionId', 'requestId', 'messageId'])
+const IDS = new Set(['sessionId', 'requestId', 'messageId', 'jobId'])
 /** Times that are said more than once of one run: then they are the same. */
 const REPEATED = new Set(['startedAt', 'endedAt', 'acceptedAt'])
 /** Lists of whatever there is: each element looks like one of those recorded. */
@@ -147,6 +151,7 @@ export function compare(
     if (Array.isArray(then) && Array.isArray(now)) return list(then, now, where, key, run)
     if (IDS.has(key)) return identity(`${key} ${then}`, String(now), then, now, where)
     if (key === 'id' && / node\.invoke\./.test(where)) return identity(`${key} ${then}`, String(now), then, now, where)
+    if (key === 'id' && / cron\./.test(where)) return identity(`jobId ${then}`, String(now), then, now, where)
     if (REPEATED.has(key)) return identity(`${key} ${run} ${then}`, String(now), then, now, where)
     if (typeof then === 'string' && /^<DEVICE_ID_\d+>$/.test(then)) return identity(then, String(now), then, now, where)
     if (VOLATILE.has(key) || isPlaceholder(then)) return
@@ -240,6 +245,10 @@ function partsOf(conn: string, frames: Frame[], names: Names): Parts {
     const { type, event, payload } = frame
     if (type === 'res') {
       add(answerName(conn, frame, names), frame)
+      continue
+    }
+    if (event === 'cron') {
+      add(`${conn} cron ${payload.action}`, frame)
       continue
     }
     if (event !== 'agent' && event !== 'chat') {

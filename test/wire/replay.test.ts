@@ -8,6 +8,7 @@ const FILES = filesOf([
   'connect-*.json',
   'chat-*.json',
   'agent-run*.json',
+  'cron.json',
   'errors.json',
   'limit-payload.json',
   'node-invoke-timeout.json',

@@ -227,6 +227,8 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
           if (device)
             prove(frame!, filled['params'], challenge!['payload'], recordedChallenge?.['payload'], circumstances)
         }
+        if (filled['method']?.startsWith('cron.') && filled['params']?.id)
+          filled['params'].id = jobOf(conn, filled['params'].id)
         if (filled['method'] === 'node.invoke.result') filled['params'].id = invokeOf(conn, filled['params'].id)
         if (filled['params']?.timeoutMs !== undefined && filled['method'] === 'chat.send')
           filled['params'].timeoutMs /= PACE
@@ -282,6 +284,14 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
     const then = recorded.get(conn)!.frames.filter(isAsked)
     const now = lines.get(conn)!.frames().filter(isAsked)
     return now[then.findIndex(({ payload }) => payload.id === id)]?.['payload'].id ?? id
+  }
+
+  /** The id of here for a job that was added then: the nth is the nth. */
+  function jobOf(conn: string, id: string): string {
+    const isAdded = ({ event, payload }: Frame) => event === 'cron' && payload.action === 'added'
+    const then = recorded.get(conn)!.frames.filter(isAdded)
+    const now = lines.get(conn)!.frames().filter(isAdded)
+    return now[then.findIndex(({ payload }) => payload.jobId === id)]?.['payload'].jobId ?? id
   }
 
   function deviceToken(): string {
