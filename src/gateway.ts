@@ -20,6 +20,7 @@ import { type Connections, createConnections } from './broker/connections.ts'
 import { createDispatch, type Dispatch } from './broker/dispatch.ts'
 import { createFollowing } from './broker/following.ts'
 import { createHealth, type Health } from './broker/health.ts'
+import { createHeartbeats, type Heartbeats } from './broker/heartbeats.ts'
 import { work } from './broker/host.ts'
 import { createHub, type Hub } from './broker/hub.ts'
 import { createLineage } from './broker/lineage.ts'
@@ -33,6 +34,7 @@ import { createPrompt } from './broker/prompt.ts'
 import { quotasOf } from './broker/quotas.ts'
 import { createReplay, type Replay } from './broker/replay.ts'
 import { createRuns, type Runs } from './broker/runs.ts'
+import { createSchedules, type Schedules } from './broker/schedules.ts'
 import { createSessions, type Sessions } from './broker/sessions.ts'
 import { createStandby, type Standby } from './broker/standby.ts'
 import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
@@ -47,7 +49,7 @@ import { formOf } from './config/form.ts'
 import type { ConfigSource } from './config/load.ts'
 import { nearest } from './config/reading.ts'
 import { FileSchema } from './config/schema.ts'
-import { identity, systemPrompt } from './config/workspace.ts'
+import { checklist, identity, systemPrompt } from './config/workspace.ts'
 import { listFiles, readFile, writeFile } from './config/workspace-files.ts'
 import { holds } from './contract/scopes.ts'
 import { forClients, type Logger } from './logging.ts'
@@ -136,6 +138,8 @@ interface Rooms {
   mailbox: Mailbox
   standby: Standby
   toolServers: ToolServers
+  schedules: Schedules
+  heartbeats: Heartbeats
   devices: Devices
   tokens: Tokens
   attempts: Attempts
@@ -228,7 +232,7 @@ export function createGateway(options: GatewayOptions): Gateway {
         }),
         listen: work(() => rooms!.listener.listen(config.gateway.hosts, config.gateway.port)),
         recover: work(async () => {
-          const { turns, oneShots, health, replay, mailbox, standby, toolServers } = rooms!
+          const { turns, oneShots, health, replay, mailbox, standby, toolServers, schedules, heartbeats } = rooms!
           toolServers.start()
           // Before a run that was cut off says how it ended: that belongs to the new epoch.
           const { renewed } = await replay.recover()
@@ -236,6 +240,9 @@ export function createGateway(options: GatewayOptions): Gateway {
           const settled = { ...(await turns.recover()), answers: await mailbox.recover() }
           const forgotten = await oneShots.recover()
           if (forgotten > 0) log.info({ sessions: forgotten }, 'removed the sessions of requests that nobody waits for')
+          const { jobs, ...left } = await schedules.recover()
+          if (Object.values(left).some((count) => count > 0)) log.info({ jobs, ...left }, 'took up the jobs')
+          await heartbeats.start()
           if (Object.values(settled).some((count) => count > 0)) log.info(settled, 'settled what the last process left')
           standby.start()
           await health.refresh()
@@ -263,6 +270,8 @@ export function createGateway(options: GatewayOptions): Gateway {
           rooms?.pairings.stop()
           rooms?.nodes.stop()
           rooms?.mailbox.stop()
+          rooms?.schedules.stop()
+          rooms?.heartbeats.stop()
           rooms?.standby.stop()
           await rooms?.replay.flush()
           await rooms?.attempts.sweep()
@@ -417,6 +426,19 @@ export function createGateway(options: GatewayOptions): Gateway {
       log,
       now,
     })
+    const heartbeats = createHeartbeats({
+      ...{ agents, store, turns, runs, sessions, hub, log, now },
+      checklistOf: (agentId) => {
+        const agent = agents.get(agentId)
+        return agent && checklist(agent, config.agents.bootstrapMaxChars, refusedFile(agentId))
+      },
+    })
+    const schedules = createSchedules({
+      ...{ store, agents, turns, runs, hub, log, now },
+      onUrgent: ({ agentId, sessionKey }, reason) => heartbeats.wake(agentId, sessionKey, reason),
+      isOn: config.cron.enabled,
+      maxConcurrent: config.cron.maxConcurrentRuns,
+    })
     const lineage = createLineage({ store })
     const activity = createActivity({
       runs,
@@ -432,6 +454,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       store,
       path: basename(databasePath),
       now,
+      heartbeats,
       modelOf: (id) => prompt.modelOf(id, undefined),
       problem: () => (seeking ? 'the disk is full: no turn is taken until there is space' : undefined),
     })
@@ -493,6 +516,8 @@ export function createGateway(options: GatewayOptions): Gateway {
         },
         mailbox,
         toolbox,
+        schedules,
+        heartbeats,
         configFile: openConfigFile(config, options.source ?? sourceOf(config)),
         configForm: formOf(FileSchema),
         version,
@@ -615,7 +640,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       heartbeatMs,
     })
     return {
-      ...{ store, runs, sessions, supervisor, turns, oneShots, mailbox, standby, toolServers },
+      ...{ store, runs, sessions, supervisor, turns, oneShots, mailbox, standby, toolServers, schedules, heartbeats },
       ...{ devices, tokens, attempts, pairings, nodes },
       ...{ connections, dispatch, api, hub, health, presence, listener, replay, audit },
     }
@@ -637,13 +662,12 @@ export function createGateway(options: GatewayOptions): Gateway {
   function instructionsOf(directory: Agents) {
     return (agentId: string) => {
       const agent = directory.get(agentId)
-      return agent === undefined
-        ? ''
-        : systemPrompt(agent, config.agents.bootstrapMaxChars, (file, why) =>
-            log.warn({ agentId, file, why }, 'a workspace file is not used'),
-          )
+      return agent === undefined ? '' : systemPrompt(agent, config.agents.bootstrapMaxChars, refusedFile(agentId))
     }
   }
+
+  const refusedFile = (agentId: string) => (file: string, why: string) =>
+    log.warn({ agentId, file, why }, 'a workspace file is not used')
 
   function housekeeping({
     hub,

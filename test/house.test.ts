@@ -66,7 +66,8 @@ const HOUSE: { [room: string]: Room } = {
     // The interface of the store has its error, which dispatch tells apart from others.
     uses: ['machines/', 'contract/', 'auth/', 'stores/store.ts'],
     knows: ['runtimes/runtime.ts', 'config/config.ts'],
-    packages: ['xstate', 'nanoid'],
+    // When a job is due by an expression and a time zone.
+    packages: ['xstate', 'nanoid', 'croner'],
   },
   'methods/': {
     answers: 'what does a request mean?',
@@ -143,6 +144,7 @@ const BELONGS: { [what: string]: string } = {
   openai: 'runtimes/',
   '@anthropic-ai/sdk': 'runtimes/',
   '@modelcontextprotocol/client': 'tools/',
+  croner: 'broker/',
   commander: 'cli/',
   json5: 'config/',
   pino: 'logging.ts',

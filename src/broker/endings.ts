@@ -2,6 +2,7 @@
 import type { AbortReason, RunOutcome } from '../../machines/run.ts'
 import type { Answer, Model, ModelFailure, Usage } from '../runtimes/runtime.ts'
 import type { Ending, Json, RunRecord, Spent, TranscriptMessage } from '../stores/store.ts'
+import { worthHearing } from './acknowledgement.ts'
 import { readArguments, type Step } from './prompt.ts'
 import type { FailureDetail } from './stream.ts'
 
@@ -123,15 +124,17 @@ export const toldAtEnd = (run: RunSoFar, last: TranscriptMessage | undefined): T
     ? last
     : { role: 'assistant', content: [{ type: 'text', text: run.text }], timestamp: run.endedAt }
 
-/** Everything about a run's end that is to be kept. */
+/** Everything about a run's end that is to be kept. What a quiet run came to is kept only where it is worth hearing. */
 export function endingOf(run: RunSoFar, outcome: RunOutcome): Ending {
-  const { before, message } = entriesOf(run, outcome)
+  const isRevoked = outcome.stopReason === ('revoked' satisfies AbortReason)
+  const isUnsaid = isRevoked || (run.record.quiet === true && !isWorthHearing(run, outcome))
+  const { before, message } = isUnsaid ? { before: [], message: undefined } : entriesOf(run, outcome)
   const last = run.answers.at(-1)
   const total = sum(run.answers.map(({ usage }) => usage))
   return {
     ...outcome,
     endedAt: run.endedAt,
-    ...(outcome.stopReason === ('revoked' satisfies AbortReason) && { unsaid: true }),
+    ...(isUnsaid && { unsaid: true }),
     ...(before.length > 0 && { before }),
     ...(message && { message }),
     ...(last && {
@@ -144,6 +147,12 @@ export function endingOf(run: RunSoFar, outcome: RunOutcome): Ending {
     ...(run.heard.length > 0 && { heard: [...run.heard] }),
     result: resultOf(run, outcome, total) as Json,
   }
+}
+
+function isWorthHearing(run: RunSoFar, { state }: RunOutcome): boolean {
+  const { mostBeside } = run.record.meta
+  const most = typeof mostBeside === 'number' ? mostBeside : undefined
+  return state === 'completed' && worthHearing(lastWords(run), most) !== undefined
 }
 
 /** What a method of agents answers when the run is over, kept for repeats of its key. */

@@ -2,6 +2,8 @@
 import type { AgentNames } from '../contract/session-key.ts'
 import type { Model } from '../runtimes/runtime.ts'
 import type { SessionRecord, Store } from '../stores/store.ts'
+import type { Agents } from './agents.ts'
+import type { Heartbeats } from './heartbeats.ts'
 
 export interface Health {
   /** As of the last refresh. */
@@ -24,12 +26,13 @@ interface Some {
 }
 
 export function createHealth(needs: {
-  agents: AgentNames
+  agents: AgentNames & Pick<Agents, 'get'>
   store: Pick<Store, 'overview'>
   /** Where the sessions are kept, as everybody is told who may ask how the gateway is. */
   path: string
   now(): number
   modelOf(agentId: string): Model | undefined
+  heartbeats: Pick<Heartbeats, 'isOn' | 'words'>
   /** What keeps the gateway from taking turns, in a sentence; undefined when nothing does. */
   problem(): string | undefined
 }): Health {
@@ -46,6 +49,11 @@ export function createHealth(needs: {
     const of = (id: string): Some => agents.find(({ agentId }) => agentId === id) ?? { count: 0, recent: [] }
     return { all, of }
   })
+
+  const heartbeatOf = (agentId: string) => {
+    const { every = '0m', everyMs = 0 } = agents.get(agentId)?.heartbeat ?? {}
+    return { enabled: everyMs > 0 && needs.heartbeats.isOn, every, everyMs: everyMs > 0 ? everyMs : null }
+  }
 
   const summary = ({ count, recent }: Some, at: number) => ({
     path,
@@ -74,7 +82,12 @@ export function createHealth(needs: {
         agents: agents.ids().map((agentId) => ({
           agentId,
           isDefault: agentId === agents.defaultId,
-          heartbeat: { enabled: false, every: '0m', everyMs: null, prompt: '', target: 'last', ackMaxChars: 300 },
+          heartbeat: {
+            ...heartbeatOf(agentId),
+            prompt: agents.get(agentId)?.heartbeat?.prompt ?? '',
+            target: 'last',
+            ackMaxChars: agents.get(agentId)?.heartbeat?.ackMaxChars ?? 300,
+          },
           sessions: summary(of(agentId), at),
         })),
         sessions: summary(all, at),
@@ -83,7 +96,7 @@ export function createHealth(needs: {
     },
     async status() {
       const at = now()
-      const { all, of } = await look()
+      const [{ all, of }, words] = await Promise.all([look(), needs.heartbeats.words()])
       const row = (session: SessionRecord) => {
         const {
           key,
@@ -122,10 +135,13 @@ export function createHealth(needs: {
       return {
         heartbeat: {
           defaultAgentId: agents.defaultId,
-          agents: agents.ids().map((agentId) => ({ agentId, enabled: false, every: 'disabled', everyMs: null })),
+          agents: agents.ids().map((agentId) => {
+            const { enabled, every, everyMs } = heartbeatOf(agentId)
+            return { agentId, enabled, every: enabled ? every : 'disabled', everyMs }
+          }),
         },
         channelSummary: [],
-        queuedSystemEvents: [],
+        queuedSystemEvents: words.map(({ text }) => text),
         sessions: {
           paths: [path],
           count: all.count,

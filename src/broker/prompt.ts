@@ -43,7 +43,7 @@ export type Step =
 export interface PromptNeeds {
   agents: Agents
   models: Config['models']
-  store: Pick<Store, 'history' | 'session' | 'attachment'>
+  store: Pick<Store, 'history' | 'session' | 'attachment' | 'run'>
   /** The instructions of an agent, from its workspace. */
   instructions(agentId: string): string
   /** What an agent may call. */
@@ -94,14 +94,17 @@ export function createPrompt({
     async for(record, steps = []) {
       const { runId, sessionKey, agentId, meta, sent } = record
       // Asked for together, so that both come with one answer of the store.
-      const [session, { messages }] = await Promise.all([
+      const [session, { messages }, started] = await Promise.all([
         store.session(sessionKey),
         store.history(sessionKey, { limit: MOST_ENTRIES, maxBytes: MOST_BYTES }),
+        record.quiet ? store.run(runId) : undefined,
       ])
+      // The words of a quiet run are in no transcript yet.
+      const said: Piece[] = started ? [...messages, [{ role: 'user', text: started.message }]] : messages
       const standIn = standInFor(agentId)
       const answering = standIn ?? agentId
       // What was chosen for the session was chosen for its agent.
-      const sessionModel = standIn === undefined ? session?.settings['model'] : undefined
+      const sessionModel = standIn === undefined ? (meta['model'] ?? session?.settings['model']) : undefined
       const candidates = candidatesOf(answering, typeof sessionModel === 'string' ? sessionModel : undefined)
       const smallest = Math.min(...candidates.map(({ contextWindow }) => contextWindow))
       const extra = meta['extraSystemPrompt']
@@ -122,7 +125,7 @@ export function createPrompt({
           ]
             .filter(Boolean)
             .join('\n\n'),
-          messages: await contextOf(newest(withSteps(messages, steps), smallest * BYTES_PER_TOKEN), store),
+          messages: await contextOf(newest(withSteps(said, steps), smallest * BYTES_PER_TOKEN), store),
           thinking: thinking ?? 'off',
           tools: tools(agentId),
         },
@@ -172,7 +175,7 @@ function sizeOf(piece: Piece): number {
 const callsOf = (message: ContextMessage): ToolCall[] => (message.role === 'assistant' ? (message.calls ?? []) : [])
 
 /** Puts what a run did into its place: the transcript has it only when the run is over. */
-function withSteps(messages: TranscriptMessage[], steps: readonly Step[]): Piece[] {
+function withSteps(messages: Piece[], steps: readonly Step[]): Piece[] {
   const whole: Piece[] = [...messages]
   let done: ContextMessage[] = []
   for (const step of steps) {

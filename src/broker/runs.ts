@@ -11,7 +11,7 @@ import { createLane } from './lane.ts'
 import type { Log } from './log.ts'
 import type { Step } from './prompt.ts'
 import { createQuota } from './quotas.ts'
-import { createStream, type FailureDetail, type Stream, type VerboseLevel } from './stream.ts'
+import { createQuietStream, createStream, type FailureDetail, type Stream, type VerboseLevel } from './stream.ts'
 import type { Toolbox } from './toolbox.ts'
 
 /** How a run ended, for those who waited for it. */
@@ -368,7 +368,7 @@ export function createRuns(needs: RunsNeeds): Runs {
     const heard = [...run.heard, ...(outcome.state === 'completed' ? run.passedOn : [])]
     const soFar = { ...summary(run), heard }
     const ending = endingOf(soFar, outcome)
-    run.told = toldAtEnd(soFar, ending.message)
+    run.told = ending.unsaid ? undefined : toldAtEnd(soFar, ending.message)
     try {
       await store.settle(runId, ending)
       run.keptHeard = heard
@@ -434,7 +434,7 @@ export function createRuns(needs: RunsNeeds): Runs {
         kept: undefined,
         calledOff: new AbortController(),
         ended: Promise.withResolvers<Ended>(),
-        stream: createStream({
+        stream: (record.quiet ? createQuietStream : createStream)({
           runId,
           sessionKey,
           agentId,
@@ -470,9 +470,10 @@ export function createRuns(needs: RunsNeeds): Runs {
       if (lane.isWaiting(runId)) run.stream.announcePlace(0)
     },
     steer(runId, into) {
-      // Who calls an agent waits for its answer, and nobody else's.
-      const method = live.get(into)?.record.method
-      if (method !== 'agent' && method !== 'message') host.tell(into, { type: 'steer', runId })
+      const record = live.get(into)?.record
+      // Who calls an agent waits for its answer, and nobody else's; and what a quiet run says may be heard by nobody.
+      if (record?.quiet || ['agent', 'message', 'cron'].includes(record?.method ?? '')) return
+      host.tell(into, { type: 'steer', runId })
     },
     announcePlace: (runId, place) => live.get(runId)?.stream.announcePlace(place),
     hasBegun: (runId) => live.get(runId)?.hasBegun ?? false,

@@ -312,3 +312,49 @@ export function createStream(needs: StreamNeeds): Stream {
     },
   }
 }
+
+/**
+ * The same for a run that nobody asked for: it says nothing before its end, and nothing at all when there is no message then.
+ */
+export function createQuietStream(needs: StreamNeeds): Stream {
+  const loud = createStream({ ...needs, onFirst() {} })
+  let text = ''
+  let startedAt = 0
+  let isOpen = false
+  let isTold = false
+  return {
+    get text() {
+      return text
+    },
+    get said() {
+      return isTold ? loud.said : ''
+    },
+    announcePlace() {},
+    open(at) {
+      startedAt = at
+      isOpen = true
+    },
+    delta(piece) {
+      if (!isOpen || piece === '') return
+      const isFirst = text === ''
+      text += piece
+      if (isFirst) needs.onFirst()
+    },
+    reasoning() {},
+    tool() {},
+    close() {
+      isOpen = false
+    },
+    abandon: loud.abandon,
+    end(outcome, endedAt, message, failure) {
+      if (message === undefined) return
+      if (!isTold) {
+        isTold = true
+        loud.open(startedAt)
+        loud.delta(message.content.map((part) => (part.type === 'text' ? String(part['text'] ?? '') : '')).join(''))
+        loud.close()
+      }
+      loud.end(outcome, endedAt, message, failure)
+    },
+  }
+}

@@ -10,7 +10,7 @@ import type { Sessions } from './sessions.ts'
 import type { VerboseLevel } from './stream.ts'
 import type { Admission, Supervisor } from './supervisor.ts'
 
-export interface TurnRequest extends Pick<NewTurn, 'chain' | 'sent' | 'answers' | 'earlier'> {
+export interface TurnRequest extends Pick<NewTurn, 'chain' | 'sent' | 'answers' | 'earlier' | 'quiet'> {
   principal: string
   method: string
   sessionKey: string
@@ -96,11 +96,16 @@ export function createTurns(needs: TurnsNeeds): Turns {
   /** Where a turn stands was settled when it was asked for: what it waits for, or, if it begins anew, its hold. */
   const places = new WeakMap<RunRecord, { after: Promise<void> | undefined; hold: Promise<() => void> | undefined }>()
 
-  async function renew(key: string, agentId: string, principal: string): ReturnType<Store['resetSession']> {
+  async function renew(
+    key: string,
+    agentId: string,
+    principal: string,
+    sessionId: string = randomUUID(),
+  ): ReturnType<Store['resetSession']> {
     // Turns that were kept before this in the same turn of the loop are about to be started: they are to be ended, too.
     await new Promise((resolve) => setImmediate(resolve))
     await sessions.abort(key, null, 'reset')
-    return store.resetSession({ key, agentId, sessionId: randomUUID(), principal }, now())
+    return store.resetSession({ key, agentId, sessionId, principal }, now())
   }
 
   function modeOf({ method, meta }: RunRecord, settings: SessionRecord['settings']): QueueMode {
@@ -177,7 +182,8 @@ export function createTurns(needs: TurnsNeeds): Turns {
       const { sessionKey, agentId, runId, principal } = record
       const release = await (places.get(record)?.hold ?? hold(sessionKey))
       try {
-        await renew(sessionKey, agentId, principal)
+        // A job that comes again and again leaves no transcript behind for each of its times.
+        await renew(sessionKey, agentId, principal, record.method === 'cron' ? record.sessionId : undefined)
       } catch (error) {
         release()
         // It is on disk and acknowledged as that: it ends like any other run.

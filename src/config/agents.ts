@@ -3,6 +3,7 @@ import { statSync } from 'node:fs'
 import type { ThinkingLevel } from '../runtimes/runtime.ts'
 import type { AgentConfig, Config } from './config.ts'
 import type { Findings } from './findings.ts'
+import { readHeartbeat } from './heartbeat.ts'
 import type { Environment } from './reading.ts'
 import { type ConfigFile, defaults } from './schema.ts'
 
@@ -40,6 +41,12 @@ export function readAgents(file: ConfigFile['agents'], surroundings: Surrounding
   if (chosen.length > 1) {
     findings.warnings.push(`agents.list: ${chosen.join(', ')} are all the default; ${chosen[0]} is`)
   }
+  const defaultId = chosen[0] ?? (placeOf.has('main') ? 'main' : (list[0]?.id ?? 'main'))
+  // Where some have a section of their own, only they have heartbeats; else only the default one.
+  const hasOwn = new Set(written.filter(({ heartbeat }) => heartbeat).map(({ id }) => id?.toLowerCase()))
+  for (const agent of list)
+    if (agent.heartbeat && (hasOwn.size > 0 ? !hasOwn.has(agent.id) : agent.id !== defaultId))
+      agent.heartbeat = { ...agent.heartbeat, every: '0m', everyMs: 0 }
   warnOfModels(list, common.model, written, surroundings)
   warnOfWorkspaces(list, findings)
   for (const { id, failoverFor } of list) {
@@ -48,7 +55,7 @@ export function readAgents(file: ConfigFile['agents'], surroundings: Surrounding
       findings.warnings.push(`agents.list: ${id} stands in for ${unknown.join(', ')}, who is no agent`)
   }
   return {
-    defaultId: chosen[0] ?? (placeOf.has('main') ? 'main' : (list[0]?.id ?? 'main')),
+    defaultId,
     list,
     bootstrapMaxChars: common.bootstrapMaxChars ?? defaults.bootstrapMaxChars,
     maxConcurrent: common.maxConcurrent ?? defaults.maxConcurrent,
@@ -79,6 +86,7 @@ type Common = NonNullable<NonNullable<ConfigFile['agents']>['defaults']>
 
 function readAgent(id: string, agent: AgentFile, common: Common, surroundings: Surroundings): AgentConfig {
   const models = readChoice(agent.model, common.model, surroundings)
+  const heartbeat = readHeartbeat({ ...common.heartbeat, ...agent.heartbeat }, `the heartbeat of ${id}`, surroundings)
   const level = agent.thinkingDefault ?? common.thinkingDefault
   const reasons = surroundings.models.find(models[0] ?? '')?.reasoning ?? false
   const config: AgentConfig = {
@@ -86,6 +94,7 @@ function readAgent(id: string, agent: AgentFile, common: Common, surroundings: S
     name: agent.name?.trim() || (id === 'main' ? 'Assistant' : id),
     models,
     thinking: level === undefined ? (reasons ? 'low' : 'off') : levelOf(level),
+    heartbeat,
     failoverFor: (agent.failoverFor ?? []).map((other) => other.toLowerCase()),
     ...(agent.maxConcurrent !== undefined && { maxConcurrent: agent.maxConcurrent }),
     ...readConnector(agent.runtime),

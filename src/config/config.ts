@@ -6,6 +6,21 @@ import type { Secret } from './secret.ts'
 
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
 
+/** When an agent is asked whether something needs attention, though nobody said anything. */
+export interface HeartbeatConfig {
+  /** Between two, in ms; 0 = only when it is woken. */
+  everyMs: number
+  /** As it was written, such as `30m`. */
+  every: string
+  /** What it is asked; absent = what its HEARTBEAT.md and its system events ask. */
+  prompt?: string
+  model?: string
+  /** Characters beside HEARTBEAT_OK that are not worth hearing. */
+  ackMaxChars: number
+  /** Minutes of the day by the clock of a time zone, from the first up to the second; absent = always. */
+  activeHours?: { from: number; to: number; timezone?: string }
+}
+
 export interface AgentConfig {
   id: string
   name: string
@@ -18,6 +33,8 @@ export interface AgentConfig {
   failoverFor: string[]
   /** Runs of it at the same time; absent = as many as of all. */
   maxConcurrent?: number
+  /** Absent: it has none. */
+  heartbeat?: HeartbeatConfig
   /** A node answers in place of its models; absent = the models do. */
   connector?: {
     /** Device id of the node, or the name it was paired under; absent = paired under the id or the name of the agent. */
@@ -142,6 +159,8 @@ export interface Config {
     projectFiles?: boolean
   }
   messages: { queueLimit: number; queueMode: QueueMode }
+  /** `enabled`: jobs are carried out by themselves. `maxConcurrentRuns`: jobs under way at once. */
+  cron: { enabled: boolean; maxConcurrentRuns: number }
   commands: { config: boolean; restart: boolean }
   tools: {
     /** Names; `*` stands for any characters. */

@@ -94,6 +94,10 @@ export function loadConfig({ env, home, cwd, flags = {}, text, gatewayOnly = fal
       queueLimit: settings.messages?.queue?.limit ?? defaults.queueLimit,
       queueMode: readQueueMode(settings.messages?.queue?.mode) ?? defaults.queueMode,
     },
+    cron: {
+      enabled: settings.cron?.enabled ?? true,
+      maxConcurrentRuns: settings.cron?.maxConcurrentRuns ?? defaults.cronRuns,
+    },
     commands: { config: settings.commands?.config ?? false, restart: settings.commands?.restart ?? false },
     tools,
     mcp,

@@ -39,6 +39,8 @@ export const defaults = {
   toolSeconds: 60,
   toolRounds: 32,
   mcpStartSeconds: 20,
+  ackMaxChars: 300,
+  cronRuns: 4,
 } as const
 
 const text = (description: string, more: TSchemaOptions = {}) => Type.Optional(Type.String({ description, ...more }))
@@ -94,12 +96,35 @@ const ModelChoice = (description: string) =>
 const Heartbeat = Type.Optional(
   Type.Object(
     {
-      every: text('Accepted, without effect here: a duration such as `30m`.'),
-      target: text('Accepted, without effect here.'),
-      prompt: text('Accepted, without effect here.'),
-      model: text('Accepted, without effect here.'),
+      every: text(
+        'How often: a duration such as `30m`, `1h` or `90s`; a bare number is minutes, `0m` is never. Default: never.',
+      ),
+      prompt: text('What the agent is asked. Default: what its `HEARTBEAT.md` and what it was woken with ask.'),
+      model: text('A model for heartbeats alone.', { minLength: 1 }),
+      activeHours: Type.Optional(
+        Type.Object(
+          {
+            start: text('`HH:MM`, the first minute. Default: `00:00`.'),
+            end: text(
+              '`HH:MM`, the minute after the last; `24:00` = the end of the day. Before `start`: the next day.',
+            ),
+            timezone: text('A time zone such as `Europe/Berlin`. Default: that of the machine.'),
+          },
+          { description: 'When heartbeats may come by themselves.' },
+        ),
+      ),
+      ackMaxChars: whole(
+        'An answer with HEARTBEAT_OK and at most so many characters more is heard by nobody.',
+        0,
+        100_000,
+        defaults.ackMaxChars,
+      ),
+      target: text('Accepted, without effect here: an answer goes to the main session.'),
     },
-    { description: 'Heartbeats are not sent by this gateway.' },
+    {
+      description:
+        'Asking an agent, from time to time, whether something needs attention. Where an agent has this section, only such agents have heartbeats, else only the default one.',
+    },
   ),
 )
 
@@ -434,6 +459,16 @@ export const FileSchema = Type.Object(
         { description: 'What happens to a message before it is a turn.' },
       ),
     ),
+    cron: Type.Optional(
+      Type.Object(
+        {
+          enabled: flag('Whether jobs are carried out by themselves.', true),
+          maxConcurrentRuns: whole('Jobs under way at once.', 1, counts, defaults.cronRuns),
+          store: untyped('Accepted, without effect here: jobs are kept with everything else.'),
+        },
+        { description: 'Turns at set times.' },
+      ),
+    ),
     commands: Type.Optional(
       Type.Object(
         {
@@ -577,7 +612,6 @@ export const FileSchema = Type.Object(
     browser: elsewhere('A browser for agents.'),
     canvasHost: elsewhere('The canvas.'),
     channels: elsewhere('Messengers.', 'objects'),
-    cron: elsewhere('Scheduled turns.'),
     diagnostics: elsewhere('Tracing.'),
     discovery: elsewhere('Announcement in the local network.'),
     hooks: elsewhere('HTTP hooks.'),

@@ -48,6 +48,15 @@ export function systemPrompt(
     .join('\n\n')
 }
 
+/** What an agent is to look after: its HEARTBEAT.md, cut like the files of the prompt. Undefined: there is none to be read. */
+export function checklist(
+  { workspace }: Pick<AgentConfig, 'workspace'>,
+  bootstrapMaxChars: number,
+  refused: Refused = () => {},
+): string | undefined {
+  return workspace === undefined ? undefined : read(workspace, 'HEARTBEAT.md', Math.max(1, bootstrapMaxChars), refused)
+}
+
 /**
  * How an agent presents itself. `IDENTITY.md` may say `Name: …` and `Emoji: …`, plain or as a list with bold keys;
  * without it the name

@@ -67,6 +67,12 @@ export const ERRORS = {
     code: 'INVALID_REQUEST',
     meaning: 'No message between agents has that id: what has ended, and was heard, is remembered for 24 hours.',
   },
+  CRON_JOB_NOT_FOUND: { code: 'INVALID_REQUEST', meaning: 'No job has that id; `cron.list` lists them.' },
+  INVALID_JOB: {
+    code: 'INVALID_REQUEST',
+    meaning: 'What a job is made of does not go together, or its time can never come; the message says what.',
+  },
+  TOO_MANY_JOBS: { code: 'INVALID_REQUEST', meaning: 'There are as many jobs as may be (1,000); remove some.' },
   SESSION_NOT_FOUND: { code: 'INVALID_REQUEST', meaning: 'No session has that key, id or label.' },
   UNKNOWN_RUN: { code: 'INVALID_REQUEST', meaning: 'No run has that id, or it ended more than a day ago.' },
   RUN_NOT_IN_SESSION: { code: 'INVALID_REQUEST', meaning: 'The run belongs to another session; send its sessionKey.' },

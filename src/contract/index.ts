@@ -7,6 +7,7 @@ import { chains } from './chains.ts'
 import { chat, chatEvents } from './chat.ts'
 import { config } from './config.ts'
 import { conversationEvents, conversations } from './conversations.ts'
+import { cron, cronEvents } from './cron.ts'
 import { deviceEvents, devices } from './devices.ts'
 import { messageEvents, messages } from './messages.ts'
 import { nodeEvents, nodes } from './nodes.ts'
@@ -20,11 +21,11 @@ import { voice, voiceEvents } from './voice.ts'
 export const METHODS = {
   ...{ ...system, ...config, ...agents, ...agentFiles, ...sessions, ...chat },
   ...{ ...chains, ...messages, ...usage, ...approvals, ...devices, ...nodes, ...tokens, ...tools },
-  ...{ ...conversations, ...voice, ...empty, ...absent },
+  ...{ ...conversations, ...voice, ...cron, ...empty, ...absent },
 }
 export const EVENTS = {
   ...{ ...systemEvents, ...chatEvents, ...messageEvents, ...approvalEvents, ...deviceEvents, ...nodeEvents },
-  ...{ ...conversationEvents, ...voiceEvents },
+  ...{ ...conversationEvents, ...voiceEvents, ...cronEvents },
 }
 
 export type MethodName = keyof typeof METHODS

@@ -53,13 +53,6 @@ export const system = {
     }),
     result: Type.Object({ ok: Type.Literal(true) }),
   }),
-  'last-heartbeat': method({
-    summary: 'The last heartbeat of an agent, or null.',
-    scope: 'operator.read',
-    unknown: 'ignored',
-    params: Type.Object({}),
-    result: Type.Null(),
-  }),
   'logs.tail': method({
     summary:
       'The newest lines of the log, or those after a cursor: JSON records, with their words in `1`, level and time in `_meta`.',

@@ -8,6 +8,7 @@ import { type ChainsNeeds, chainMethods } from './chains.ts'
 import { type ChatNeeds, chatMethods } from './chat.ts'
 import { type ConfigNeeds, configMethods } from './config.ts'
 import { type ConversationsNeeds, conversationMethods } from './conversations.ts'
+import { type CronNeeds, cronMethods } from './cron.ts'
 import { type DevicesNeeds, deviceMethods } from './devices.ts'
 import { type FilesNeeds, fileMethods } from './files.ts'
 import { type MessagesNeeds, messageMethods } from './messages.ts'
@@ -26,6 +27,7 @@ export type MethodNeeds = AbsentNeeds &
   ChatNeeds &
   ConfigNeeds &
   ConversationsNeeds &
+  CronNeeds &
   FilesNeeds &
   MessagesNeeds &
   SessionsNeeds &
@@ -58,5 +60,6 @@ export function methodHandlers(needs: MethodNeeds): Handlers<typeof METHODS> {
     ...voiceMethods(needs),
     ...emptyMethods(needs),
     ...absentMethods(),
+    ...cronMethods(needs),
   }
 }

@@ -3,12 +3,12 @@ import { open, stat } from 'node:fs/promises'
 import type { Audit } from '../broker/audit.ts'
 import type { Handlers } from '../broker/dispatch.ts'
 import type { Health } from '../broker/health.ts'
+import type { Heartbeats } from '../broker/heartbeats.ts'
 import type { Presence } from '../broker/presence.ts'
 import type { Config } from '../config/config.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { AgentNames } from '../contract/session-key.ts'
 import type { system } from '../contract/system.ts'
-import type { Store } from '../stores/store.ts'
 import { placeFor } from './place.ts'
 
 export interface SystemNeeds {
@@ -19,9 +19,7 @@ export interface SystemNeeds {
   /** A line of the log, as clients read it. */
   logLine(line: string): string
   agents: Pick<AgentNames, 'defaultId' | 'mainKey'>
-  store: Pick<Store, 'append'>
-  newId(): string
-  now(): number
+  heartbeats: Pick<Heartbeats, 'leaveWord'>
   /** Tells the presence to everybody who may hear it. */
   announcePresence(): void
 }
@@ -32,18 +30,7 @@ const TAIL_LINES = 500
 const TAIL_BYTES = 250_000
 
 export function systemMethods(needs: SystemNeeds): Handlers<typeof system> {
-  const { health, presence, config, audit, agents, logLine } = needs
-
-  /** Puts a text where the default agent reads it with its next turn. */
-  async function note(text: string, principal: string): Promise<void> {
-    const { defaultId: agentId, mainKey } = agents
-    const message = {
-      role: 'user' as const,
-      content: [{ type: 'text', text: `System: ${text}` }],
-      timestamp: needs.now(),
-    }
-    await needs.store.append(`agent:${agentId}:${mainKey}`, message, { agentId, sessionId: needs.newId(), principal })
-  }
+  const { health, presence, config, audit, agents, heartbeats, logLine } = needs
 
   return {
     health: async ({ probe }) => (probe ? await health.refresh() : health.current()),
@@ -53,13 +40,15 @@ export function systemMethods(needs: SystemNeeds): Handlers<typeof system> {
       const text = given.trim()
       if (text === '') throw new GatewayError('INVALID_PARAMS', 'text required')
       const isAboutSomebody = text.startsWith('Node:')
-      if (!isAboutSomebody) await note(text, principal)
+      if (!isAboutSomebody) {
+        const { defaultId: agentId, mainKey } = agents
+        await heartbeats.leaveWord({ agentId, sessionKey: `agent:${agentId}:${mainKey}`, text })
+      }
       if (isAboutSomebody || facts.deviceId || facts.instanceId || facts.host)
         presence.say({ principal, instanceId: client.instanceId }, { ...facts, text })
       needs.announcePresence()
       return { ok: true }
     },
-    'last-heartbeat': () => null,
     'audit.entries': ({ kind, limit = AUDITED }) => ({
       entries: audit.list({ kind, limit }).map((entry) => ({ ...entry })),
     }),

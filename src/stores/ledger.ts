@@ -5,12 +5,14 @@
  * looks before it writes: when it throws a {@link StoreError}, nothing of it was written, so the transaction it runs in
  * may go on.
  */
+import type { CronJob } from '../contract/cron.ts'
 import type {
   Acceptance,
   Attachment,
   Earlier,
   Ending,
   EventChunk,
+  Firing,
   Json,
   NewTurn,
   Quotas,
@@ -20,6 +22,7 @@ import type {
   SessionRecord,
   Spent,
   Store,
+  SystemEvent,
   TranscriptMessage,
   UsageDay,
   WantedSession,
@@ -135,6 +138,24 @@ export interface Tables {
   /** Removes the pictures nobody holds. */
   dropPictures(): void
 
+  addSystemEvent(event: SystemEvent): void
+  /** Of one session or of all, the oldest first. */
+  systemEvents(sessionKey: string | undefined): SystemEvent[]
+  deleteSystemEvent(event: Pick<SystemEvent, 'id' | 'sessionKey'>): void
+
+  jobs(): Iterable<CronJob>
+  job(jobId: string): CronJob | undefined
+  putJob(job: CronJob): void
+  /** Removes a job and its firings. */
+  deleteJob(jobId: string): void
+  firing(jobId: string, dueAt: number): Firing | undefined
+  putFiring(firing: Firing): void
+  /** Of one job or of all, the one that was due last first; read one at a time. */
+  firings(jobId: string | undefined): Iterable<Firing>
+  openFirings(): Iterable<Firing>
+  /** Removes the ended ones of a job that were due before this. */
+  deleteFirings(jobId: string, before: number): void
+
   document(kind: string, id: string): Json | undefined
   documents(kind: string): { id: string; value: Json }[]
   putDocument(kind: string, id: string, value: Json): void
@@ -198,6 +219,13 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
   unfinishedStreams: () => ask('unfinishedStreams', []),
   beginEpoch: (sessionKey, epoch, at) => ask('beginEpoch', [sessionKey, epoch, at]),
   attachment: (sha256) => ask('attachment', [sha256]),
+  addSystemEvent: (event) => ask('addSystemEvent', [event]),
+  systemEvents: (sessionKey) => ask('systemEvents', sessionKey === undefined ? [] : [sessionKey]),
+  jobs: () => ask('jobs', []),
+  keepJob: (step) => ask('keepJob', [step]),
+  removeJob: (jobId) => ask('removeJob', [jobId]),
+  firings: (filter) => ask('firings', [filter]),
+  openFirings: () => ask('openFirings', []),
   put: (kind, id, value) => ask('put', [kind, id, value]),
   get: (kind, id) => ask('get', [kind, id]),
   list: (kind) => ask('list', [kind]),
@@ -208,6 +236,11 @@ export const asking = (ask: Ask): Pick<Store, Operation> => ({
 const USAGE_DAYS = 400
 const DAY_MS = 24 * 3_600_000
 const dayOf = (at: number): string => new Date(at).toISOString().slice(0, 10)
+
+/** System events that one session is yet to hear of. */
+const MOST_EVENTS = 20
+/** Firings that are remembered of one job. */
+const MOST_FIRINGS = 200
 
 const NO_QUOTAS: Quotas = { sessions: 0, keys: 0 }
 
@@ -280,6 +313,41 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     for (const message of added) tables.addMessage(sessionId, message)
     for (const { sha256 } of run.attachments) tables.holdPicture(sha256, { transcript: sessionId })
     return added
+  }
+
+  /** Puts what a session was yet to hear of in its transcript. Answers the entry, if there is one. */
+  const addSystemMessage = ({ key, sessionId }: SessionRecord, timestamp: number): TranscriptMessage[] => {
+    const events = tables.systemEvents(key)
+    if (events.length === 0) return []
+    const message: TranscriptMessage = { role: 'user', content: [{ type: 'text', text: toldOf(events) }], timestamp }
+    tables.addMessage(sessionId, message)
+    for (const event of events) tables.deleteSystemEvent(event)
+    return [message]
+  }
+
+  /** A run whose message tells of what its session is yet to hear of. */
+  const telling = (run: RunRecord): RunRecord => {
+    const events = tables.systemEvents(run.sessionKey)
+    if (events.length === 0) return run
+    return { ...run, message: `${run.message}\n\n${toldOf(events)}`, takes: events.map(({ id }) => id) }
+  }
+
+  const putSystemEvent = (event: SystemEvent): void => {
+    tables.addSystemEvent(event)
+    for (const old of tables.systemEvents(event.sessionKey).slice(0, -MOST_EVENTS)) tables.deleteSystemEvent(old)
+  }
+
+  /** Whether a firing is a step on from what is kept of it. */
+  const isNext = ({ jobId, dueAt, endedAt }: Firing): boolean => {
+    const known = tables.firing(jobId, dueAt)
+    return tables.job(jobId) !== undefined && known?.endedAt === undefined && (!known || endedAt !== undefined)
+  }
+
+  const putFiring = (firing: Firing): void => {
+    tables.putFiring(firing)
+    const { jobId } = firing
+    const due = Array.from(tables.firings(jobId), ({ dueAt }) => dueAt)
+    if (due.length > MOST_FIRINGS) tables.deleteFirings(jobId, due[MOST_FIRINGS - 1]!)
   }
 
   const ages = (): Ages => (tables.document('store', 'age') as Ages | undefined) ?? { now: 0, eras: [] }
@@ -375,9 +443,11 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const session = sessionOrNew({ ...run, key: run.sessionKey }, startedAt)
       // Before the entry: a transcript has an owner only once its session is there.
       tables.putSession({ ...session, systemSent: true })
-      const added = addUserMessage(session, run, startedAt)
+      const added = run.quiet
+        ? []
+        : [...addSystemMessage(session, startedAt), ...addUserMessage(session, run, startedAt)]
       tables.putSession(added.reduce(withEntry, { ...session, systemSent: true }))
-      const { earlier: _, ...rest } = run
+      const { earlier: _, ...rest } = run.quiet ? telling(run) : run
       tables.putRun({ ...rest, sessionId: session.sessionId, state: 'started', startedAt })
       tables.addText(runId)
     },
@@ -396,8 +466,8 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const sessionId = run.state === 'started' ? run.sessionId : (session?.sessionId ?? run.sessionId)
       const added: TranscriptMessage[] = []
       if (tables.owner(sessionId) === run.sessionKey) {
-        if (run.state === 'admitted' && session && !ending.unsaid)
-          added.push(...addUserMessage(session, run, ending.endedAt))
+        if ((run.state === 'admitted' || run.quiet) && session && !ending.unsaid)
+          added.push(...addUserMessage({ ...session, sessionId }, run, ending.endedAt))
         for (const message of entriesOf(ending)) {
           tables.addMessage(sessionId, message)
           added.push(message)
@@ -406,6 +476,9 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       if (session?.sessionId === sessionId) tables.putSession(added.reduce(withEntry, afterRun(session, ending)))
       tables.putRun(ended({ ...run, sessionId }, ending))
       tables.deleteText(runId)
+      if (run.quiet && ending.unsaid) tables.announce(runId)
+      if (ending.state === 'completed')
+        for (const id of run.takes ?? []) tables.deleteSystemEvent({ id, sessionKey: run.sessionKey })
       if (ending.spent !== undefined) addUsage(run, ending.endedAt, ending.spent)
       if (ending.state !== 'interrupted') for (const message of ending.heard ?? []) hear(notYetHeard(message))
       return true
@@ -550,6 +623,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       if (session === undefined) return false
       tables.deleteTranscripts(key)
       tables.deleteStream(key)
+      for (const event of tables.systemEvents(key)) tables.deleteSystemEvent(event)
       tables.deleteSession(key)
       tables.dropPictures()
       countSession(session, -1)
@@ -639,6 +713,32 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
     },
 
     attachment: (sha256) => tables.picture(sha256),
+
+    addSystemEvent: putSystemEvent,
+    systemEvents: (sessionKey) => tables.systemEvents(sessionKey),
+    jobs: () => [...tables.jobs()],
+    keepJob({ job, firing, event }) {
+      if (firing !== undefined && !isNext(firing)) return false
+      tables.putJob(job)
+      if (firing !== undefined) putFiring(firing)
+      if (event !== undefined) putSystemEvent(event)
+      return true
+    },
+    removeJob(jobId) {
+      const isThere = tables.job(jobId) !== undefined
+      if (isThere) tables.deleteJob(jobId)
+      return isThere
+    },
+    firings({ jobId, limit }) {
+      const found: Firing[] = []
+      for (const firing of tables.firings(jobId)) {
+        if (found.length >= limit) break
+        if (firing.endedAt !== undefined) found.push(firing)
+      }
+      return found
+    },
+    openFirings: () => [...tables.openFirings()],
+
     put: (kind, id, value) => tables.putDocument(kind, id, value),
     get: (kind, id) => tables.document(kind, id),
     list: (kind) => tables.documents(kind),
@@ -690,6 +790,7 @@ const newRun = (turn: NewTurn, runId: string, sessionId: string): RunRecord => (
   ...(turn.sent && { sent: turn.sent }),
   ...(turn.answers === undefined ? {} : { answers: turn.answers }),
   ...(turn.earlier && { earlier: turn.earlier }),
+  ...(turn.quiet && { quiet: true }),
 })
 
 /** Whether the answer to a run is still to be told to whoever sent it. */
@@ -707,6 +808,10 @@ const earlierMessage = ({ role, text }: Earlier, timestamp: number): TranscriptM
   content: [{ type: 'text', text }],
   timestamp,
 })
+
+/** System events in the words in which a session hears of them. */
+const toldOf = (events: readonly SystemEvent[]): string =>
+  events.map(({ at, text }) => `System: [${new Date(at).toISOString()}] ${text}`).join('\n')
 
 const imageBlock = ({ mimeType, sha256, fileName }: Attachment): { type: string; [name: string]: Json } => ({
   type: 'image',

@@ -1,7 +1,18 @@
 /** A store that forgets everything with the process, for tests: the same rules over plain maps. */
+import type { CronJob } from '../contract/cron.ts'
 import type { Ask, StreamRecord, Tables } from './ledger.ts'
 import { asking, isUnheard, ledger } from './ledger.ts'
-import type { EventChunk, Json, Quotas, RunRecord, SessionRecord, Store, UsageDay } from './store.ts'
+import type {
+  EventChunk,
+  Firing,
+  Json,
+  Quotas,
+  RunRecord,
+  SessionRecord,
+  Store,
+  SystemEvent,
+  UsageDay,
+} from './store.ts'
 import { StoreError } from './store.ts'
 
 /** Opens an empty store. Its `verify` finds nothing, and nothing in it outlives `close`. */
@@ -52,6 +63,8 @@ const mapTables = (): Tables => {
   const texts = new Map<string, string>()
   const pictures = new Map<string, Uint8Array>()
   const documents = new Map<string, Map<string, string>>()
+  const systemEvents = new Map<string, string>()
+  const jobs = new Map<string, { json: string; firings: Map<number, string> }>()
 
   const parse = <T>(json: string | undefined): T | undefined =>
     json === undefined ? undefined : (JSON.parse(json) as T)
@@ -74,6 +87,11 @@ const mapTables = (): Tables => {
     sentTo: run.sent && run.agentId,
     isUnheard: isUnheard(run),
   })
+  const firingsOf = (jobId: string | undefined): Firing[] =>
+    [...jobs]
+      .flatMap(([id, { firings }]) => (jobId === undefined || id === jobId ? [...firings.values()] : []))
+      .map((json) => JSON.parse(json) as Firing)
+      .sort((a, b) => b.dueAt - a.dueAt || (a.jobId < b.jobId ? -1 : 1))
   const runsWhere = (isSought: (row: RunRow) => boolean): RunRecord[] =>
     Array.from(runs.values())
       .filter(isSought)
@@ -182,6 +200,27 @@ const mapTables = (): Tables => {
       for (const sha256 of [...pictures.keys()]) {
         if (!held.some((holder) => holder.pictures.has(sha256))) pictures.delete(sha256)
       }
+    },
+
+    addSystemEvent: (event) => void systemEvents.set(event.id, JSON.stringify(event)),
+    systemEvents: (sessionKey) =>
+      Array.from(systemEvents.values(), (json) => JSON.parse(json) as SystemEvent).filter(
+        (event) => event.sessionKey === (sessionKey ?? event.sessionKey),
+      ),
+    deleteSystemEvent: ({ id }) => void systemEvents.delete(id),
+
+    jobs: () => Array.from(jobs.values(), ({ json }) => JSON.parse(json) as CronJob),
+    job: (jobId) => parse<CronJob>(jobs.get(jobId)?.json),
+    putJob: (job) =>
+      void jobs.set(job.id, { json: JSON.stringify(job), firings: jobs.get(job.id)?.firings ?? new Map() }),
+    deleteJob: (jobId) => void jobs.delete(jobId),
+    firing: (jobId, dueAt) => parse<Firing>(jobs.get(jobId)?.firings.get(dueAt)),
+    putFiring: (firing) => void jobs.get(firing.jobId)?.firings.set(firing.dueAt, JSON.stringify(firing)),
+    firings: firingsOf,
+    openFirings: () => firingsOf(undefined).filter(({ endedAt }) => endedAt === undefined),
+    deleteFirings(jobId, before) {
+      for (const { dueAt, endedAt } of firingsOf(jobId))
+        if (dueAt < before && endedAt !== undefined) jobs.get(jobId)?.firings.delete(dueAt)
     },
 
     document: (kind, id) => parse<Json>(documents.get(kind)?.get(id)),

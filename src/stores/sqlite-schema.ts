@@ -145,6 +145,33 @@ const steps: string[] = [
   ) WITHOUT ROWID;
   CREATE INDEX usage_by_session ON usage (session_key, day, provider, model);
   `,
+  `
+  -- What sessions are yet to hear of, in the order it came. record is a SystemEvent.
+  CREATE TABLE system_events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    session_key TEXT NOT NULL,
+    id TEXT NOT NULL,
+    record TEXT NOT NULL
+  );
+  CREATE UNIQUE INDEX system_events_by_session ON system_events (session_key, id);
+
+  -- record is a CronJob.
+  CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    record TEXT NOT NULL
+  ) WITHOUT ROWID;
+
+  -- Once for each time that a job was due. record is a Firing; is_open is 1 while it is under way, else null.
+  CREATE TABLE firings (
+    job TEXT NOT NULL,
+    due INTEGER NOT NULL,
+    is_open INTEGER,
+    record TEXT NOT NULL,
+    PRIMARY KEY (job, due)
+  ) WITHOUT ROWID;
+  CREATE INDEX firings_open ON firings (is_open) WHERE is_open IS NOT NULL;
+  CREATE INDEX firings_by_due ON firings (due DESC, job);
+  `,
 ]
 
 /** The schema this gateway writes. */

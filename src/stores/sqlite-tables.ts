@@ -7,8 +7,9 @@
  */
 import type { DatabaseSync, SQLInputValue } from 'node:sqlite'
 import { crc32 } from 'node:zlib'
+import type { CronJob } from '../contract/cron.ts'
 import { isUnheard, type StreamRecord, type Tables } from './ledger.ts'
-import type { Json, RunRecord, SessionRecord, UsageDay } from './store.ts'
+import type { Firing, Json, RunRecord, SessionRecord, SystemEvent, UsageDay } from './store.ts'
 
 export const sqliteTables = (db: DatabaseSync): Tables => {
   /** A statement that answers rows; its first column is what counts. */
@@ -149,6 +150,27 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     'DELETE FROM blobs WHERE NOT EXISTS (SELECT 1 FROM holds WHERE holds.sha256 = blobs.sha256)',
   )
 
+  const addSystemEvent = change('INSERT INTO system_events (session_key, id, record) VALUES (?, ?, ?)')
+  const systemEvents = query('SELECT record FROM system_events ORDER BY seq')
+  const systemEventsOf = query('SELECT record FROM system_events WHERE session_key = ? ORDER BY seq')
+  const deleteSystemEvent = change('DELETE FROM system_events WHERE session_key = ? AND id = ?')
+
+  const jobs = query('SELECT record, id FROM jobs')
+  const job = query('SELECT record, id FROM jobs WHERE id = ?')
+  const putJob = change(
+    'INSERT INTO jobs (id, record) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record',
+  )
+  const deleteJob = [change('DELETE FROM firings WHERE job = ?'), change('DELETE FROM jobs WHERE id = ?')]
+  const firing = query('SELECT record, job, due FROM firings WHERE job = ? AND due = ?')
+  const putFiring = change(
+    `INSERT INTO firings (job, due, is_open, record) VALUES (?, ?, ?, ?)
+     ON CONFLICT (job, due) DO UPDATE SET is_open = excluded.is_open, record = excluded.record`,
+  )
+  const firings = query('SELECT record, job, due FROM firings ORDER BY due DESC, job')
+  const firingsOf = query('SELECT record, job, due FROM firings WHERE job = ? ORDER BY due DESC')
+  const openFirings = query('SELECT record, job, due FROM firings WHERE is_open IS NOT NULL ORDER BY due DESC, job')
+  const deleteFirings = change('DELETE FROM firings WHERE job = ? AND due < ? AND is_open IS NULL')
+
   const document = query('SELECT record, kind, id FROM documents WHERE kind = ? AND id = ?')
   const documents = query('SELECT record, kind, id FROM documents WHERE kind = ? ORDER BY id')
   const putDocument = change(
@@ -261,6 +283,36 @@ export const sqliteTables = (db: DatabaseSync): Tables => {
     },
     dropPictures: () => void dropPictures(),
 
+    addSystemEvent: (event) => void addSystemEvent(event.sessionKey, event.id, sealed(JSON.stringify(event))),
+    systemEvents: (sessionKey) =>
+      Array.from(
+        sessionKey === undefined ? systemEvents.texts() : systemEventsOf.texts(sessionKey),
+        (json) => JSON.parse(json) as SystemEvent,
+      ),
+    deleteSystemEvent: ({ id, sessionKey }) => void deleteSystemEvent(sessionKey, id),
+
+    *jobs() {
+      for (const json of jobs.texts()) yield JSON.parse(json) as CronJob
+    },
+    job: (jobId) => parsed<CronJob>(job.text(jobId)),
+    putJob: (record) => void putJob(record.id, sealed(JSON.stringify(record), record.id)),
+    deleteJob(jobId) {
+      for (const statement of deleteJob) statement(jobId)
+    },
+    firing: (jobId, dueAt) => parsed<Firing>(firing.text(jobId, dueAt)),
+    putFiring(record) {
+      const { jobId, dueAt, endedAt } = record
+      putFiring(jobId, dueAt, endedAt === undefined ? 1 : null, sealed(JSON.stringify(record), jobId, dueAt))
+    },
+    *firings(jobId) {
+      const texts = jobId === undefined ? firings.texts() : firingsOf.texts(jobId)
+      for (const json of texts) yield JSON.parse(json) as Firing
+    },
+    *openFirings() {
+      for (const json of openFirings.texts()) yield JSON.parse(json) as Firing
+    },
+    deleteFirings: (jobId, before) => void deleteFirings(jobId, before),
+
     document: (kind, id) => parsed<{ value: Json }>(document.text(kind, id))?.value,
     documents: (kind) => Array.from(documents.texts(kind), (json) => JSON.parse(json) as { id: string; value: Json }),
     putDocument: (kind, id, value) => void putDocument(kind, id, sealed(JSON.stringify({ id, value }), kind, id)),
@@ -283,6 +335,9 @@ const sealedColumns = {
   chunks: 'events, first, last',
   usage: 'record',
   documents: 'record, kind, id',
+  system_events: 'record',
+  jobs: 'record, id',
+  firings: 'record, job, due',
   commits: 'record',
 }
 

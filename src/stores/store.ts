@@ -6,6 +6,8 @@
  * milliseconds and ids are given by the caller: a store has no clock and makes no ids. Rejections are {@link StoreError}.
  */
 
+import type { CronEntry, CronJob } from '../contract/cron.ts'
+
 /** A JSON value as it is stored. */
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json }
 
@@ -100,6 +102,36 @@ export interface NewTurn {
   answers?: string
   /** What is put in the transcript before the user's entry, if that is the first there. It is kept nowhere else from then on. */
   earlier?: Earlier[]
+  /** Nobody asked: its words come into the transcript with its answer, and with an ending that is `unsaid` not at all. */
+  quiet?: true
+}
+
+/** Something that a session is to hear of with its next turn. */
+export interface SystemEvent {
+  id: string
+  sessionKey: string
+  agentId: string
+  text: string
+  at: number
+  /** It is not to wait for a turn that comes by itself. */
+  isUrgent?: true
+}
+
+/** That a job's time came. Its id and `dueAt` (wall-clock ms) are what tells it from every other. */
+export interface Firing extends Omit<CronEntry, 'ts' | 'action' | 'runAtMs'> {
+  dueAt: number
+  startedAt: number
+  /** Absent while it is under way. */
+  endedAt?: number
+  /** The job as it was then, for as long as it is under way. */
+  job?: CronJob
+}
+
+/** What is kept of a job in one write. */
+export interface JobStep {
+  job: CronJob
+  firing?: Firing
+  event?: SystemEvent
 }
 
 /** A run as it is kept. */
@@ -123,6 +155,8 @@ export interface RunRecord extends Omit<NewTurn, 'spareRunId' | 'attachments'> {
    * took it in.
    */
   heard?: true
+  /** Ids of the system events that the message of a quiet run tells of; they are heard when it has completed. */
+  takes?: string[]
   /** What its models used, once it has ended. */
   spent?: Spent[]
   /** What the method answers to a repeat of the key, where that is more than the state. */
@@ -148,7 +182,10 @@ export interface Ending {
   stopReason?: string
   error?: string
   absorbedBy?: string
-  /** The words of a turn that was never started stay out of the transcript: the next one does not tell the model of them. */
+  /**
+   * The words of a turn that was never started, or that is quiet, stay out of the transcript: the next one does not tell the model of
+   * them. Of a quiet turn nobody is told then, and its end counts as announced.
+   */
   unsaid?: true
   /** Entries for the transcript that come before `message`: what the assistant said on the way, the calls it made, their results. */
   before?: TranscriptMessage[]
@@ -291,8 +328,9 @@ export interface Store {
    */
   accept(turn: NewTurn): Promise<Acceptance>
   /**
-   * Marks a run as started and puts its user message in the transcript. The first attempt only from `admitted`; a later one
-   * only from `started` by the attempt before it, whose text is forgotten; else `StoreError` CONFLICT.
+   * Marks a run as started and puts its user message in the transcript, behind the system events that its session was yet to
+   * hear of. The message of a quiet run gains them instead, and they wait on until it has completed. The first attempt only from `admitted`; a later one only from `started` by the
+   * attempt before it, whose text is forgotten; else `StoreError` CONFLICT.
    */
   start(runId: string, startedAt: number, attempt?: number): Promise<void>
   /** Keeps the text streamed so far of a started run; later calls replace earlier ones. Ignored once the run has ended. */
@@ -379,6 +417,25 @@ export interface Store {
   beginEpoch(sessionKey: string, epoch: string, at: number): Promise<void>
   /** The bytes of a kept picture. */
   attachment(sha256: string): Promise<Uint8Array | undefined>
+
+  /** Keeps word for a session; of more than 20 the oldest are forgotten. */
+  addSystemEvent(event: SystemEvent): Promise<void>
+  /** What sessions are yet to hear of, or one of them is; the oldest first. */
+  systemEvents(sessionKey?: string): Promise<SystemEvent[]>
+
+  jobs(): Promise<CronJob[]>
+  /**
+   * Keeps a job, a firing of it, and word for a session: all or nothing. A firing is added once and ended once, and only of a job
+   * that is there; a step that was taken already, or is of no job any more, resolves to false, and nothing was written. Of more
+   * than 200 firings of one job the oldest that have ended are forgotten.
+   */
+  keepJob(step: JobStep): Promise<boolean>
+  /** Removes a job and its firings. Resolves to whether there was one. */
+  removeJob(jobId: string): Promise<boolean>
+  /** The newest firings that have ended, of one job or of all, the one that was due last first. */
+  firings(filter: { jobId?: string; limit: number }): Promise<Firing[]>
+  /** Those that are under way. */
+  openFirings(): Promise<Firing[]>
 
   /** Small records of other rooms (devices, tokens, …), by kind and id. */
   put(kind: string, id: string, value: Json): Promise<void>

@@ -3,13 +3,22 @@ import { createHealth } from '../../src/broker/health.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import { settled } from '../support/rooms.ts'
 
+const AGENTS = {
+  defaultId: 'main',
+  mainKey: 'main',
+  resolve: (name: string) => name,
+  ids: () => ['main'],
+  get: () => undefined,
+}
+
 describe('how the gateway is', () => {
   /** A store whose looks at all sessions wait for a test, and how many there were. */
   function open() {
     const store = openMemoryStore()
     const looks: (() => void)[] = []
     const health = createHealth({
-      agents: { defaultId: 'main', mainKey: 'main', resolve: (name) => name, ids: () => ['main', 'other'] },
+      agents: { ...AGENTS, ids: () => ['main', 'other'] },
+      heartbeats: { isOn: true, words: async () => [] },
       store: {
         async overview(recent) {
           await new Promise<void>((resolve) => looks.push(resolve))
@@ -43,7 +52,8 @@ describe('how the gateway is', () => {
   it('is looked at again after a look that failed', async () => {
     let isWell = false
     const health = createHealth({
-      agents: { defaultId: 'main', mainKey: 'main', resolve: (name) => name, ids: () => ['main'] },
+      agents: AGENTS,
+      heartbeats: { isOn: true, words: async () => [] },
       store: { overview: async () => (isWell ? [] : Promise.reject(new Error('no disk'))) },
       path: '/sessions',
       now: () => 10,

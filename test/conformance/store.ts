@@ -11,6 +11,7 @@ import type {
   Store,
   TranscriptMessage,
 } from '../../src/stores/store.ts'
+import { cronJob, systemEvent } from '../support/job.ts'
 import { message, turn } from '../support/turn.ts'
 
 const key = 'agent:main:main'
@@ -690,6 +691,155 @@ export const storeConformance = (name: string, open: () => Promise<Store>): void
         expect(await mail({ agentId: 'main', limit: 9 })).toEqual([])
         expect(await mail({ limit: 2 })).toEqual(['run-a', 'run-c'])
         expect(await mail({ limit: 0 })).toEqual([])
+      })
+    })
+
+    describe('system events', () => {
+      const words = async () => (await store.systemEvents(key)).map(({ text }) => text)
+
+      it('wait for their session, the oldest first, and the last twenty of them', async () => {
+        for (let n = 1; n <= 23; n += 1) await store.addSystemEvent(systemEvent(`e${n}`))
+        await store.addSystemEvent(systemEvent('other', { sessionKey: 'agent:other:main' }))
+        expect(await words()).toEqual(Array.from({ length: 20 }, (_, n) => `word e${n + 4}`))
+        expect(await store.systemEvents()).toHaveLength(21)
+      })
+
+      it('are heard with the next turn that starts, once, before its own words', async () => {
+        await store.addSystemEvent(systemEvent('a'))
+        await store.addSystemEvent(systemEvent('b'))
+        await store.accept(turn('k'))
+        expect(await words()).toHaveLength(2)
+        await store.start('run-k', 2000)
+        await store.start('run-k', 2001, 2)
+        const at = '[1970-01-01T00:00:01.000Z]'
+        expect(await texts()).toEqual([`System: ${at} word a\nSystem: ${at} word b`, 'message k'])
+        expect(await words()).toEqual([])
+        expect(await store.session(key)).toMatchObject({ messageCount: 2 })
+      })
+
+      it('are told in the message of a quiet turn, and wait on until it has completed', async () => {
+        await store.addSystemEvent(systemEvent('a'))
+        await store.accept(turn('q', { quiet: true }))
+        await store.start('run-q', 2000)
+        await store.addSystemEvent(systemEvent('b'))
+        expect(await store.run('run-q')).toMatchObject({
+          message: 'message q\n\nSystem: [1970-01-01T00:00:01.000Z] word a',
+        })
+        expect(await words()).toEqual(['word a', 'word b'])
+        await store.settle('run-q', completed({ unsaid: true }))
+        expect(await words()).toEqual(['word b'])
+      })
+
+      it.each(['failed', 'aborted', 'timedOut', 'interrupted'] as const)(
+        'are heard by the next turn when the quiet one that told of them %s',
+        async (state) => {
+          await store.addSystemEvent(systemEvent('a'))
+          await store.accept(turn('q', { quiet: true }))
+          await store.start('run-q', 2000)
+          await store.settle('run-q', { state, endedAt: 2001, unsaid: true })
+          expect(await words()).toEqual(['word a'])
+        },
+      )
+
+      it('go with their session', async () => {
+        await store.accept(turn('k'))
+        await store.addSystemEvent(systemEvent('a'))
+        await store.deleteSession(key)
+        expect(await words()).toEqual([])
+      })
+    })
+
+    describe('a quiet turn', () => {
+      /** A session whose stream has an event. */
+      beforeEach(async () => {
+        await store.resetSession(main, 1)
+        await store.appendEvents({ sessionKey: key, epoch: 'e', from: 1, to: 1, events: '[]', at: 1, announced: [] })
+      })
+
+      it('comes into the transcript with its answer', async () => {
+        await store.accept(turn('q', { quiet: true }))
+        await store.start('run-q', 2000)
+        expect(await texts()).toEqual([])
+        await store.settle('run-q', completed({ message: reply('look here') }))
+        expect(await texts()).toEqual(['message q', 'look here'])
+        expect(await store.session(key)).toMatchObject({ messageCount: 2, opening: 'message q' })
+        // Its end is yet to be told.
+        expect(await store.unfinishedStreams()).toEqual([key])
+      })
+
+      it('that has nothing to say leaves nothing, and nobody waits to hear of its end', async () => {
+        await store.accept(turn('q', { quiet: true }))
+        await store.start('run-q', 2000)
+        await store.settle('run-q', completed({ unsaid: true, usage: { input: 1, output: 2, totalTokens: 3 } }))
+        expect(await texts()).toEqual([])
+        expect(await store.session(key)).toMatchObject({ messageCount: 0, totalTokens: 3 })
+        expect(await store.unfinishedStreams()).toEqual([])
+        expect(await store.run('run-q')).toMatchObject({ state: 'completed', quiet: true })
+      })
+    })
+
+    describe('jobs', () => {
+      const due = (dueAt: number, changes: object = {}) => ({ jobId: 'j', dueAt, startedAt: dueAt + 1, ...changes })
+
+      it('are kept, replaced and removed', async () => {
+        const job = cronJob('j')
+        expect(await store.keepJob({ job })).toBe(true)
+        expect(await store.jobs()).toEqual([job])
+        await store.keepJob({ job: { ...job, name: 'another' } })
+        expect(await store.jobs()).toMatchObject([{ name: 'another' }])
+        expect([await store.removeJob('j'), await store.removeJob('j')]).toEqual([true, false])
+        expect(await store.jobs()).toEqual([])
+      })
+
+      it('fire once for each time they were due, and each firing ends once', async () => {
+        const job = cronJob('j')
+        await store.keepJob({ job })
+        const step = { job: { ...job, name: 'fired' }, firing: due(10) }
+        expect([await store.keepJob(step), await store.keepJob(step)]).toEqual([true, false])
+        expect(await store.openFirings()).toEqual([due(10)])
+        expect(await store.firings({ limit: 9 })).toEqual([])
+        const end = { job, firing: due(10, { endedAt: 20, status: 'ok' }) }
+        expect([await store.keepJob(end), await store.keepJob(end), await store.keepJob(step)]).toEqual([
+          true,
+          false,
+          false,
+        ])
+        expect(await store.openFirings()).toEqual([])
+        expect(await store.firings({ limit: 9 })).toMatchObject([{ dueAt: 10, status: 'ok' }])
+        expect(await store.jobs()).toMatchObject([{ name: 'job j' }])
+      })
+
+      it('keep all of a step or nothing of it', async () => {
+        const job = cronJob('j')
+        await store.keepJob({ job })
+        const step = { job, firing: due(10, { endedAt: 11 }), event: systemEvent('e') }
+        await store.keepJob(step)
+        await store.keepJob({ ...step, event: systemEvent('again') })
+        expect((await store.systemEvents(key)).map(({ id }) => id)).toEqual(['e'])
+      })
+
+      it('that were removed are not brought back by the end of a firing', async () => {
+        const job = cronJob('j')
+        await store.keepJob({ job })
+        await store.keepJob({ job, firing: due(10) })
+        await store.removeJob('j')
+        expect(await store.openFirings()).toEqual([])
+        const end = { job, firing: due(10, { endedAt: 20 }), event: systemEvent('e') }
+        expect(await store.keepJob(end)).toBe(false)
+        expect([await store.jobs(), await store.systemEvents(key)]).toEqual([[], []])
+      })
+
+      it('remember their last 200 firings, each job its own', async () => {
+        for (const id of ['j', 'k']) await store.keepJob({ job: cronJob(id) })
+        await store.keepJob({ job: cronJob('k'), firing: { jobId: 'k', dueAt: 3, startedAt: 3, endedAt: 4 } })
+        await store.keepJob({ job: cronJob('j'), firing: due(1) })
+        for (let at = 2; at <= 210; at += 1)
+          await store.keepJob({ job: cronJob('j'), firing: due(at, { endedAt: at + 1 }) })
+        const kept = await store.firings({ jobId: 'j', limit: 1_000 })
+        expect([kept.length, kept[0]?.dueAt, kept.at(-1)?.dueAt]).toEqual([200, 210, 11])
+        expect((await store.firings({ limit: 1_000 })).at(-1)).toMatchObject({ jobId: 'k', dueAt: 3 })
+        expect(await store.openFirings()).toEqual([due(1)])
+        expect(await store.firings({ jobId: 'j', limit: 2 })).toMatchObject([{ dueAt: 210 }, { dueAt: 209 }])
       })
     })
 

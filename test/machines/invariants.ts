@@ -330,6 +330,44 @@ const toolServer: Invariants = {
   },
 }
 
+const schedule: Invariants = {
+  'has its turn taken only when it is on disk that its time has come, and once for each time': ({ log }) => {
+    // What a former process left under way is on disk already.
+    let written = log.some((entry) => is('begun', 'carryOut')(entry)) && !startsWithLook(log) ? 1 : 0
+    for (const entry of log) {
+      if (is('done', 'journalFiring')(entry) && paramsOf<{ fired: string }>(entry).fired === 'open') written += 1
+      if (is('done', 'carryOut')(entry)) written -= 1
+      if (is('begun', 'carryOut')(entry)) expect(written).toBe(1)
+    }
+  },
+  'waits for its next time only when it is on disk how the last one ended': ({ log }) => {
+    let isOwed = false
+    for (const entry of log) {
+      if (is('done', 'carryOut')(entry)) isOwed = true
+      if (is('done', 'journalFiring')(entry) && paramsOf<{ fired: string }>(entry).fired === 'ended') isOwed = true
+      if (is('done', 'journalEnd')(entry)) isOwed = false
+      if (is('begun', 'look')(entry)) expect(isOwed).toBe(false)
+    }
+  },
+  'fires only with a place': ({ log }) => {
+    let hasPlace = false
+    for (const entry of log) {
+      if (is('done', 'place')(entry)) hasPlace = true
+      if (is('begun', 'journalFiring')(entry)) expect(hasPlace).toBe(true)
+      if (is('begun', 'look')(entry)) hasPlace = false
+    }
+  },
+  'says each time when the disk refused': ({ log }) => {
+    const failures = ['journalFiring', 'carryOut', 'journalEnd'].map((name) => count(log, 'failed', name))
+    expect(count(log, 'effect', 'storageFailed')).toBe(failures.reduce((sum, n) => sum + n, 0))
+  },
+  'never waits for longer than a timer can hold': ({ snapshot }) => {
+    expect(snapshot.context.waitMs).toBeLessThanOrEqual(snapshot.context.longestMs)
+  },
+}
+
+const startsWithLook = (log: Entry[]): boolean => log.find(({ kind }) => kind === 'begun')?.name === 'look'
+
 const run: Invariants = {
   'announces its end exactly once, and only when the end is on disk': ({ log, snapshot }) => {
     expect(count(log, 'effect', 'announceEnd')).toBe(snapshot.status === 'done' ? 1 : 0)
@@ -564,4 +602,5 @@ export const INVARIANTS: { [chart: string]: Invariants } = {
   pairing: withAlways(pairing),
   invocation: withAlways(invocation),
   'tool-server': withAlways(toolServer),
+  schedule: withAlways(schedule),
 }

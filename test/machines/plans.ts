@@ -6,6 +6,7 @@ import { gatewayMachine } from '../../machines/gateway.ts'
 import { invocationMachine } from '../../machines/invocation.ts'
 import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
+import { scheduleMachine } from '../../machines/schedule.ts'
 import { sessionMachine } from '../../machines/session.ts'
 import { standbyMachine } from '../../machines/standby.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
@@ -149,6 +150,19 @@ export const PLANS: { [name: string]: TourPlan } = {
     samples: {
       lost: () => [{ why: 'it ended' }],
       'done clear': () => [{ at: 0, jitter: 0 }],
+    },
+  },
+  schedule: {
+    machine: scheduleMachine,
+    inputs: [
+      { jobId: 'j', longestMs: 60_000, retryMs: 1_000, isOpen: false },
+      { jobId: 'j', longestMs: 60_000, retryMs: 1_000, isOpen: true },
+    ],
+    abstract: ({ context }) => [context.isForced, context.isOpen, context.waitMs],
+    samples: {
+      'done look': () => [{ waitMs: null }, { waitMs: 0 }, { waitMs: 20_000 }, { waitMs: 1e10 }],
+      'done journalFiring': () => ['open', 'ended', 'refused'].map((fired) => ({ fired })),
+      'done journalEnd': () => [{ isLast: true }, { isLast: false }],
     },
   },
   invocation: {

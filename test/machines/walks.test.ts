@@ -15,7 +15,7 @@ function check(name: string, bench: Rig): void {
   for (const holds of Object.values(INVARIANTS[name]!)) holds(bench)
 }
 
-describe.each(['session', 'run', 'pairing', 'invocation'])('%s', (name) => {
+describe.each(['session', 'run', 'pairing', 'invocation', 'schedule'])('%s', (name) => {
   const plan = PLANS[name]!
 
   test(`keeps its word on ${RUNS} random walks`, async () => {

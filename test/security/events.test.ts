@@ -19,6 +19,8 @@ const HEARD_WITH: Record<EventName, string> = {
   agent: 'operator.read',
   chat: 'operator.read',
   'agent.message': 'operator.read',
+  cron: 'operator.read',
+  heartbeat: 'operator.read',
   'exec.approval.requested': 'operator.approvals',
   'exec.approval.resolved': 'operator.approvals',
   'device.pair.requested': 'operator.pairing',
@@ -106,6 +108,12 @@ describe('every event', () => {
     await operator.next(({ event }) => event === 'exec.approval.requested')
     await operator.request('exec.approval.resolve', { id: 'a1', decision: 'deny' })
     await asked
+    await operator.request('cron.add', {
+      ...{ name: 'a job', schedule: { kind: 'every', everyMs: 3_600_000 }, sessionTarget: 'main' },
+      ...{ wakeMode: 'next-heartbeat', payload: { kind: 'systemEvent', text: 'a word' } },
+    })
+    await operator.request('wake', { mode: 'now', text: 'look up', sessionKey: OTHER })
+    await operator.next(({ event }) => event === 'heartbeat')
     await connectDevice(gateway, { peer: { headers: { Host: 'gateway.example' } } })
     for (const [kind, ask] of [
       ['device', undefined],

@@ -6,6 +6,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openSqliteStore } from '../../src/stores/sqlite.ts'
 import { knownSchema, migrate, schemaOf } from '../../src/stores/sqlite-schema.ts'
+import { cronJob, systemEvent } from '../support/job.ts'
 import { message, turn } from '../support/turn.ts'
 
 let folder: string
@@ -101,6 +102,12 @@ describe('a step that is cut off', () => {
         await store.settle('run-b', { state: 'completed', endedAt: 3000 })
         expect((await store.chain('run-a')).map(({ runId }) => runId)).toEqual(['run-a', 'run-b'])
         expect(await store.unheard()).toHaveLength(1)
+        const job = cronJob('j')
+        await store.keepJob({ job })
+        expect(await store.keepJob({ job, firing: { jobId: 'j', dueAt: 1, startedAt: 2 } })).toBe(true)
+        expect([await store.jobs(), await store.openFirings()]).toMatchObject([[job], [{ dueAt: 1 }]])
+        await store.addSystemEvent(systemEvent('e'))
+        expect(await store.systemEvents()).toHaveLength(1)
         await store.close()
         const again = new DatabaseSync(copy)
         expect(schemaOf(again)).toBe(knownSchema)

@@ -116,6 +116,10 @@ function partsOf(conn: string, frames: Frame[], names: Names): Parts {
       add(answerName(conn, frame, names), frame)
       continue
     }
+    if (event === 'cron') {
+      add(`${conn} cron ${payload.action}`, frame)
+      continue
+    }
     if (event !== 'agent' && event !== 'chat') {
       if (!PERIODIC.has(event)) add(`${conn} ${event}`, frame)
       else if (!parts.has(`${conn} ${event}`)) parts.set(`${conn} ${event}`, frame)

@@ -32,6 +32,10 @@ const VOLATILE = new Set([
     'issuedAtMs',
     'expiresAtMs',
     'rotatedAtMs',
+    'updatedAtMs',
+    'anchorMs',
+    'runAtMs',
+    'nextRunAtMs',
     'revokedAtMs',
     'generatedAt',
   ],
@@ -74,7 +78,7 @@ const VOLATILE = new Set([
   ],
 ])
 /** Names that a gateway gives: the same where they were the same, different where they were different. */
-const IDS = new Set(['sessionId', 'requestId', 'messageId', 'hash', 'cursor'])
+const IDS = new Set(['sessionId', 'requestId', 'messageId', 'jobId', 'hash', 'cursor'])
 const DEVICE = /^<DEVICE_ID_\d+>$/
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 /** Times that are said more than once of one run: then they are the same. */

@@ -7,6 +7,7 @@ import { gatewayMachine } from '../../machines/gateway.ts'
 import { invocationMachine } from '../../machines/invocation.ts'
 import { pairingMachine } from '../../machines/pairing.ts'
 import { runMachine } from '../../machines/run.ts'
+import { scheduleMachine } from '../../machines/schedule.ts'
 import { sessionMachine } from '../../machines/session.ts'
 import { standbyMachine } from '../../machines/standby.ts'
 import { supervisorMachine } from '../../machines/supervisor.ts'
@@ -24,4 +25,5 @@ export const CHARTS: { [name: string]: AnyStateMachine } = {
   invocation: invocationMachine,
   standby: standbyMachine,
   'tool-server': toolServerMachine,
+  schedule: scheduleMachine,
 }

@@ -1,0 +1,78 @@
+/** When a job is due. */
+import { Cron } from 'croner'
+import type { CronJob } from '../contract/cron.ts'
+import { GatewayError } from '../contract/errors.ts'
+
+/** Between the end of a job and its next time, in ms, at the least. */
+const SHORTEST_GAP_MS = 1_000
+/** After so many failures one behind the other it rests so long, in ms; after more, as long as after the last of these. */
+const RESTS_MS = [30_000, 60_000, 5 * 60_000, 15 * 60_000, 60 * 60_000]
+const LONGEST_REST_MS = RESTS_MS.at(-1)!
+/** How often what is due once is tried. */
+const MOST_TRIES = 4
+/** What is due once may have been due so long ago, in ms, when it is asked for. */
+const MOST_LATE_MS = 60_000
+
+/** When a job is due once, in wall-clock ms; NaN when that is no moment. Without a zone it is UTC. */
+function momentOf(at: string): number {
+  const text = at.trim()
+  if (/^\d+$/.test(text)) return Number(text)
+  if (/^\d{4}-\d\d-\d\d$/.test(text)) return Date.parse(`${text}T00:00:00Z`)
+  return Date.parse(/(?:Z|[+-]\d\d:?\d\d)$/i.test(text) ? text : `${text}Z`)
+}
+
+/** The first time after a moment at which a job is due by its schedule; undefined when there is none. */
+function timeAfter({ schedule, createdAtMs }: Pick<CronJob, 'schedule' | 'createdAtMs'>, after: number) {
+  switch (schedule.kind) {
+    case 'at':
+      return momentOf(schedule.at)
+    case 'every': {
+      const { everyMs, anchorMs = createdAtMs } = schedule
+      return after < anchorMs ? anchorMs : anchorMs + (Math.floor((after - anchorMs) / everyMs) + 1) * everyMs
+    }
+    case 'cron': {
+      const timezone = schedule.tz?.trim()
+      return new Cron(schedule.expr, timezone ? { timezone } : {}).nextRun(new Date(after))?.getTime()
+    }
+  }
+}
+
+/**
+ * The first time of a job that is new, or has other times now.
+ * @throws GatewayError INVALID_JOB when it has none, or the one it has is over
+ */
+export function firstTime(job: CronJob, now: number): number {
+  const invalid = (why: string) => new GatewayError('INVALID_JOB', `schedule: ${why}`)
+  const { schedule } = job
+  let time: number | undefined
+  try {
+    time = timeAfter(job, now)
+  } catch (error) {
+    throw invalid((error as Error).message.slice(0, 200))
+  }
+  if (time === undefined) throw invalid('its time never comes')
+  if (!Number.isFinite(time) || Math.abs(time) > 8.64e15) throw invalid('this is no moment that a clock shows')
+  if (schedule.kind === 'at' && time < now - MOST_LATE_MS) throw invalid('its time is over')
+  return time
+}
+
+/** The next time of a job after one that has ended, or was missed, as its state tells; undefined when there is none. */
+export function nextTime(job: CronJob, endedAt: number): number | undefined {
+  const { schedule, state } = job
+  const errors = state.consecutiveErrors ?? 0
+  const rest = errors > 0 ? RESTS_MS[Math.min(errors, RESTS_MS.length) - 1]! : SHORTEST_GAP_MS
+  if (schedule.kind === 'at') return errors > 0 && errors < MOST_TRIES ? endedAt + rest : undefined
+  const time = timeAfter(job, endedAt)
+  return time === undefined ? undefined : Math.max(time, endedAt + rest)
+}
+
+/**
+ * The time that a job is waiting for. Where the clock has been set back, that is farther away than any it could wait for: then it is
+ * the next one by the present clock.
+ */
+export function awaitedTime(job: CronJob, now: number): number | undefined {
+  const { nextRunAtMs } = job.state
+  if (nextRunAtMs === undefined || job.schedule.kind === 'at') return nextRunAtMs
+  const time = timeAfter(job, now)
+  return time !== undefined && nextRunAtMs > time + LONGEST_REST_MS ? time : nextRunAtMs
+}
