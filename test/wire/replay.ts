@@ -160,16 +160,17 @@ export async function replay(recording: Recording, { isMissing }: ReplayOptions)
   async function flood(slow: Peer): Promise<void> {
     await catchUp(undefined)
     let isOver = false
+    // At once: it is not waited for long.
     void stage
       .logged(({ code }) => code === 1008)
       .then(() => {
         isOver = true
+        slow.socket.resume()
       })
     slow.socket.pause()
     const other = [...lines.values()].find(({ peer }) => peer !== slow)!.peer!
     const params = { sessionKey: 'agent:main:main', message: 'x'.repeat(250_000) }
     while (!isOver) await other.request('chat.inject', params, BARRIER)
-    slow.socket.resume()
   }
 
   async function lineOf(conn: string): Promise<Line> {
