@@ -16,7 +16,7 @@ export interface ProjectionNeeds {
 }
 
 /** What is written together: changes within so many ms. */
-const GATHERED_MS = 250
+const GATHERED_MS = 500
 /** Bytes of a transcript that are written at once, the newest. */
 const MOST_BYTES = 64 * 1024 * 1024
 /** Bytes of a file in which its first line is looked for. */

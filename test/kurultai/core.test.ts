@@ -147,7 +147,7 @@ describe('Z1', () => {
     const delivered = await openclaw('agent', '--agent', 'ops', '--message', '[[text=sent]]', ...delivery)
     expect(delivered).toEqual({ code: 0, out: expect.stringContaining('sent') })
     expect((await openclaw('agent', '--message', 'x', '--timeout', '2m')).code).toBe(64)
-  })
+  }, 60_000)
 
   it('Z1: doctor says what is wrong, by either of its names', async () => {
     for (const doctor of [['doctor'], ['gateway', 'doctor']]) {
@@ -155,7 +155,7 @@ describe('Z1', () => {
       expect(out).toContain(join(home, STATE))
       expect(out).toContain('KEY_OF_FAKE')
     }
-  })
+  }, 60_000)
 
   it('Z1: doctor has no more than warnings about the file as it is deployed', async () => {
     const state = folder()
