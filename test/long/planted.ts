@@ -280,4 +280,22 @@ export const FAULTS: Fault[] = [
     to: 'received > 0',
     tests: ['test/client/connectors.test.ts'],
   },
+  {
+    guarantee: 'G2',
+    what: 'the turn of a job is taken although its time is not on disk',
+    file: 'src/broker/schedules.ts',
+    from: '      if (!(await keep(running, { firing }).catch((error) => unopened(jobId, error)))) return skip(jobId, dueAt)\n',
+    to: '      void keep(running, { firing }).catch((error) => (0 as number) && unopened(jobId, error))\n',
+    tests: ['test/broker/schedules.test.ts'],
+    name: 'disk',
+  },
+  {
+    guarantee: 'G3',
+    what: 'a firing is added as often as somebody asks',
+    file: 'src/stores/ledger.ts',
+    from: '      if (firing !== undefined && !isNext(firing)) return false\n',
+    to: '',
+    tests: ['test/stores/memory.test.ts'],
+    name: 'fire once',
+  },
 ]

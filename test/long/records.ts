@@ -2,7 +2,7 @@
 import { copyFileSync, existsSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import type { RunRecord } from '../../src/stores/store.ts'
+import type { Firing, RunRecord } from '../../src/stores/store.ts'
 
 export interface KeptRun {
   key: string
@@ -29,6 +29,9 @@ export interface Records {
   runs: KeptRun[]
   /** The entries of each session's present transcript, oldest first. */
   transcripts: Map<string, { role: string; text: string }[]>
+  /** The ids of the jobs, and their firings. */
+  jobs: Set<string>
+  firings: Firing[]
   /** What is not as it has to be in any file: damage, holes in a stream. */
   problems: string[]
 }
@@ -59,7 +62,7 @@ function recordsIn(file: string): Records {
   try {
     // A process that was ended before it made its first table left nothing.
     if (db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'streams'").get() === undefined)
-      return { runs: [], transcripts: new Map(), problems: [] }
+      return { runs: [], transcripts: new Map(), jobs: new Set(), firings: [], problems: [] }
     const check = db
       .prepare('PRAGMA integrity_check')
       .all()
@@ -67,6 +70,8 @@ function recordsIn(file: string): Records {
     return {
       runs: db.prepare('SELECT record FROM runs ORDER BY seq').all().map(runOf),
       transcripts: transcriptsOf(db),
+      jobs: new Set(rowsOf(db, 'jobs').map(({ id }) => id)),
+      firings: rowsOf(db, 'firings') as Firing[],
       problems: [...check.filter((line) => line !== 'ok'), ...holesOf(db)],
     }
   } finally {
@@ -82,6 +87,12 @@ function parsed(value: unknown): Row {
   const text = String(value)
   return JSON.parse(/^[{["]/.test(text) ? text : text.slice(8))
 }
+
+const rowsOf = (db: DatabaseSync, table: 'jobs' | 'firings'): Row[] =>
+  db
+    .prepare(`SELECT record FROM ${table}`)
+    .all()
+    .map(({ record }) => parsed(record))
 
 function runOf(row: Row): KeptRun {
   const { result, ...record } = parsed(row['record'])

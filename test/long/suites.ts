@@ -15,6 +15,7 @@ import { power } from './power.ts'
 import { races } from './races.ts'
 import { replay } from './replay.ts'
 import { revoke } from './revoke.ts'
+import { schedule } from './schedule.ts'
 import { slow } from './slow.ts'
 import type { Suite } from './suite.ts'
 import { timing } from './timing.ts'
@@ -38,4 +39,5 @@ export const suites: Record<string, Suite> = {
   flood,
   revoke,
   council,
+  schedule,
 }
