@@ -160,10 +160,11 @@ describe('the audit of calls', () => {
         ...['agents.files.set', 'chat.inject', 'config.apply', 'config.patch', 'config.set'],
         ...['device.pair.approve', 'device.pair.reject', 'device.pair.remove'],
         ...['device.token.revoke', 'device.token.rotate'],
-        ...['exec.approval.request', 'exec.approval.resolve', 'exec.approvals.set'],
+        ...['exec.approval.request', 'exec.approval.resolve', 'exec.approvals.set', 'exec.approvals.node.set'],
         ...['node.invoke', 'node.rename'],
         ...['node.pair.approve', 'node.pair.reject', 'node.pair.remove', 'node.pair.request'],
-        ...['sessions.delete', 'sessions.patch', 'sessions.reset', 'tokens.create', 'tokens.revoke'],
+        ...['sessions.compact', 'sessions.delete', 'sessions.patch', 'sessions.reset', 'system-event'],
+        ...['tokens.create', 'tokens.revoke'],
       ].sort(),
     )
   })

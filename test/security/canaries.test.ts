@@ -480,5 +480,5 @@ describe('a secret', () => {
     // What is kept holds none of them either: neither what was issued nor what was tried.
     for (const name of readdirSync(folder).filter((it) => it.startsWith('kurultai.sqlite')))
       expect([name, foundIn(readFileSync(join(folder, name), 'latin1'), secrets)]).toEqual([name, []])
-  }, 60_000)
+  }, 120_000)
 })
