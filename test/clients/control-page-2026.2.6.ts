@@ -72,6 +72,7 @@ async function open(): Promise<Session> {
   )
   const browser = await chromium.launch({ executablePath: CHROMIUM.file, args: ['--no-sandbox'] })
   const page = await browser.newPage({ viewport: { width: 1300, height: 1600 } })
+  page.setDefaultTimeout(60_000)
   // It asks another origin for fonts, and does without.
   await page.route(
     (url) => url.origin !== origin.url,
@@ -89,7 +90,7 @@ async function open(): Promise<Session> {
   }
   /** Waits until the text of a bubble has that many words of the model or more; how many it has. */
   async function words(atLeast: number, bubble = streaming.last()): Promise<number> {
-    const deadline = performance.now() + 20_000
+    const deadline = performance.now() + 60_000
     for (;;) {
       const text = (await bubble.count()) > 0 ? await bubble.innerText().catch(() => '') : ''
       const count = text.match(/word/g)?.length ?? 0

@@ -7,7 +7,7 @@ export interface Terminal {
   /** Every line that was drawn, in that order, without colours and movements. A line that is drawn anew comes again. */
   lines: string[]
   type(text: string): void
-  /** Resolves once a line is drawn that fits, also one drawn before. @throws after `seconds` (20), with the last lines */
+  /** Resolves once a line is drawn that fits, also one drawn before. @throws after `seconds` (60), with the last lines */
   until(fits: (line: string) => boolean, seconds?: number): Promise<void>
   /** Its exit code. */
   exited: Promise<number | null>
@@ -48,7 +48,7 @@ export function openTerminal(command: string[], env: Record<string, string>): Te
     lines,
     exited,
     type: (text) => void child.stdin.write(text),
-    async until(fits, seconds = 20) {
+    async until(fits, seconds = 60) {
       if (drawn().some(fits)) return
       const { promise, resolve, reject } = Promise.withResolvers<void>()
       const look = () => drawn().some(fits) && resolve()
