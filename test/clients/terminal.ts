@@ -1,16 +1,17 @@
 /** A program in a terminal of its own: what it draws there, and what one types. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { setTimeout } from 'node:timers/promises'
 import { leave } from '../support/leftovers.ts'
 
 export interface Terminal {
   /** Every line that was drawn, in that order, without colours and movements. A line that is drawn anew comes again. */
   lines: string[]
   type(text: string): void
-  /** Resolves once a line is drawn that fits, also one drawn before. @throws after `seconds` (20), with the last lines */
+  /** Resolves once a line is drawn that fits, also one drawn before. @throws after `seconds` (60), with the last lines */
   until(fits: (line: string) => boolean, seconds?: number): Promise<void>
-  /** Its exit code. */
-  exited: Promise<number | null>
+  /** Its exit code, once it has ended. @throws after a minute */
+  ended(): Promise<number | null>
   /** Ends it, unless it has ended. */
   close(): Promise<void>
 }
@@ -46,14 +47,20 @@ export function openTerminal(command: string[], env: Record<string, string>): Te
   const drawn = () => [...lines, open.replace(DRAWING, '').trimEnd()]
   return {
     lines,
-    exited,
+    async ended() {
+      const late = Symbol('late')
+      const code = await Promise.race([exited, setTimeout(60_000, late, { ref: false })])
+      if (code === late)
+        throw new Error(`it did not end within a minute; the last lines:\n${drawn().slice(-20).join('\n')}`)
+      return code
+    },
     type: (text) => void child.stdin.write(text),
-    async until(fits, seconds = 20) {
+    async until(fits, seconds = 60) {
       if (drawn().some(fits)) return
       const { promise, resolve, reject } = Promise.withResolvers<void>()
       const look = () => drawn().some(fits) && resolve()
       watchers.add(look)
-      const late = setTimeout(
+      const late = globalThis.setTimeout(
         () => reject(new Error(`not drawn within ${seconds} s; the last lines:\n${drawn().slice(-20).join('\n')}`)),
         seconds * 1_000,
       )
@@ -63,7 +70,7 @@ export function openTerminal(command: string[], env: Record<string, string>): Te
       })
     },
     async close() {
-      child.kill('SIGHUP')
+      child.kill('SIGKILL')
       await exited
     },
   }
