@@ -35,6 +35,8 @@ const PARAMS: { [method: string]: object } = {
   'chat.abort': { sessionKey: 'main' },
   'exec.approvals.set': { file: { version: 1, defaults: {}, agents: {} } },
   'node.pair.request': { nodeId: 'n1', displayName: 'one' },
+  'wizard.next': { sessionId: 'none' },
+  'wizard.status': { sessionId: 'none' },
   'tokens.create': { name: 'frames', scopes: ['operator.read'] },
 }
 /** Asked in their own place, or never: they would change what the others are asked of. */
@@ -260,10 +262,10 @@ export const publishedFrames: Client = {
         }),
         command('every result and every event that the schema has a type for', async () => {
           const frames = taps.flatMap((tap, place) => ofTap(tap.frames, place))
-          const { results, payloads } = schema.judge(frames)
+          const { results, payloads, absent } = schema.judge(frames)
           const missing = [
             ...Object.entries<MethodBlock>(METHODS).flatMap(([name, { role }]) =>
-              schema.namesResultOf(name, role ?? 'operator') && !results.has(name) ? [name] : [],
+              !schema.namesResultOf(name, role ?? 'operator') || results.has(name) || absent.has(name) ? [] : [name],
             ),
             ...Object.keys(EVENTS).filter((name) => schema.namesPayloadOf(name) && !payloads.has(name)),
           ]

@@ -20,7 +20,7 @@ export interface NodeOptions {
 }
 
 /** Connects as a node, from here: a new device is paired with the name it gives. */
-export async function connectAsNode(gateway: TestGateway, options: NodeOptions = {}): Promise<TestNode> {
+export async function connectAsNode(gateway: Pick<TestGateway, 'open'>, options: NodeOptions = {}): Promise<TestNode> {
   const { device = createDevice(), name, caps = ['agent'], commands = ['agent.run'] } = options
   const peer = await gateway.open()
   const proof = device.prove(await nonceOf(peer), { role: 'node', scopes: [] })
