@@ -25,9 +25,6 @@ export const openclaw96: Client = {
   open,
 }
 
-/** What its page asks for that is no part of a gateway for agents, and does without. */
-const NOT_SERVED: string[] = []
-
 interface Said {
   code: number
   stdout: string
@@ -245,12 +242,13 @@ async function open(): Promise<Session> {
         const tui = terminal(user)
         try {
           await tui.until(isConnected, START_S)
-          tui.type('grow [[chunks=12 gap=150]]')
+          tui.type('grow [[chunks=12 gap=250]]')
           await tui.until((line) => line.includes('grow [[chunks=12'))
           tui.type('\r')
           await tui.until((line) => wordsIn(line) === 12)
+          // What was said before it has at most four.
           const seen = [...new Set(tui.lines.map(wordsIn))].filter((count) => count > 4)
-          assert.ok(seen.length >= 4, `seen only with ${seen} words`)
+          assert.ok(seen.length >= 3, `seen only with ${seen} words`)
           assert.deepEqual(
             seen,
             seen.toSorted((one, two) => one - two),
@@ -270,7 +268,7 @@ async function open(): Promise<Session> {
           tui.type('endless [[chunks=900 gap=50]]')
           await tui.until((line) => line.includes('endless [[chunks=900'))
           tui.type('\r')
-          await tui.until((line) => wordsIn(line) === 5)
+          await tui.until((line) => wordsIn(line) > 12)
           tui.type('\x1b')
           await model.requests.at(-1)!.closed
           assert.equal(model.requests.at(-1)!.closedEarly, true)
@@ -297,11 +295,8 @@ async function open(): Promise<Session> {
         const { pending, paired } = await json(user, 'devices', 'list')
         assert.deepEqual(pending, [])
         assert.deepEqual(
-          paired.map(({ clientId, role }: { clientId: string; role: string }) => [clientId, role]),
-          [
-            ['gateway-client', 'node'],
-            ['openclaw-tui', 'operator'],
-          ],
+          paired.map(({ clientId, role }: { clientId: string; role: string }) => `${clientId}, ${role}`).toSorted(),
+          ['gateway-client, node', 'openclaw-tui, operator'],
         )
       },
     },
@@ -348,8 +343,7 @@ async function open(): Promise<Session> {
       async run() {
         const frames = allFrames()
         assert.deepEqual(schema.judge(frames).problems, [])
-        const unknown = ({ frame }: (typeof frames)[number]) => NOT_SERVED.includes(frame['method'])
-        assert.deepEqual(judgeRequests(frames.filter((each) => !unknown(each))), ['no.such: there is no such method'])
+        assert.deepEqual(judgeRequests(frames), ['no.such: there is no such method'])
       },
     },
   ]

@@ -15,7 +15,7 @@ export interface PublishedSchema {
   judge(frames: readonly TappedFrame[]): Verdict
 }
 
-export interface Verdict {
+interface Verdict {
   /** What does not fit, each once: what it is of, where, and why. */
   problems: string[]
   /** Methods of which a result was held against its type, and events likewise. */
