@@ -35,10 +35,26 @@ const PARAMS: { [method: string]: object } = {
   'chat.abort': { sessionKey: 'main' },
   'exec.approvals.set': { file: { version: 1, defaults: {}, agents: {} } },
   'node.pair.request': { nodeId: 'n1', displayName: 'one' },
+  'cron.add': {
+    name: 'note',
+    schedule: { kind: 'every', everyMs: 3_600_000 },
+    sessionTarget: 'main',
+    wakeMode: 'next-heartbeat',
+    payload: { kind: 'systemEvent', text: 'remember' },
+  },
+  'cron.update': { patch: { description: 'to be remembered' } },
+  'wizard.next': { sessionId: 'none' },
+  'wizard.status': { sessionId: 'none' },
   'tokens.create': { name: 'frames', scopes: ['operator.read'] },
 }
 /** Asked in their own place, or never: they would change what the others are asked of. */
-const APART = new Set(['device.token.rotate', 'device.token.revoke', 'device.pair.remove', 'sessions.delete'])
+const APART = new Set([
+  'device.token.rotate',
+  'device.token.revoke',
+  'device.pair.remove',
+  'sessions.delete',
+  'cron.remove',
+])
 
 export const publishedFrames: Client = {
   name: '@openclaw/gateway-protocol',
@@ -223,11 +239,15 @@ export const publishedFrames: Client = {
           granted(await admin.request('exec.approvals.set', { file, baseHash: hash }))
         }),
         command('every method there is', async () => {
-          for (const method of Object.keys(METHODS)) {
+          let job: { id?: string } = {}
+          // First what others are asked of.
+          const order = Object.keys(METHODS).sort((one, two) => Number(two === 'cron.add') - Number(one === 'cron.add'))
+          for (const method of order) {
             if (APART.has(method)) continue
             const { hash: baseHash } = granted(await admin.request('exec.approvals.get'))
-            const more = method === 'exec.approvals.set' ? { baseHash } : {}
-            await admin.request(method, { ...PARAMS[method], ...more })
+            const more = method === 'exec.approvals.set' ? { baseHash } : method.startsWith('cron.') ? job : {}
+            const { ok, payload } = await admin.request(method, { ...PARAMS[method], ...more })
+            if (ok && method === 'cron.add') job = { id: payload.id }
           }
           granted(await admin.request('sessions.delete', PARAMS['sessions.delete']))
         }),
@@ -260,10 +280,10 @@ export const publishedFrames: Client = {
         }),
         command('every result and every event that the schema has a type for', async () => {
           const frames = taps.flatMap((tap, place) => ofTap(tap.frames, place))
-          const { results, payloads } = schema.judge(frames)
+          const { results, payloads, absent } = schema.judge(frames)
           const missing = [
             ...Object.entries<MethodBlock>(METHODS).flatMap(([name, { role }]) =>
-              schema.namesResultOf(name, role ?? 'operator') && !results.has(name) ? [name] : [],
+              !schema.namesResultOf(name, role ?? 'operator') || results.has(name) || absent.has(name) ? [] : [name],
             ),
             ...Object.keys(EVENTS).filter((name) => schema.namesPayloadOf(name) && !payloads.has(name)),
           ]

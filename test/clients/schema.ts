@@ -15,12 +15,14 @@ export interface PublishedSchema {
   judge(frames: readonly TappedFrame[]): Verdict
 }
 
-export interface Verdict {
+interface Verdict {
   /** What does not fit, each once: what it is of, where, and why. */
   problems: string[]
   /** Methods of which a result was held against its type, and events likewise. */
   results: Set<string>
   payloads: Set<string>
+  /** Methods that said they are not served here. */
+  absent: Set<string>
 }
 
 /**
@@ -96,7 +98,7 @@ export function readSchema(folder: string): PublishedSchema {
     namesPayloadOf: (event) => payloadOf(event) !== undefined,
     judge(frames) {
       const problems = new Set<string>()
-      const [results, payloads] = [new Set<string>(), new Set<string>()]
+      const [results, payloads, absent] = [new Set<string>(), new Set<string>(), new Set<string>()]
       const methods = new Map<string, string>()
       const roles = new Map<number, Role>()
       const hold = (what: string, schema: JsonSchema, value: unknown) => {
@@ -124,10 +126,14 @@ export function readSchema(folder: string): PublishedSchema {
           if (!schema) continue
           hold(method, schema, frame['payload'])
           results.add(method)
-        } else if (frame['error']?.details?.code === 'MISSING_SCOPE')
-          hold('details of a missing scope', named('MissingScopeErrorDetails'), frame['error'].details)
+          continue
+        }
+        const { details } = frame['error']
+        if (details?.code === 'NOT_SERVED') absent.add(method)
+        if (details?.code === 'MISSING_SCOPE')
+          hold('details of a missing scope', named('MissingScopeErrorDetails'), details)
       }
-      return { problems: [...problems].sort(), results, payloads }
+      return { problems: [...problems].sort(), results, payloads, absent }
     },
   }
 }
