@@ -163,7 +163,7 @@ describe('the audit of calls', () => {
         ...['exec.approval.request', 'exec.approval.resolve', 'exec.approvals.set'],
         ...['node.invoke', 'node.rename'],
         ...['node.pair.approve', 'node.pair.reject', 'node.pair.remove', 'node.pair.request'],
-        ...['sessions.delete', 'sessions.patch', 'sessions.reset', 'tokens.create', 'tokens.revoke'],
+        ...['sessions.delete', 'sessions.patch', 'sessions.reset', 'tokens.create', 'tokens.revoke', 'tools.call'],
       ].sort(),
     )
   })
