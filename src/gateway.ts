@@ -239,7 +239,8 @@ export function createGateway(options: GatewayOptions): Gateway {
           if (renewed > 0) log.info({ sessions: renewed }, 'streams began a new epoch')
           const settled = { ...(await turns.recover()), answers: await mailbox.recover() }
           const forgotten = await oneShots.recover()
-          if (forgotten > 0) log.info({ sessions: forgotten }, 'removed the sessions of requests that nobody waits for')
+          if (forgotten > 0)
+            log.info({ sessions: forgotten }, 'removing the sessions of requests that nobody waits for')
           const { jobs, ...left } = await schedules.recover()
           if (Object.values(left).some((count) => count > 0)) log.info({ jobs, ...left }, 'took up the jobs')
           await heartbeats.start()

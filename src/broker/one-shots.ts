@@ -1,5 +1,6 @@
 /** Sessions of one turn each: made for a request that names no session, and gone when it has its answer. */
 import { createHash, randomUUID } from 'node:crypto'
+import { isOneShot, ONE_SHOT, oneShotKey } from '../contract/session-key.ts'
 import type { Store } from '../stores/store.ts'
 import type { Log } from './log.ts'
 import type { Turns } from './turns.ts'
@@ -12,7 +13,7 @@ export interface OneShots {
   keyFor(agentId: string, by: { principal: string; idempotencyKey: string | undefined }): string
   /** Removes a session whose turn has ended. Never rejects. */
   end(sessionKey: string): Promise<void>
-  /** Removes those that a former process left, and stops what was to run in them: nobody waits for it. Resolves to how many. */
+  /** Begins to remove those that a former process left. Resolves to how many there are. */
   recover(): Promise<number>
 }
 
@@ -22,13 +23,16 @@ export interface OneShotsNeeds {
   log: Pick<Log, 'warn'>
 }
 
-const MARK = ':openai:'
-const KEY = /^agent:[^:]+:openai:[0-9a-f]{32}$/
-
-/** Whether a canonical key is that of a session of one turn. */
-export const isOneShot = (sessionKey: string): boolean => KEY.test(sessionKey)
-
 export function createOneShots({ store, turns, log }: OneShotsNeeds): OneShots {
+  async function end(sessionKey: string): Promise<void> {
+    try {
+      await turns.remove(sessionKey)
+    } catch (error) {
+      // The next start finds it.
+      log.warn({ sessionKey, err: error }, 'a session of one turn could not be removed')
+    }
+  }
+
   return {
     keyFor(agentId, { principal, idempotencyKey }) {
       const id =
@@ -38,19 +42,13 @@ export function createOneShots({ store, turns, log }: OneShotsNeeds): OneShots {
               .update(JSON.stringify([principal, idempotencyKey]))
               .digest('hex')
               .slice(0, 32)
-      return `agent:${agentId}${MARK}${id}`
+      return oneShotKey(agentId, id)
     },
-    async end(sessionKey) {
-      try {
-        await turns.remove(sessionKey)
-      } catch (error) {
-        // The next start finds it.
-        log.warn({ sessionKey, err: error }, 'a session of one turn could not be removed')
-      }
-    },
+    end,
     async recover() {
-      const left = (await store.sessions({ search: MARK })).filter(({ key }) => isOneShot(key))
-      for (const { key } of left) await turns.remove(key)
+      const left = (await store.sessions({ search: ONE_SHOT })).filter(({ key }) => isOneShot(key))
+      // Nobody waits until the disk takes it.
+      for (const { key } of left) void end(key)
       return left.length
     },
   }

@@ -3,6 +3,7 @@ import { createHash, randomUUID } from 'node:crypto'
 import { nanoid } from 'nanoid'
 import type { AbortReason, RunOutcome } from '../../machines/run.ts'
 import { type QueueMode, readQueueMode } from '../contract/queue-mode.ts'
+import { isOneShot } from '../contract/session-key.ts'
 import type { Json, NewTurn, RunRecord, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Replay } from './replay.ts'
 import type { Runs } from './runs.ts'
@@ -53,7 +54,7 @@ export interface Turns {
    * goes on to its end: it was admitted from somebody who might send it. Resolves when the endings are on disk.
    */
   drop(principal: string): Promise<void>
-  /** Starts, ends or resumes what a former process left; drops what those left who are revoked. Resolves to how many of each. */
+  /** Starts, ends or resumes what a former process left; drops what those left who are revoked, or whom nobody can answer any more. Resolves to how many of each. */
   recover(): Promise<{ started: number; interrupted: number; resumed: number; dropped: number }>
 }
 
@@ -250,6 +251,11 @@ export function createTurns(needs: TurnsNeeds): Turns {
       for (const record of (await store.unsettled()).toSorted((one, other) => order(one) - order(other))) {
         supervisor.restore(record)
         const { message, attachments, attempt = 1, state, meta, principal } = record
+        if (isOneShot(record.sessionKey)) {
+          counts.dropped += 1
+          runs.admit(record, { outcome: UNAWAITED })
+          continue
+        }
         if (state === 'admitted' && !needs.stands(principal)) {
           counts.dropped += 1
           runs.admit(record, { outcome: REVOKED })
@@ -292,6 +298,8 @@ const INTERRUPTED: RunOutcome = {
   error: 'the gateway stopped while this run was under way; send it again under a new idempotency key to repeat it',
 }
 
+/** Whoever waited for it has gone with the process that it asked. */
+const UNAWAITED: RunOutcome = { state: 'aborted', stopReason: 'shutdown' satisfies AbortReason }
 const EXPIRED: RunOutcome = { state: 'aborted', stopReason: 'expired' satisfies AbortReason }
 const REVOKED: RunOutcome = { state: 'aborted', stopReason: 'revoked' satisfies AbortReason }
 

@@ -47,3 +47,12 @@ export function unknownAgent(name: string, agents: AgentNames): GatewayError {
     details: { known },
   })
 }
+
+/** What the keys of sessions of one turn have in them. */
+export const ONE_SHOT = ':openai:'
+
+/** @param id 32 hex digits */
+export const oneShotKey = (agentId: string, id: string): string => `agent:${agentId}${ONE_SHOT}${id}`
+
+/** Whether a canonical key is that of a session of one turn, whose answer only the one who asked waits for. */
+export const isOneShot = (key: string): boolean => /^agent:[^:]+:openai:[0-9a-f]{32}$/.test(key)

@@ -164,7 +164,7 @@ describe('the audit of calls', () => {
         ...['node.invoke', 'node.rename'],
         ...['node.pair.approve', 'node.pair.reject', 'node.pair.remove', 'node.pair.request'],
         ...['sessions.compact', 'sessions.delete', 'sessions.patch', 'sessions.reset', 'system-event'],
-        ...['tokens.create', 'tokens.revoke'],
+        ...['tokens.create', 'tokens.revoke', 'tools.call'],
       ].sort(),
     )
   })

@@ -356,8 +356,10 @@ describe('a conversation', () => {
     ] as const)
       await store.accept(turn(name, { sessionKey, sessionId: name, principal: 'token:shared', method: 'agent' }))
     await using gateway = await open({ store })
-    expect(await store.run('run-left')).toMatchObject({ state: 'aborted' })
-    expect(await sessionsIn(gateway)).toEqual(['agent:main:openai:notes'])
+    await vi.waitFor(async () => expect(await sessionsIn(gateway)).toEqual(['agent:main:openai:notes']))
+    expect(await store.run('run-left')).toMatchObject({ state: 'aborted', stopReason: 'shutdown' })
+    await vi.waitFor(async () => expect(await store.run('run-kept')).toMatchObject({ state: 'completed' }))
+    expect(model.requests.map(({ body }) => (body as RequestBody).messages!.at(-1)!.content)).toEqual(['message kept'])
     expect(await post(gateway, CHAT, ask('x'), { 'x-openclaw-session-key': left })).toMatchObject({ status: 400 })
   })
 
