@@ -368,8 +368,6 @@ const START_S = 120
 
 /** Leaves as one does. */
 async function leave(tui: ReturnType<typeof openTerminal>): Promise<void> {
-  tui.type('\x03')
-  await tui.until((line) => line.includes('press ctrl+c again to exit'))
-  tui.type('\x03')
-  assert.equal(await tui.exited, 0)
+  tui.type('\x04')
+  assert.equal(await tui.ended(), 0)
 }

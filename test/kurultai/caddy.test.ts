@@ -96,7 +96,7 @@ describe.runIf(hasCaddy).each([
       headers: { 'X-Forwarded-For': '203.0.113.7', 'X-Real-Ip': '203.0.113.8' },
     }
     const seen = await connect({ client: { ...CONNECT.client, id: 'seen' } }, options)
-    const { payload } = await seen.request('audit.list', { limit: 50 })
+    const { payload } = await seen.request('audit.entries', { limit: 50 })
     const entry = payload.entries.find(({ about }: { about: { client?: string } }) => about.client === 'seen')
     expect(entry.about.address).toBe('127.0.0.21')
     // Each client has places of its own at the door.

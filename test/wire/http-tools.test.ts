@@ -105,7 +105,7 @@ describe('a tool over HTTP', () => {
     const narrow = await make({ scopes: ['operator.write'], sessions: ['agent:main:*'] })
     expect(await invoke(gateway, call, narrow)).toMatchObject(forbidden)
     expect((await invoke(gateway, call, await make({ scopes: ['operator.write'] }))).status).toBe(200)
-    const { payload } = await peer.request('audit.list', { limit: 20 })
+    const { payload } = await peer.request('audit.entries', { limit: 20 })
     expect(payload.entries).toContainEqual(
       expect.objectContaining({
         what: 'tools.call',
