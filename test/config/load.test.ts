@@ -505,7 +505,10 @@ describe('the agents', () => {
         bootstrapMaxChars: 20_000,
       })
       expect(agents.list).toEqual([
-        { id: 'main', name: 'Assistant', models: ['echo/echo'], thinking: 'off', failoverFor: [] },
+        {
+          ...{ id: 'main', name: 'Assistant', models: ['echo/echo'], thinking: 'off', failoverFor: [] },
+          heartbeat: { every: '0m', everyMs: 0, ackMaxChars: 300 },
+        },
       ])
     }
   })
