@@ -1235,9 +1235,6 @@ export const isMissing = (file: string, where: string): boolean =>
       !('here' in row) && [undefined, 'missing'].includes(row.kind) && explains(row, file, { where, kind: 'missing' }),
   )
 
-/** Recordings of methods that are not served, by name. Every other one is replayed. */
-export const OTHERS: string[] = []
-
 /** Exchanges over HTTP that are not replayed, and why. */
 export const SKIPPED: Pick<Deviation, 'file' | 'where' | 'reason'>[] = [
   { file: 'http', where: '* /v1/*', reason: 'The API of other providers is not served.' },

@@ -1,7 +1,7 @@
 import { join } from 'node:path/posix'
 import { describe, expect, it } from 'vitest'
 import { problemOf } from '../support/named-test.ts'
-import { DEVIATIONS, type Deviation, explains, isMissing, OTHERS, pattern, SKIPPED, skips } from './deviations.ts'
+import { DEVIATIONS, type Deviation, explains, isMissing, pattern, SKIPPED, skips } from './deviations.ts'
 import { namesOfExchanges, replayExchanges } from './exchanges.ts'
 import { absent, filesOf, readExchanges, readRecording } from './recording.ts'
 import { replay } from './replay.ts'
@@ -11,7 +11,7 @@ import type { Difference } from './values.ts'
 const ALL = filesOf(['*.json', 'v4/*.json'])
 /** What was recorded over HTTP. */
 const EXCHANGES = filesOf(['http.json'])
-const CONVERSATIONS = ALL.filter((file) => !EXCHANGES.includes(file) && !OTHERS.includes(file))
+const CONVERSATIONS = ALL.filter((file) => !EXCHANGES.includes(file))
 
 /** How long a replay may take, in ms: some start processes, and all are played beside each other. */
 const LONGEST_MS = 120_000
@@ -71,7 +71,6 @@ describe.skipIf(absent)('the list of deviations', () => {
       [...namesOfExchanges(readExchanges(file)).keys()].map((where) => skips(file, where)),
     )
     expect(SKIPPED.filter((row) => !rows.includes(row))).toEqual([])
-    expect(OTHERS.filter((file) => !ALL.includes(file))).toEqual([])
   })
 })
 
