@@ -181,7 +181,7 @@ export const cron = {
     }),
   }),
   'cron.add': method({
-    summary: 'Make a job. Answered once it is on disk.',
+    summary: 'Make a job; without `wakeMode` its word is not kept waiting (`now`). Answered once it is on disk.',
     scope: 'operator.admin',
     unknown: 'refused',
     audited: true,
@@ -190,7 +190,7 @@ export const cron = {
       ...described,
       schedule: Schedule,
       sessionTarget: SessionTarget,
-      wakeMode: WakeMode,
+      wakeMode: Type.Optional(WakeMode),
       payload: Payload,
       delivery: Type.Optional(Delivery),
     }),

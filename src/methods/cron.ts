@@ -98,7 +98,7 @@ export function cronMethods(needs: CronNeeds): Handlers<typeof contract> {
     async 'cron.add'(params) {
       const { name, agentId: owner, description, enabled, deleteAfterRun, delivery, payload, ...rest } = params
       const id = agentId(owner)
-      const { sessionTarget, wakeMode, schedule } = rest
+      const { sessionTarget, wakeMode = 'now', schedule } = rest
       if (delivery !== undefined && sessionTarget === 'main')
         throw new GatewayError('INVALID_JOB', 'delivery is for sessionTarget="isolated"')
       return await schedules.add({

@@ -180,8 +180,8 @@ export const FAULTS: Fault[] = [
     guarantee: 'T17',
     what: 'scopes are what the client says they are',
     file: 'src/auth/decide.ts',
-    from: 'if (grant.includes(scope as Scope)) granted.push',
-    to: "if (typeof scope === 'string') granted.push",
+    from: 'else if (holds(held, scope)) granted.push(scope)',
+    to: 'else granted.push(scope)',
     tests: ['test/auth/decide.test.ts'],
   },
   {
