@@ -3,7 +3,7 @@
 /** Says that nothing needs attention. */
 export const NOTHING_TO_SAY = 'HEARTBEAT_OK'
 /** Characters that may stand beside it, by default. */
-export const MOST_BESIDE = 300
+const MOST_BESIDE = 300
 
 /** Marks that models put around a word: looked for in so many characters at each end, since a pattern may go over them again and again. */
 const MOST_MARKS = 200

@@ -2,7 +2,7 @@
 
 const WRITES_PER_MINUTE = 30
 /** What a node may say of answers under way: they are bounded by bytes, since a model's pieces are many and small. */
-export const STREAM = { bytesPerSecond: 4 * 1024 * 1024, burst: 8 * 1024 * 1024 }
+const STREAM = { bytesPerSecond: 4 * 1024 * 1024, burst: 8 * 1024 * 1024 }
 const MINUTE_MS = 60_000
 /** Seconds of abuse, one after the other, before the connection is closed. */
 const ABUSED_S = 10

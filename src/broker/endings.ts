@@ -41,7 +41,7 @@ function partsOf({ text, steps }: Pick<RunSoFar, 'text' | 'steps'>): string[] {
 }
 
 /** The words that a run ended with: what it said after its last call, or all that it said when that is nothing. */
-export function lastWords(run: Pick<RunSoFar, 'text' | 'steps'>): string {
+function lastWords(run: Pick<RunSoFar, 'text' | 'steps'>): string {
   return partsOf(run).at(-1) || run.text
 }
 
