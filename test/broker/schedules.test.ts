@@ -374,9 +374,9 @@ describe('a job whose agent is not there any more', () => {
   }
 
   it.each([
-    ['asks no other agent in its place', turn({ agentId: 'gone', delivery: { mode: 'announce' }, wakeMode: 'now' })],
-    ['leaves word for no other agent', word({ agentId: 'gone', wakeMode: 'now' })],
-  ])('%s, says why, and rests', async (_, job) => {
+    ['that asks', turn({ agentId: 'gone', delivery: { mode: 'announce' }, wakeMode: 'now' })],
+    ['that leaves word', word({ agentId: 'gone', wakeMode: 'now' })],
+  ])('%s: is asked of no other agent, says why, and rests', async (_, job) => {
     const store = openMemoryStore()
     const before = await open(store, there)
     const { id } = await before.schedules.add(job)
