@@ -13,6 +13,9 @@ const MOST_TRIES = 4
 /** What is due once may have been due so long ago, in ms, when it is asked for. */
 const MOST_LATE_MS = 60_000
 
+/** The last moment that a clock shows, in wall-clock ms. */
+const LAST_MOMENT = 8.64e15
+
 /** When a job is due once, in wall-clock ms; NaN when that is no moment. Without a zone it is UTC. */
 function momentOf(at: string): number {
   const text = at.trim()
@@ -22,13 +25,15 @@ function momentOf(at: string): number {
 }
 
 /** The first time after a moment at which a job is due by its schedule; undefined when there is none. */
-function timeAfter({ schedule, createdAtMs }: Pick<CronJob, 'schedule' | 'createdAtMs'>, after: number) {
+function timeAfter({ schedule, createdAtMs, updatedAtMs }: CronJob, after: number) {
   switch (schedule.kind) {
     case 'at':
       return momentOf(schedule.at)
     case 'every': {
       const { everyMs, anchorMs = createdAtMs } = schedule
-      return after < anchorMs ? anchorMs : anchorMs + (Math.floor((after - anchorMs) / everyMs) + 1) * everyMs
+      // An anchor ahead of the clock is where it begins, unless it was set by a clock that has been set back since.
+      if (after < anchorMs && updatedAtMs < anchorMs) return anchorMs
+      return anchorMs + (Math.floor((after - anchorMs) / everyMs) + 1) * everyMs
     }
     case 'cron': {
       const timezone = schedule.tz?.trim()
@@ -51,7 +56,7 @@ export function firstTime(job: CronJob, now: number): number {
     throw invalid((error as Error).message.slice(0, 200))
   }
   if (time === undefined) throw invalid('its time never comes')
-  if (!Number.isFinite(time) || Math.abs(time) > 8.64e15) throw invalid('this is no moment that a clock shows')
+  if (!Number.isFinite(time) || Math.abs(time) > LAST_MOMENT) throw invalid('this is no moment that a clock shows')
   if (schedule.kind === 'at' && time < now - MOST_LATE_MS) throw invalid('its time is over')
   return time
 }
@@ -63,16 +68,18 @@ export function nextTime(job: CronJob, endedAt: number): number | undefined {
   const rest = errors > 0 ? RESTS_MS[Math.min(errors, RESTS_MS.length) - 1]! : SHORTEST_GAP_MS
   if (schedule.kind === 'at') return errors > 0 && errors < MOST_TRIES ? endedAt + rest : undefined
   const time = timeAfter(job, endedAt)
-  return time === undefined ? undefined : Math.max(time, endedAt + rest)
+  return time === undefined || time > LAST_MOMENT ? undefined : Math.max(time, endedAt + rest)
 }
 
 /**
- * The time that a job is waiting for. Where the clock has been set back, that is farther away than any it could wait for: then it is
+ * The time that a job is waiting for; undefined when there is none. Where the clock has been set back, that is farther away than any it could wait for: then it is
  * the next one by the present clock.
  */
 export function awaitedTime(job: CronJob, now: number): number | undefined {
   const { nextRunAtMs } = job.state
-  if (nextRunAtMs === undefined || job.schedule.kind === 'at') return nextRunAtMs
+  if (job.schedule.kind === 'at') return nextRunAtMs
   const time = timeAfter(job, now)
+  // It was under way, and how that ended is not known any more.
+  if (nextRunAtMs === undefined) return time
   return time !== undefined && nextRunAtMs > time + LONGEST_REST_MS ? time : nextRunAtMs
 }

@@ -111,6 +111,8 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
   const waiters = new Map<string, Waiter[]>()
   /** When each job was due the last time, as far as that is remembered here. */
   const lastDue = new Map<string, number>()
+  /** Those that are on their way out of the store. */
+  const removals = new Map<string, Promise<boolean>>()
   const lane = createLane(needs.maxConcurrent)
   const inside = new Set<string>()
 
@@ -185,8 +187,10 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
     waiters.delete(jobId)
   }
 
-  const agentOf = ({ agentId }: Pick<CronJob, 'agentId'>): string =>
-    agentId !== undefined && agents.get(agentId) ? agentId : agents.defaultId
+  const agentOf = ({ agentId }: Pick<CronJob, 'agentId'>): string => agentId ?? agents.defaultId
+  /** What was meant for an agent that is not there any more is asked of no other. */
+  const whyNobody = (job: CronJob): string | undefined =>
+    agents.get(agentOf(job)) ? undefined : `there is no agent "${agentOf(job)}"`
   const mainOf = (job: CronJob): string => `agent:${agentOf(job)}:${agents.mainKey}`
   /** The session that a job is about. */
   const sessionOf = (job: CronJob): string =>
@@ -198,19 +202,38 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
 
   const nextOf = ({ state }: CronJob) => state.nextRunAtMs !== undefined && { nextRunAtMs: state.nextRunAtMs }
 
-  /** Puts a job in the place of the one that is known, and on disk. What the disk refuses is taken back. */
+  /**
+   * Puts a job in the place of the one that is known, and on disk. What the disk refuses is taken back. False when nothing was kept:
+   * the firing is known, or somebody removed the job meanwhile.
+   */
   async function keep(next: CronJob, more: { firing?: Firing; event?: SystemEvent } = {}): Promise<boolean> {
     const before = jobs.get(next.id)
     jobs.set(next.id, next)
     let isKept = false
     try {
-      isKept = await store.keepJob({ job: next, ...more })
-      return isKept
+      const removal = removals.get(next.id)
+      if (removal) await removal.catch(() => {})
+      isKept = jobs.has(next.id) && (await store.keepJob({ job: next, ...more }))
+      return isKept && jobs.has(next.id)
     } finally {
       if (!isKept && jobs.get(next.id) === next) {
         if (before) jobs.set(next.id, before)
         else jobs.delete(next.id)
       }
+    }
+  }
+
+  /** Takes a job away, from the disk first. What is to be kept of it meanwhile waits, and is not kept. */
+  async function erase(jobId: string): Promise<boolean> {
+    const removal = store.removeJob(jobId).then((isRemoved) => {
+      jobs.delete(jobId)
+      return isRemoved
+    })
+    removals.set(jobId, removal)
+    try {
+      return await removal
+    } finally {
+      removals.delete(jobId)
     }
   }
 
@@ -245,16 +268,20 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
       return { fired: 'open' as const }
     }
     const { text } = job.payload
-    const summary = text.slice(0, SUMMARY_CHARS)
-    const event = eventFor(job, text)
+    const error = whyNobody(job)
+    const event = error === undefined ? eventFor(job, text) : undefined
     const endedAt = now()
-    const ended = after(job, firing, { status: 'ok', endedAt })
+    const outcome: Outcome =
+      error === undefined
+        ? { status: 'ok', endedAt, summary: text.slice(0, SUMMARY_CHARS) }
+        : { status: 'error', endedAt, error }
+    const ended = after(job, firing, outcome)
     const { job: _, runId: __, sessionKey: ___, ...rest } = firing
-    const entry: Firing = { ...rest, endedAt, status: 'ok', summary, ...nextOf(ended), durationMs: endedAt - at }
-    if (!(await keep(ended, { firing: entry, event }))) return skip(jobId, dueAt)
+    const entry: Firing = { ...rest, ...outcome, ...nextOf(ended), durationMs: Math.max(0, endedAt - at) }
+    if (!(await keep(ended, { firing: entry, ...(event && { event }) }))) return skip(jobId, dueAt)
     started(job, firing)
     finished(ended, entry)
-    if (event.isUrgent) onUrgent(event, `cron:${jobId}`)
+    if (event?.isUrgent) onUrgent(event, `cron:${jobId}`)
     return { fired: 'ended' as const }
   }
 
@@ -317,6 +344,8 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
     const { payload } = job!
     if (payload.kind !== 'agentTurn') return { status: 'error', endedAt: now(), error: 'there is no turn to take' }
     try {
+      const nobody = whyNobody(job!)
+      if (nobody !== undefined && !(await store.run(runId!))) return { status: 'error', endedAt: now(), error: nobody }
       const meta: { [name: string]: Json } = { reset: true, job: jobId }
       if (payload.model !== undefined) meta['model'] = payload.model
       if (payload.thinking !== undefined) meta['thinking'] = payload.thinking
@@ -360,7 +389,9 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
         ...nextOf(ended),
       }
       const heard =
-        asked?.delivery?.mode === 'announce' ? worthHearing(outcome.summary ?? outcome.error ?? '') : undefined
+        asked?.delivery?.mode === 'announce' && whyNobody(asked) === undefined
+          ? worthHearing(outcome.summary ?? outcome.error ?? '')
+          : undefined
       const said = `Job "${job.name}" ${outcome.status === 'ok' ? 'says' : 'failed'}: ${heard}`
       const event = heard === undefined ? undefined : eventFor(asked!, said)
       const isNew = await keep(ended, { firing: entry, ...(event && { event }) })
@@ -371,10 +402,9 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
         if (event?.isUrgent) onUrgent(event, `cron:${jobId}`)
       }
     }
-    const left = jobs.get(jobId)!
-    if (!isOver(left)) return { isLast: false }
-    await store.removeJob(jobId)
-    jobs.delete(jobId)
+    const left = jobs.get(jobId)
+    if (!left || removals.has(jobId) || !isOver(left)) return { isLast: false }
+    await erase(jobId)
     tell(left, { action: 'removed' })
     return { isLast: true }
   }
@@ -397,12 +427,14 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
 
   function found(jobId: string): CronJob {
     const job = jobs.get(jobId)
-    if (!job)
-      throw new GatewayError('CRON_JOB_NOT_FOUND', `unknown cron job id: ${jobId.slice(0, 64)}`, {
-        details: { jobId: jobId.slice(0, 64) },
-      })
+    if (!job) throw missing(jobId)
     return job
   }
+
+  const missing = (jobId: string) =>
+    new GatewayError('CRON_JOB_NOT_FOUND', `unknown cron job id: ${jobId.slice(0, 64)}`, {
+      details: { jobId: jobId.slice(0, 64) },
+    })
 
   return {
     list: () => [...jobs.values()],
@@ -448,17 +480,18 @@ export function createSchedules(needs: SchedulesNeeds): Schedules {
       const isTimed = schedule !== undefined || changed.enabled !== before.enabled
       if (schedule) firstTime(changed, at)
       const job = isTimed ? timed(changed, at) : changed
-      await keep(job)
+      if (!(await keep(job))) throw missing(jobId)
       host.tell(jobId, { type: 'change' })
       tell(job, { action: 'updated', ...nextOf(job) })
       return job
     },
 
     async remove(jobId) {
+      const removal = removals.get(jobId)
+      if (removal) await removal
       const job = jobs.get(jobId)
       if (!job) return false
-      const isRemoved = await store.removeJob(jobId)
-      jobs.delete(jobId)
+      const isRemoved = await erase(jobId)
       host.tell(jobId, { type: 'remove' })
       if (isRemoved) tell(job, { action: 'removed' })
       return isRemoved

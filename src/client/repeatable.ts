@@ -19,12 +19,17 @@ export const KEYED: Record<KeyedMethod, true> = {
   'node.invoke': true,
 }
 
-/** Methods that change nothing. */
+/** Methods that change nothing, or nothing more the second time. */
 export const READING = {
   health: true,
   status: true,
   'system-presence': true,
   'last-heartbeat': true,
+  'set-heartbeats': true,
+  'cron.list': true,
+  'cron.get': true,
+  'cron.status': true,
+  'cron.runs': true,
   'logs.tail': true,
   'config.get': true,
   'config.schema': true,

@@ -7,12 +7,14 @@ import type { CronJob, cron as contract } from '../contract/cron.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { Params } from '../contract/index.ts'
 import { type AgentNames, unknownAgent } from '../contract/session-key.ts'
+import type { Store } from '../stores/store.ts'
 import { session } from './door.ts'
 import { placeFor } from './place.ts'
 
 export interface CronNeeds {
   agents: AgentNames
   schedules: Omit<Schedules, 'recover' | 'stop'>
+  store: Pick<Store, 'session'>
   heartbeats: Pick<Heartbeats, 'last' | 'set' | 'leaveWord'>
   config: Pick<Config, 'cron'>
   /** Where the jobs are kept. */
@@ -147,7 +149,7 @@ export function cronMethods(needs: CronNeeds): Handlers<typeof contract> {
       if (!wish.ran) return { ok: true, ran: false, reason: wish.reason }
       return eventually(
         protocol >= 4
-          ? wish.fired.then((runId) => ({ ok: true, ran: true, enqueued: true, runId }))
+          ? wish.fired.then((runId) => ({ ok: true, ran: true, enqueued: true, ...(runId !== '' && { runId }) }))
           : wish.ended.then(() => ({ ok: true, ran: true })),
       )
     },
@@ -173,6 +175,9 @@ export function cronMethods(needs: CronNeeds): Handlers<typeof contract> {
     async wake({ mode, text, agentId: name, sessionKey }, caller) {
       const owner = agentId(name) ?? undefined
       const to = session(sessionKey ?? 'main', owner, agents, caller)
+      // Word for sessions that there are not would be kept without end.
+      if (to.key !== `agent:${to.agentId}:${agents.mainKey}` && !(await needs.store.session(to.key)))
+        throw new GatewayError('SESSION_NOT_FOUND', 'session not found')
       await heartbeats.leaveWord({
         sessionKey: to.key,
         agentId: to.agentId,

@@ -158,6 +158,7 @@ describe('the audit of calls', () => {
     expect(noted.map(({ what }) => what).sort()).toEqual(
       [
         ...['agents.files.set', 'chat.inject', 'config.apply', 'config.patch', 'config.set'],
+        ...['cron.add', 'cron.remove', 'cron.run', 'cron.update', 'set-heartbeats'],
         ...['device.pair.approve', 'device.pair.reject', 'device.pair.remove'],
         ...['device.token.revoke', 'device.token.rotate'],
         ...['exec.approval.request', 'exec.approval.resolve', 'exec.approvals.set', 'exec.approvals.node.set'],

@@ -35,6 +35,51 @@ describe('a job', () => {
     expect(firstTime(job({ kind: 'at', at }), NOW)).toBe(NOW + ms)
   })
 
+  it.each([
+    [
+      'is skipped, comes once that day, when the clock has gone on',
+      '2026-03-28T12:00:00Z',
+      '2026-03-29T01:00:00Z',
+      '2026-03-30T00:30:00Z',
+    ],
+    [
+      'comes twice, comes once that day, the first time',
+      '2026-10-24T12:00:00Z',
+      '2026-10-25T00:30:00Z',
+      '2026-10-26T01:30:00Z',
+    ],
+  ])('at an hour of the clock that %s', (_, before, first, second) => {
+    const night = job({ kind: 'cron', expr: '30 2 * * *', tz: 'Europe/Berlin' })
+    const time = firstTime(night, Date.parse(before))
+    expect(time).toBe(Date.parse(first))
+    expect(nextTime(night, time + SECOND)).toBe(Date.parse(second))
+  })
+
+  it('that comes each hour comes in both of an hour that the clock shows twice', () => {
+    const hourly = job({ kind: 'cron', expr: '0 * * * *', tz: 'Europe/Berlin' })
+    const times = [Date.parse('2026-10-24T23:30:00Z')]
+    for (let n = 0; n < 4; n++) times.push(nextTime(hourly, times.at(-1)!)!)
+    expect(times.slice(1)).toEqual([0, 1, 2, 3].map((n) => Date.parse('2026-10-25T00:00:00Z') + n * HOUR))
+  })
+
+  it('that is due each second has a second of pause', () => {
+    expect(nextTime(job({ kind: 'cron', expr: '* * * * * *', tz: 'UTC' }), NOW + 1)).toBe(NOW + SECOND + 1)
+  })
+
+  it('whose next time is beyond the last moment has none', () => {
+    const most = 8_640_000_000_000_000
+    const seldom = job({ kind: 'every', everyMs: most, anchorMs: NOW + HOUR })
+    expect(firstTime(seldom, NOW)).toBe(NOW + HOUR)
+    expect(nextTime(seldom, NOW + HOUR)).toBeUndefined()
+  })
+
+  it('that was made while the clock was wrong does not wait for that time', () => {
+    const at = NOW + 50 * 365 * 24 * HOUR
+    const made = { ...job({ kind: 'every', everyMs: HOUR, anchorMs: at }, { nextRunAtMs: at + HOUR }), updatedAtMs: at }
+    const time = awaitedTime(made, NOW)!
+    expect(time - NOW).toBeLessThanOrEqual(HOUR)
+  })
+
   it('has at least a second of pause', () => {
     expect(nextTime(job({ kind: 'every', everyMs: 1, anchorMs: 0 }), NOW)).toBe(NOW + SECOND)
   })

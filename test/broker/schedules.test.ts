@@ -1,10 +1,12 @@
 /** Jobs and what is carried out of them, with a clock in the hands of the test. */
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import { SimulatedClock } from 'xstate'
 import { createSchedules, type NewJob, type Schedules, type SchedulesNeeds } from '../../src/broker/schedules.ts'
+import { GatewayError } from '../../src/contract/errors.ts'
 import { openMemoryStore } from '../../src/stores/memory.ts'
 import { type Store, StoreError } from '../../src/stores/store.ts'
-import { openRooms, quiet, type Rooms, settled, storeWith } from '../support/rooms.ts'
+import { cronJob } from '../support/job.ts'
+import { listening, openRooms, quiet, type Rooms, settled, storeWith } from '../support/rooms.ts'
 
 const BEGIN = Date.parse('2026-03-28T12:00:00Z')
 const SECOND = 1_000
@@ -275,6 +277,55 @@ describe('somebody', () => {
     expect(told()).toEqual(['added', 'started', 'removed'])
   })
 
+  it('changes a job that is being removed: it stays removed, and the change is of no job', async () => {
+    const inner = openMemoryStore()
+    const gate = Promise.withResolvers<void>()
+    const store = storeWith(inner, {
+      async removeJob(jobId) {
+        const isRemoved = await inner.removeJob(jobId)
+        await gate.promise
+        return isRemoved
+      },
+    })
+    const { schedules, pass, told } = await open(store)
+    const { id } = await schedules.add(word())
+    const removals = [schedules.remove(id), schedules.remove(id)]
+    const change = schedules.update(id, { description: 'another' })
+    // Its time comes meanwhile, too.
+    await pass(HOUR + MINUTE)
+    gate.resolve()
+    expect(await Promise.all(removals)).toEqual([true, false])
+    await expect(change).rejects.toMatchObject({ kind: 'CRON_JOB_NOT_FOUND' })
+    await settled()
+    expect([await inner.jobs(), await inner.systemEvents(), schedules.list()]).toEqual([[], [], []])
+    expect(told()).toEqual(['added', 'removed'])
+  })
+
+  it('removes a job while its change is on its way to the disk: nobody hears of it after that', async () => {
+    const { schedules, store, told } = await open()
+    const { id } = await schedules.add(word())
+    const change = schedules.update(id, { description: 'another' }).catch(() => {})
+    await Promise.all([schedules.remove(id), change])
+    expect(told().filter((what) => what !== 'updated')).toEqual(['added', 'removed'])
+    expect(told().at(-1)).toBe('removed')
+    expect(await store.jobs()).toEqual([])
+  })
+
+  it('removes a job and is refused by the disk: it is there as before, and is carried out', async () => {
+    const inner = openMemoryStore()
+    let isFull = true
+    const store = storeWith(inner, {
+      removeJob: (jobId) => (isFull ? Promise.reject(new StoreError('FULL', 'full')) : inner.removeJob(jobId)),
+    })
+    const { schedules, pass } = await open(store)
+    const { id } = await schedules.add(word())
+    await expect(schedules.remove(id)).rejects.toThrow('full')
+    await pass(HOUR)
+    expect(await inner.systemEvents()).toHaveLength(1)
+    isFull = false
+    expect(await schedules.remove(id)).toBe(true)
+  })
+
   it('disables a job whose time has come and that waits for room: it is not carried out', async () => {
     const { schedules, rooms, pass } = await open(openMemoryStore(), { maxConcurrent: 1 })
     const first = await schedules.add(turn())
@@ -311,6 +362,52 @@ describe('somebody', () => {
     const { schedules } = await open()
     await Promise.all(Array.from({ length: 1_000 }, () => schedules.add(word({ enabled: false }))))
     await expect(schedules.add(word())).rejects.toMatchObject({ kind: 'TOO_MANY_JOBS' })
+  })
+})
+
+describe('a job whose agent is not there any more', () => {
+  const gone: Partial<SchedulesNeeds> = {
+    agents: { defaultId: 'main', mainKey: 'main', get: (id) => (id === 'main' ? ({ id } as never) : undefined) },
+  }
+  const there: Partial<SchedulesNeeds> = {
+    agents: { defaultId: 'main', mainKey: 'main', get: (id) => ({ id }) as never },
+  }
+
+  it.each([
+    ['that asks', turn({ agentId: 'gone', delivery: { mode: 'announce' }, wakeMode: 'now' })],
+    ['that leaves word', word({ agentId: 'gone', wakeMode: 'now' })],
+  ])('%s: is asked of no other agent, says why, and rests', async (_, job) => {
+    const store = openMemoryStore()
+    const before = await open(store, there)
+    const { id } = await before.schedules.add(job)
+    before.schedules.stop()
+    const after = await open(store, gone, BEGIN + HOUR)
+    await settled()
+    expect(after.told()).toEqual(['started', 'finished error'])
+    const [entry] = await after.schedules.entries({ jobId: id, limit: 9 })
+    expect(entry).toMatchObject({ status: 'error', error: 'there is no agent "gone"' })
+    expect(after.schedules.get(id)?.state).toMatchObject({ consecutiveErrors: 1, nextRunAtMs: BEGIN + 2 * HOUR })
+    expect([after.rooms.order, await store.systemEvents(), after.urgent]).toEqual([[], [], []])
+    // Word of it is heard by those who hear that agent, and by nobody else.
+    const narrow = listening({ sessions: ['agent:main:*'] })
+    after.rooms.hub.join(narrow)
+    await after.pass(HOUR)
+    expect(after.told()).toHaveLength(4)
+    expect(narrow.heard).toEqual([])
+  })
+
+  it('goes on when it is there again', async () => {
+    const store = openMemoryStore()
+    const before = await open(store, there)
+    const { id } = await before.schedules.add(word({ agentId: 'gone' }))
+    before.schedules.stop()
+    const without = await open(store, gone, BEGIN + HOUR)
+    await settled()
+    without.schedules.stop()
+    const again = await open(store, there, BEGIN + 2 * HOUR)
+    await settled()
+    expect(again.schedules.get(id)?.state.lastStatus).toBe('ok')
+    expect(await store.systemEvents()).toMatchObject([{ agentId: 'gone', sessionKey: 'agent:gone:main' }])
   })
 })
 
@@ -354,6 +451,47 @@ describe('the next process', () => {
     expect(after.schedules.get(id)?.state.nextRunAtMs).toBe(BEGIN + 51 * HOUR)
     await after.pass(HOUR)
     expect(await store.systemEvents()).toHaveLength(2)
+  })
+
+  it('has a thousand jobs to carry out that were missed, a few of them at once', async () => {
+    const store = openMemoryStore()
+    const before = await open(store)
+    const jobs = await Promise.all(
+      Array.from({ length: 1_000 }, () => before.schedules.add(turn({ delivery: { mode: 'none' } }))),
+    )
+    before.schedules.stop()
+    let [underWay, most] = [0, 0]
+    const carried: string[] = []
+    const after = await open(
+      store,
+      {
+        turns: {
+          async admit({ key }) {
+            most = Math.max(most, ++underWay)
+            carried.push(key)
+            await settled(1)
+            underWay -= 1
+            throw new GatewayError('INVALID_PARAMS', 'refused')
+          },
+          startAnew: async () => () => {},
+        },
+      },
+      BEGIN + 5 * HOUR,
+    )
+    await vi.waitFor(() => expect(carried).toHaveLength(1_000), { timeout: 20_000 })
+    await settled()
+    expect(most).toBe(4)
+    expect(carried.toSorted()).toEqual(jobs.map(({ id }) => runOf(id, BEGIN + HOUR)).toSorted())
+    expect(after.schedules.list().every(({ state }) => state.nextRunAtMs === BEGIN + 6 * HOUR)).toBe(true)
+  })
+
+  it('takes up a job of which only half of a firing is there', async () => {
+    const store = openMemoryStore()
+    const { nextRunAtMs: _, ...state } = cronJob('half').state
+    await store.keepJob({ job: cronJob('half', { state: { ...state, runningAtMs: BEGIN } }) })
+    const { schedules, pass } = await open(store, {}, BEGIN + MINUTE)
+    await pass(HOUR)
+    expect(schedules.get('half')?.state).toMatchObject({ lastStatus: 'ok' })
   })
 
   it('has a turn taken that was written down and not asked for, and not a second time', async () => {

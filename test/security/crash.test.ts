@@ -89,7 +89,7 @@ const STORE_METHODS = Object.entries(openMemoryStore())
 const NOT_ASKED = ['progress', 'stream', 'beginEpoch', 'remove', 'verify']
 
 /** One call of each method that does something, and the turns around them. Nobody waits longer than a moment for an answer. */
-async function useEverything(peer: Peer, mark: string, epoch: string): Promise<void> {
+async function useEverything(peer: Peer, mark: string, { epoch, job }: Past): Promise<void> {
   const asked = (method: string, params: object) => peer.request(method, params).catch(() => undefined)
   const calls: [string, object][] = [
     ['chat.send', { sessionKey: 'main', message: 'hello', idempotencyKey: `a ${mark}` }],
@@ -112,6 +112,7 @@ async function useEverything(peer: Peer, mark: string, epoch: string): Promise<v
     ['sessions.resolve', { key: 'main' }],
     ['sessions.patch', { key: 'main', label: mark }],
     ['sessions.reset', { key: 'other' }],
+    ['sessions.compact', { key: 'past', maxLines: 1 }],
     ['sessions.delete', { key: 'other' }],
     ['exec.approval.request', { command: 'ls', timeoutMs: 10 }],
     ['exec.approvals.get', {}],
@@ -136,17 +137,42 @@ async function useEverything(peer: Peer, mark: string, epoch: string): Promise<v
     ['agent.result', { runId: `a ${mark}` }],
     ['sessions.digest', {}],
     ['node.list', {}],
+    ['wake', { mode: 'next-heartbeat', text: 'look up' }],
+    ['wake', { mode: 'now', text: 'look up' }],
+    ['cron.add', { ...JOB, name: mark }],
+    ['cron.add', { ...JOB, schedule: { kind: 'every', everyMs: 1 }, name: `at once ${mark}` }],
+    ['cron.update', { id: job, patch: { description: mark } }],
+    ['cron.run', { id: job }],
+    ['cron.runs', { id: job }],
+    ['cron.remove', { id: job }],
+    ['set-heartbeats', { enabled: true }],
   ]
   const answers = Promise.all(calls.map(([method, params]) => asked(method, params)))
   await Promise.race([answers, pause(30)])
 }
 
-/** A session with a past: a picture, an answer, events. */
-async function prepare(peer: Peer): Promise<{ epoch: string }> {
+/** What there is before anything fails. */
+interface Past {
+  /** Of a session with a picture, an answer, events. */
+  epoch: string
+  /** The id of a job. */
+  job: string
+}
+
+/** A turn in a session of its own, not of itself before the test is over. */
+const JOB = {
+  schedule: { kind: 'every', everyMs: 3_600_000 },
+  sessionTarget: 'isolated',
+  wakeMode: 'now',
+  payload: { kind: 'agentTurn', message: 'what is new?' },
+}
+
+async function prepare(peer: Peer): Promise<Past> {
   const attachments = [{ type: 'image', mimeType: 'image/png', fileName: 'p.png', content: PICTURE }]
   await peer.request('chat.send', { sessionKey: 'past', message: 'look', idempotencyKey: 'past', attachments })
   const { payload } = await peer.next(endOf('past'))
-  return { epoch: payload.epoch }
+  const { payload: job } = await peer.request('cron.add', { ...JOB, name: 'a job' })
+  return { epoch: payload.epoch, job: job.id }
 }
 
 /** One pixel. */
@@ -175,11 +201,11 @@ describe('a store', () => {
         const runtimes = new Map([['echo', echo({ wordMs: 0 })]])
         const gateway = await startGateway({ ...unlimited, runtimes, store: ground.store, drainMs: 20, sweepMs: 15 })
         const [peer, wrong] = [await gateway.connect({ caps: ['stream-offsets'] }), await gateway.open()]
-        const { epoch } = await prepare(peer)
+        const past = await prepare(peer)
         if (how) ground.fail(name, how)
         else ground.hang(name)
         const guess = wrong.request('connect', { ...CONNECT, auth: { token: 'wrong' } }).catch(() => undefined)
-        await useEverything(peer, name, epoch)
+        await useEverything(peer, name, past)
         await Promise.race([guess, pause(5)])
         ground.mend()
         for (const one of ground.used) used.add(one)

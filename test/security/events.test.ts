@@ -192,6 +192,62 @@ describe('every event', () => {
     }
   })
 
+  it('of jobs and heartbeats reaches those who may read, of the sessions that they reach, and no word of others', async () => {
+    const heartbeat = { prompt: 'what is new?' }
+    await using gateway = await startGateway({
+      config: {
+        gateway: { limits: UNCOUNTED },
+        agents: { defaults: { heartbeat }, list: [{ id: 'main' }, { id: 'other' }] },
+      },
+    })
+    const operator = await gateway.connect()
+    const ears: { who: string; peer: Peer; heard: string[] }[] = []
+    const ofMain = ['cron of main', 'heartbeat of main']
+    const ofOther = ['cron of other', 'heartbeat of other']
+    for (const scopes of SCOPE_SETS) {
+      const heard = isWorth(scopes, 'operator.read') ? [...ofMain, ...ofOther] : []
+      ears.push({ who: `operator ${scopes}`, peer: await gateway.connect({ scopes }), heard })
+      ears.push({ who: `node ${scopes}`, peer: await connectNode(gateway, scopes), heard: [] })
+    }
+    for (const [sessions, heard] of [
+      [['agent:main:*'], ofMain],
+      [['agent:other:*'], ofOther],
+      [['agent:main:cron:*'], []],
+      [['agent:main:main-not', MINE], []],
+    ] as const) {
+      const token = await makeToken(operator, { scopes: ['operator.read'], sessions: [...sessions] })
+      ears.push({
+        who: `token for ${sessions}`,
+        peer: await gateway.connect({ scopes: undefined, auth: { token } }),
+        heard: [...heard],
+      })
+    }
+    for (const agentId of ['main', 'other']) {
+      const { payload: job } = await operator.request('cron.add', {
+        ...{ name: 'a job', agentId, schedule: { kind: 'every', everyMs: 3_600_000 }, sessionTarget: 'main' },
+        ...{ wakeMode: 'now', payload: { kind: 'systemEvent', text: `the word of ${agentId}` } },
+      })
+      await operator.request('cron.run', { id: job.id })
+      await operator.next(({ event, payload }) => event === 'heartbeat' && payload.agentId === agentId)
+      await operator.request('cron.remove', { id: job.id })
+    }
+    const jobs = new Map(
+      operator.frames
+        .filter(({ event, payload }) => event === 'cron' && payload.summary !== undefined)
+        .map(({ payload }) => [payload.jobId, String(payload.summary).split(' ').at(-1)]),
+    )
+    expect([...jobs.values()]).toEqual(['main', 'other'])
+    for (const { who, peer, heard } of ears) {
+      await peer.request('health')
+      const about = peer.frames
+        .filter(({ event }) => event === 'cron' || event === 'heartbeat')
+        .map(({ event, payload }) => `${event} of ${payload.agentId ?? jobs.get(payload.jobId)}`)
+      expect([who, [...new Set(about)].toSorted()]).toEqual([who, heard.toSorted()])
+      const words = ['main', 'other'].filter((id) => JSON.stringify(peer.frames).includes(`the word of ${id}`))
+      expect([who, words]).toEqual([who, ['main', 'other'].filter((id) => heard.includes(`cron of ${id}`))])
+    }
+  })
+
   it('of what becomes of sessions reaches those who asked for it, of the sessions that they reach', async () => {
     await using gateway = await startGateway({ config: { gateway: { limits: UNCOUNTED } } })
     const operator = await gateway.connect()

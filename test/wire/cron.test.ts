@@ -1,5 +1,6 @@
 /** Jobs, wake and heartbeats over a real socket. */
 import { describe, expect, it } from 'vitest'
+import { connectNode, makeToken } from '../security/ground.ts'
 import { type Frame, startGateway, type TestGateway } from '../support/gateway.ts'
 
 const WORD = {
@@ -86,6 +87,30 @@ describe('a job', () => {
     expect(error.details.code).toBe(code)
   })
 
+  it('is nothing to a token for some sessions, nor to a node', async () => {
+    await using gateway = await startGateway()
+    const admin = await gateway.connect()
+    const { id } = await add(admin, WORD)
+    const token = await makeToken(admin, { scopes: ['operator.write'], sessions: ['agent:main:*'] })
+    const narrow = await gateway.connect({ scopes: undefined, auth: { token } })
+    const node = await connectNode(gateway, ['operator.admin'])
+    const asks = [
+      ...[['cron.list', {}] as const, ['cron.get', { id }] as const, ['cron.runs', { id }] as const],
+      ...[['wake', { mode: 'now', text: 'x' }] as const, ['last-heartbeat', {}] as const],
+      ...[['cron.add', WORD] as const, ['cron.run', { id }] as const, ['cron.remove', { id }] as const],
+    ]
+    for (const [method, params] of asks) {
+      expect([method, (await narrow.request(method, params))['ok']]).toEqual([method, false])
+      expect([method, (await node.request(method, params))['error'].message]).toEqual([
+        method,
+        'unauthorized role: node',
+      ])
+    }
+    const { payload } = await admin.request('cron.list')
+    expect(payload.jobs).toMatchObject([{ id, state: { nextRunAtMs: expect.any(Number) } }])
+    expect(payload.jobs[0].state.lastRunAtMs).toBeUndefined()
+  })
+
   it('is for administrators to change, and for readers to read', async () => {
     await using gateway = await startGateway()
     const admin = await gateway.connect()
@@ -130,6 +155,18 @@ describe('a heartbeat', () => {
     expect(peer.frames.filter(({ event }) => event === 'chat' || event === 'agent')).toEqual([])
     await peer.request('set-heartbeats', { enabled: false })
     await peer.next(({ event, payload: told }) => event === 'heartbeat' && told.reason === 'disabled')
+  })
+
+  it('is asked for in a session that there is: word for others is not kept', async () => {
+    await using gateway = await startGateway({ config: { agents: { list: [{ id: 'main' }, { id: 'other' }] } } })
+    const peer = await gateway.connect()
+    for (const params of [{ sessionKey: 'nowhere' }, { sessionKey: 'agent:other:nowhere' }]) {
+      const { error } = await peer.request('wake', { mode: 'next-heartbeat', text: 'x', ...params })
+      expect(error.details.code).toBe('SESSION_NOT_FOUND')
+    }
+    await peer.request('sessions.create', { key: 'somewhere' })
+    for (const params of [{}, { agentId: 'other' }, { sessionKey: 'agent:other:main' }, { sessionKey: 'somewhere' }])
+      expect((await peer.request('wake', { mode: 'next-heartbeat', text: 'x', ...params }))['ok']).toBe(true)
   })
 
   it('is what wakes an agent now, and tells it what was said', async () => {

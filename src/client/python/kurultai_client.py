@@ -57,7 +57,7 @@ _H = TypeVar("_H")
 
 _log = logging.getLogger("kurultai_client")
 
-# Methods that change nothing: asked again after a lost connection.
+# Methods that change nothing, or nothing more the second time: asked again after a lost connection.
 READING = frozenset({
     "health", "status", "system-presence", "last-heartbeat", "logs.tail", "config.get", "config.schema",
     "agent.wait", "agent.identity.get", "exec.approval.list", "exec.approvals.get",
@@ -68,7 +68,7 @@ READING = frozenset({
     "channels.status", "skills.status", "tts.status", "tts.providers", "tts.disable", "question.list",
     "plugin.approval.list", "voicewake.get", "commands.list", "sessions.subscribe", "sessions.describe",
     "sessions.get", "sessions.messages.subscribe", "sessions.messages.unsubscribe", "sessions.usage.timeseries",
-    "sessions.usage.logs", "exec.approvals.node.get",
+    "sessions.usage.logs", "exec.approvals.node.get", "set-heartbeats", "cron.list", "cron.get", "cron.status", "cron.runs",
 })
 # Methods that are done once for each idempotency key, however often they are sent.
 KEYED = frozenset({"chat.send", "sessions.send", "sessions.steer", "agent", "node.invoke"})
