@@ -1,7 +1,9 @@
 /** Asking agents, without anybody having said something, whether anything needs attention. */
+
 import { randomUUID } from 'node:crypto'
 import type { HeartbeatConfig } from '../config/config.ts'
 import type { HeartbeatPayload } from '../contract/cron.ts'
+import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 import type { Json, Store, SystemEvent } from '../stores/store.ts'
 import { NOTHING_TO_SAY, worthHearing } from './acknowledgement.ts'
 import type { Agents } from './agents.ts'
@@ -46,8 +48,6 @@ export interface HeartbeatsNeeds {
 const KIND = 'heartbeats'
 const ID = 'isOn'
 const PREVIEW_CHARS = 200
-/** What a timer can hold, in ms, about 25 days. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1
 const PROMPT = `This is a heartbeat: nobody has said anything, and nobody waits. Look after what stands below, and after nothing that was finished before. If nothing needs attention now, answer ${NOTHING_TO_SAY} and nothing else.`
 
 type Outcome = Pick<HeartbeatPayload, 'status' | 'reason' | 'preview'>

@@ -2,10 +2,12 @@
  * Messages from agent to agent. A message is a turn of the receiver's, kept before its sender is told that it is delivered; its
  * answer reaches the sender exactly once: in the run that waits for it, or as a turn of the sender's session.
  */
+
 import { createHash } from 'node:crypto'
 import { CAPS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { Payload } from '../contract/index.ts'
+import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 import { type RunRecord, type Sent, type Store, StoreError } from '../stores/store.ts'
 import { type Chains, chainOf } from './chains.ts'
 import { lastWordsOfEnded } from './endings.ts'
@@ -102,8 +104,6 @@ export interface MailboxNeeds {
   retryMs?: number
 }
 
-/** What timers can hold, in ms, about 25 days. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1
 const LONGEST_RETRY_MS = 60_000
 
 export const stateOf = ({ state, stopReason }: Pick<RunRecord, 'state' | 'stopReason'>): MessageState => {

@@ -1,7 +1,9 @@
 /** The runs that are under way: each an actor, its stream, and what the model is asked. */
+
 import type { SnapshotFrom } from 'xstate'
 import { type AbortReason, type RunOutcome, runMachine } from '../../machines/run.ts'
 import type { QueueMode } from '../contract/queue-mode.ts'
+import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 import type { Answer, Model, Sink } from '../runtimes/runtime.ts'
 import { type RunRecord, type Spent, type Store, StoreError, type TranscriptMessage } from '../stores/store.ts'
 import { endingOf, failureOf, type RunSoFar, spentOf, toldAtEnd } from './endings.ts'
@@ -149,9 +151,6 @@ const MOST_MALFORMED = 3
 const MOST_WAITS = 20_000
 const MOST_WAITS_OF_SHARED = 10_000
 const MOST_WAITS_OF_ONE = 1_000
-/** What a timer can hold, in ms, about 25 days: a longer one would fire at once. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1
-
 /** The deadline of a turn in milliseconds, as it asked or by default; 0 = none. */
 function deadlineOf({ meta }: Pick<RunRecord, 'meta'>, defaultMs: number): number {
   const { timeoutMs } = meta

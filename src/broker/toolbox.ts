@@ -8,6 +8,8 @@ import type { Log } from './log.ts'
 /** What a tool may know of the run that calls it. */
 export interface ToolContext {
   run: RunRecord
+  /** No run makes the call: what `run` says of itself is made up for it, and nobody can look it up. */
+  isOutside: boolean
 }
 
 export interface ToolResult {
@@ -139,7 +141,10 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
           text: said,
           isError = false,
           heard,
-        } = await Promise.race([tool.call(args, { run }, patience.signal), given.promise])
+        } = await Promise.race([
+          tool.call(args, { run, isOutside: run.method === OUTSIDE }, patience.signal),
+          given.promise,
+        ])
         return { text: shortened(said), isError, isMalformed: false, ...(heard && { heard }) }
       } catch (error) {
         signal.throwIfAborted()
@@ -158,12 +163,14 @@ export function createToolbox({ sources, tools: { deny, timeoutMs }, log }: Tool
   return toolbox
 }
 
+const OUTSIDE = 'tools.call'
+
 /** What a tool is told of a call that no run makes. Nobody keeps it. */
 const outsideCall = (asker: Asker, { id }: ToolCall): RunRecord => ({
   ...asker,
   runId: id,
   key: id,
-  method: 'tools.call',
+  method: OUTSIDE,
   sessionId: '',
   fingerprint: '',
   message: '',

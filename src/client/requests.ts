@@ -1,5 +1,7 @@
 /** What was asked and is not answered: each request with its deadline, sent again after a cut where that is harmless. */
+
 import type { ErrorShape } from '../contract/errors.ts'
+import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 import { ConnectionError, RequestError } from './failures.ts'
 import { isRepeatable } from './repeatable.ts'
 
@@ -65,9 +67,6 @@ interface Pending {
   /** Unhooks it from the caller's signal. */
   unhook(): void
 }
-
-/** What a timer can hold. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** @param timeoutMs for requests that say nothing else */
 export function createRequests(timeoutMs: number): Requests {

@@ -2,6 +2,7 @@
 
 import { type Static, type TSchema, type TSchemaOptions, Type } from 'typebox'
 import { OPERATOR_SCOPES } from '../contract/block.ts'
+import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 
 /**
  * What holds when the file is silent. The schema repeats these as `default`, so the page and the code cannot differ.
@@ -62,8 +63,7 @@ const elsewhere = (description: string, usually: UsualType = 'object') =>
 /** Whether this gateway leaves the section to others. */
 export const isServed = (schema: TSchema): boolean => !('served' in schema && schema.served === false)
 
-/** More than this many milliseconds would overflow a timer and fire at once. */
-const longestSeconds = 2_147_483
+const longestSeconds = Math.floor(LONGEST_TIMER_MS / 1000)
 const counts = Number.MAX_SAFE_INTEGER
 
 const Level = (description: string) =>

@@ -1,7 +1,9 @@
 /** The configuration file, as far as clients may see and write it: `config.*`. */
+
 import { Type } from 'typebox'
 import { method } from './block.ts'
 import { NonEmpty, Open, SessionKey } from './shapes.ts'
+import { LONGEST_TIMER_MS } from './timer.ts'
 
 const Written = Type.Object({
   ok: Type.Literal(true),
@@ -23,8 +25,8 @@ const change = {
 }
 const andRestart = {
   ...change,
-  /** As long as a timer can be. One restart is scheduled at a time: the answer says when it comes. */
-  restartDelayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 })),
+  /** One restart is scheduled at a time: the answer says when it comes. */
+  restartDelayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: LONGEST_TIMER_MS })),
   /** Said in the log. */
   note: Type.Optional(Type.String({ maxLength: 1000 })),
   sessionKey: Type.Optional(SessionKey),

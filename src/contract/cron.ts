@@ -1,7 +1,9 @@
 /** Turns at set times: jobs, what wakes an agent, and its heartbeat. */
+
 import { type Static, Type } from 'typebox'
 import { event, method } from './block.ts'
 import { Milliseconds, NonEmpty, SessionKey, Short, Thinking } from './shapes.ts'
+import { LONGEST_TIMER_MS } from './timer.ts'
 
 /** The last moment there is, in wall-clock ms. */
 const Moment = Type.Integer({ minimum: 0, maximum: 8_640_000_000_000_000 })
@@ -31,7 +33,7 @@ const Schedule = Type.Union([
 const turnOptions = {
   model: Type.Optional(NonEmpty),
   thinking: Type.Optional(Thinking),
-  timeoutSeconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 2_147_483 })),
+  timeoutSeconds: Type.Optional(Type.Integer({ minimum: 1, maximum: Math.floor(LONGEST_TIMER_MS / 1000) })),
   /** How older clients ask for a delivery. */
   deliver: Type.Optional(Type.Boolean()),
 }

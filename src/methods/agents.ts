@@ -1,4 +1,5 @@
 /** The agents and their models; turns addressed to an agent. */
+
 import type { Agents } from '../broker/agents.ts'
 import { type Caller, eventually, Failure, type Handlers, type Reply, twice } from '../broker/dispatch.ts'
 import { lastWordsOfEnded } from '../broker/endings.ts'
@@ -11,6 +12,7 @@ import { LIMITS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { Params, Result } from '../contract/index.ts'
 import { agentIn, type CanonicalKey, canonical, unknownAgent } from '../contract/session-key.ts'
+import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 import type { Json, RunRecord, Store } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
 import { addressed } from './door.ts'
@@ -32,9 +34,6 @@ export interface AgentsNeeds {
 }
 
 const WAIT_MS = 30_000
-/** Longer than any run. */
-const LONGEST_MS = 2 ** 31 - 1
-
 export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   const { agents, store, turns, runs } = needs
 
@@ -43,7 +42,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
     const known = new AbortController()
     try {
       // Listen first, look second: a run that ends in between is not missed.
-      const next = runs.wait(runId, LONGEST_MS, principal, known.signal)
+      const next = runs.wait(runId, LONGEST_TIMER_MS, principal, known.signal)
       if ((await store.run(runId))?.endedAt === undefined) await next
     } finally {
       known.abort()

@@ -201,7 +201,7 @@ export function councilTools(needs: CouncilNeeds): Tool[] {
       name: 'session_status',
       description: 'How a session is; by default the one you are in.',
       parameters: Type.Object({ sessionKey: Type.Optional(Type.String()) }),
-      async call({ sessionKey }, { run }) {
+      async call({ sessionKey }, { run, isOutside }) {
         const { key } = sessionFor({ sessionKey: sessionKey ?? run.sessionKey }, run)
         const session = await store.session(key)
         if (!session) throw new GatewayError('SESSION_NOT_FOUND', `there is no session ${key}`)
@@ -212,7 +212,7 @@ export function councilTools(needs: CouncilNeeds): Tool[] {
           ...(model !== undefined && { model: `${modelProvider}/${model}` }),
           totalTokens,
           contextTokens,
-          ...(key === run.sessionKey && { runId: run.runId, chainId: id, hop, path }),
+          ...(key === run.sessionKey && !isOutside && { runId: run.runId, chainId: id, hop, path }),
         })
       },
     }),

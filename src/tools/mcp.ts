@@ -1,9 +1,11 @@
 /** Lines to servers that speak the Model Context Protocol: programs that are started here, or addresses. */
+
 import type { Client, FetchLike, JSONRPCMessage, Transport } from '@modelcontextprotocol/client'
 import type { ForeignTool, LineEars, OpenLine, ToolLine } from '../broker/tool-servers.ts'
 import type { ToolResult } from '../broker/toolbox.ts'
 import type { McpServerConfig } from '../config/config.ts'
 import type { Secret } from '../config/secret.ts'
+import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 import { createGauge, gauge } from './gauge.ts'
 import { createProgram } from './program.ts'
 
@@ -31,8 +33,8 @@ const MOST_REASON = 300
 /** A list that changes several times at once is asked for once, after so many ms. */
 const GATHER_MS = 200
 const GOODBYE_MS = 1_000
-/** For what the toolbox or the supervisor has a deadline of its own for: the longest that a timer can wait. */
-const NO_DEADLINE_MS = 2 ** 31 - 1
+/** For what the toolbox or the supervisor has a deadline of its own for. */
+const NO_DEADLINE_MS = LONGEST_TIMER_MS
 
 /** Takes a result as it comes. It is read here piece by piece: one odd tool is not to cost all the others. */
 const AS_IT_IS = { '~standard': { version: 1, vendor: 'kurultai', validate: (value: unknown) => ({ value }) } } as const

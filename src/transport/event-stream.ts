@@ -4,7 +4,13 @@ import type { ServerResponse } from 'node:http'
 export interface EventStream {
   /** Sends whole events, each with the blank line behind it. Whoever has left is told nothing. */
   send(events: string): void
+  /** Bytes that have not left the process yet. */
+  readonly bytesWaiting: number
+  /** Calls back, and nobody else, whenever some of what was sent has left. */
+  onSent(callback: () => void): void
   end(): void
+  /** Ends the connection in the middle: that the answer is not whole is said by that. */
+  cut(): void
 }
 
 /** Proxies close what says nothing for a minute. */
@@ -21,16 +27,24 @@ export function openEventStream(response: ServerResponse): EventStream {
     'x-accel-buffering': 'no',
   })
   response.flushHeaders()
+  let onSent = () => {}
   const send = (text: string) => {
-    if (!response.destroyed && !response.writableEnded) response.write(text)
+    if (!response.destroyed && !response.writableEnded) response.write(text, () => onSent())
   }
   const timer = setInterval(() => send(': still here\n\n'), KEPT_ALIVE_MS).unref()
   response.once('close', () => clearInterval(timer))
   return {
     send,
+    get bytesWaiting() {
+      return response.writableLength
+    },
+    onSent(callback) {
+      onSent = callback
+    },
     end() {
       clearInterval(timer)
       response.end()
     },
+    cut: () => void response.destroy(),
   }
 }

@@ -1,6 +1,6 @@
 /** Agents as models: chat completions, responses and the list of models, in OpenAI's shapes, for the programs that speak those. */
 import { createHash, randomUUID } from 'node:crypto'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import type { Agents } from '../broker/agents.ts'
 import type { Caller } from '../broker/dispatch.ts'
 import type { Hub } from '../broker/hub.ts'
@@ -8,7 +8,7 @@ import type { OneShots } from '../broker/one-shots.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
 import { agentIn, canonical, isOneShot } from '../contract/session-key.ts'
-import { openEventStream } from './event-stream.ts'
+import { type EventStream, openEventStream } from './event-stream.ts'
 import { failureOf, HttpError, header, statusOf } from './http-error.ts'
 import { type About, type Answer, completionVoice, errorBody, responseVoice, type Voice } from './openai-answer.ts'
 import { type Asked, readCompletion, readResponse } from './openai-request.ts'
@@ -126,9 +126,10 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
       run = { runId, sessionKey }
       waiting.set(runId, (waiting.get(runId) ?? 0) + 1)
       if (!asked.isStreamed || response.destroyed) return
-      const told = tellerOn(response, voiceOf(runId))
-      teller = told
-      hub.join(runEar(caller, run, response, told.piece))
+      const stream = openEventStream(response)
+      const begun = tellerOn(stream, voiceOf(runId))
+      teller = begun
+      hub.join(runEar(caller, run, stream, begun.piece))
     })
     const accepted = await first
     if (!accepted.ok) throw failureOf(accepted)
@@ -146,7 +147,7 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
       if (teller) return teller.end(answer)
       if (answer instanceof HttpError) throw answer
       const voice = voiceOf((accepted.payload as { runId: string }).runId)
-      if (asked.isStreamed) tellerOn(response, voice).end(answer)
+      if (asked.isStreamed) tellerOn(openEventStream(response), voice).end(answer)
       else reply(200, voice.whole(answer))
     } finally {
       if (isOneShot(sessionKey)) await oneShots.end(sessionKey)
@@ -268,8 +269,7 @@ interface Teller {
 }
 
 /** Tells an answer while it is made. */
-function tellerOn(response: ServerResponse, voice: Voice): Teller {
-  const stream = openEventStream(response)
+function tellerOn(stream: EventStream, voice: Voice): Teller {
   let told = 0
   /** The first half of a character that was cut in two. */
   let half = ''

@@ -1,8 +1,8 @@
 /** What somebody hears who waits over HTTP for one run: its text, while it is said. */
-import type { ServerResponse } from 'node:http'
 import type { Caller } from '../broker/dispatch.ts'
 import type { Hearing } from '../broker/peer.ts'
 import { CAPS } from '../contract/connect.ts'
+import type { EventStream } from './event-stream.ts'
 
 interface AgentEvent {
   event: string
@@ -12,12 +12,13 @@ interface AgentEvent {
 /**
  * Somebody who joins the hub and hears of one session. What has been said before the run began to speak in its hearing is not made up
  * for: who comes in the middle of it is told no piece, and has the whole at the end.
+ * @param stream where its text goes, with what waits to be read
  * @param onText told of each piece, in order
  */
 export function runEar(
-  { connId, principal, scopes }: Caller,
+  { connId, principal, scopes }: Pick<Caller, 'connId' | 'principal' | 'scopes'>,
   { runId, sessionKey }: { runId: string; sessionKey: string },
-  response: ServerResponse,
+  stream: Pick<EventStream, 'bytesWaiting' | 'onSent' | 'cut'>,
   onText: (piece: string) => void,
 ): Hearing {
   let isFromTheBeginning = false
@@ -35,18 +36,18 @@ export function runEar(
       sendShared(head, tail) {
         const { event, payload } = JSON.parse(head.toString() + tail) as AgentEvent
         if (event !== 'agent' || payload.runId !== runId) return
-        const { stream, data = {} } = payload
-        if (stream === 'lifecycle' && data.phase === 'start') isFromTheBeginning = true
-        if (stream === 'assistant' && isFromTheBeginning && data.delta) onText(data.delta)
+        const { stream: kind, data = {} } = payload
+        if (kind === 'lifecycle' && data.phase === 'start') isFromTheBeginning = true
+        if (kind === 'assistant' && isFromTheBeginning && data.delta) onText(data.delta)
       },
-      terminate: () => void response.destroy(),
+      terminate: stream.cut,
       get eventBytesWaiting() {
-        return response.writableLength
+        return stream.bytesWaiting
       },
       get bytesWaiting() {
-        return response.writableLength
+        return stream.bytesWaiting
       },
-      onEventsSent: (callback) => void response.on('drain', callback),
+      onEventsSent: stream.onSent,
     },
   }
 }

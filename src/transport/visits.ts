@@ -48,7 +48,10 @@ export interface Route {
 }
 
 export interface Visits {
-  /** Waits for its turn on its connection, does it, and counts it as open until its answer has been read. Never rejects. */
+  /**
+   * Waits for its turn on its connection, does it, and counts it as open until its answer has been read, or its connection cut
+   * because nobody reads it. Never rejects.
+   */
   take(visit: Omit<Visit, 'hold'>, route: Route): Promise<void>
   /** Who asks. @throws HttpError 401, 429 */
   callerOf(visit: Visit): Promise<Caller>
@@ -75,8 +78,11 @@ export interface VisitsNeeds {
   limits: AllowanceLimits & { socketsPerPrincipal: number }
   log: Pick<Log, 'error'>
   monotonic(): number
+  /** How long nothing of an answer may be read once it is whole, in ms. */
+  unreadMs?: number | undefined
 }
 
+const UNREAD_MS = 30_000
 const MOST_BYTES = 8 * 1024 * 1024
 /** Bytes of bodies and answers that are held for all requests together. */
 const MOST_HELD = 64 * 1024 * 1024
@@ -96,7 +102,7 @@ interface Line {
 }
 
 export function createVisits(needs: VisitsNeeds): Visits {
-  const { authenticator, dispatch, audit, log, monotonic } = needs
+  const { authenticator, dispatch, audit, log, monotonic, unreadMs = UNREAD_MS } = needs
   const lines = new Map<Socket, Line>()
   const connections = createQuota(needs.limits.socketsPerPrincipal)
   /** Requests that have not been answered, or whose answers have not been read. */
@@ -171,6 +177,8 @@ export function createVisits(needs: VisitsNeeds): Visits {
       try {
         await before
         if (!line.left.aborted) await route.handle(visit).catch((error: unknown) => refuse(visit, route, error))
+        // Room that is everybody's is not held for one who does not read. When all has left, it waits for the next request as ever.
+        if (!response.writableFinished) line.socket.setTimeout(unreadMs)
         await closed
       } finally {
         line.present = undefined

@@ -72,7 +72,8 @@ function open(servers: McpServerConfig[]) {
 
 const settle = () => vi.advanceTimersByTimeAsync(1)
 const names = (toolServers: ToolServers, agentId = 'main') => toolServers.tools(agentId).map(({ name }) => name)
-const call = (tool: Tool, signal = new AbortController().signal) => tool.call({}, { run: {} as RunRecord }, signal)
+const call = (tool: Tool, signal = new AbortController().signal) =>
+  tool.call({}, { run: {} as RunRecord, isOutside: false }, signal)
 
 async function ready(servers: McpServerConfig[], ...tools: ForeignTool[][]) {
   const opened = open(servers)

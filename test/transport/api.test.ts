@@ -11,6 +11,8 @@ import { statusOf } from '../../src/transport/http-error.ts'
 import type { Door } from '../../src/transport/visits.ts'
 import { quiet } from '../support/rooms.ts'
 
+const MORE_THAN_THE_KERNEL_HOLDS = 16 * 1024 * 1024
+
 type Send = (payload: object) => void
 
 /** An API on a free port, in front of a gateway that does what it is told. */
@@ -18,6 +20,7 @@ async function open(changes: {
   handle?(asked: RequestFrame, send: Send): void
   fail?: Error
   patienceMs?: number
+  unreadMs?: number
   status?: Door['status']
 }) {
   const errors: { details: object; message: string }[] = []
@@ -48,6 +51,7 @@ async function open(changes: {
     log: { ...quiet, error: (details, message) => void errors.push({ details, message }) },
     monotonic: () => 0,
     now: () => 0,
+    ...(changes.unreadMs !== undefined && { unreadMs: changes.unreadMs }),
     ...(changes.patienceMs !== undefined && { patienceMs: changes.patienceMs }),
   }
   const api = createApi(needs)
@@ -98,6 +102,19 @@ describe('an answer that is long in coming', () => {
     })
     const response = await api.post()
     expect([response.status, await response.json()]).toMatchObject([200, { response: 'gold', runId: 'r' }])
+  })
+})
+
+describe('an answer that nobody reads', () => {
+  it('is cut off, and owed to nobody any more', async () => {
+    const text = 'x'.repeat(MORE_THAN_THE_KERNEL_HOLDS)
+    await using api = await open({
+      handle: (_, send) => send({ runId: 'r', status: 'ok', result: { payloads: [{ text }] } }),
+      unreadMs: 100,
+    })
+    const response = await api.post()
+    await api.api.answered()
+    await expect(response.text()).rejects.toThrow()
   })
 })
 

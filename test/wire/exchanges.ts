@@ -2,7 +2,7 @@
 import { request } from 'node:http'
 import { TOKEN } from '../support/gateway.ts'
 import type { Exchange } from './recording.ts'
-import { type StageOptions, startStage } from './stage.ts'
+import { type Stage, type StageOptions, startStage } from './stage.ts'
 import { comparer, type Difference, type Equivalents } from './values.ts'
 
 const HOOK_TOKEN = 'a-token-for-hooks-0123456789'
@@ -29,7 +29,7 @@ interface Answer {
 }
 
 /** The name of each exchange: `default POST /tools/invoke`, with a number from the second of its kind on. */
-export function namesOfExchanges(exchanges: readonly Exchange[]): Map<string, Exchange> {
+function namesOfExchanges(exchanges: readonly Exchange[]): Map<string, Exchange> {
   const named = new Map<string, Exchange>()
   for (const exchange of exchanges) {
     const { config, request } = exchange
@@ -41,23 +41,29 @@ export function namesOfExchanges(exchanges: readonly Exchange[]): Map<string, Ex
   return named
 }
 
-/** Replays those that are not skipped and returns every difference. */
-export async function replayExchanges(
-  exchanges: readonly Exchange[],
-  isSkipped: (where: string) => boolean,
-): Promise<Difference[]> {
+/** Replays them and returns every difference. */
+export async function replayExchanges(exchanges: readonly Exchange[]): Promise<Difference[]> {
   const differences: Difference[] = []
-  const named = [...namesOfExchanges(exchanges)].filter(([where]) => !isSkipped(where))
+  const named = [...namesOfExchanges(exchanges)]
   for (const [words, { options }] of Object.entries(CONFIGS)) {
     const of = named.filter(([, { config }]) => config === words)
     if (of.length === 0) continue
     const same: Equivalents = new Map()
     const compare = comparer({ runs: new Set() }, same, 0, (difference) => void differences.push(difference))
     await using stage = await startStage(options)
+    await talk(stage)
     const url = (await stage.url()).replace('ws:', 'http:')
     for (const [where, { request, response }] of of) compare(told(response), told(await ask(url, request)), where)
   }
   return differences
+}
+
+/** Those that were asked had been talked to before. */
+async function talk(stage: Stage): Promise<void> {
+  const peer = await stage.connect()
+  await peer.request('chat.send', { sessionKey: 'main', message: 'hello', idempotencyKey: 'k1' })
+  await peer.request('agent.wait', { runId: 'k1' })
+  peer.socket.terminate()
 }
 
 function ask(url: string, { method, path, headers, body }: Exchange['request']): Promise<Answer> {
@@ -88,13 +94,40 @@ function saying(body: string, type: string): object {
   if (type.startsWith('text/html') || type.startsWith('image/')) return {}
   if (type.startsWith('application/json')) return { body: JSON.parse(body) }
   if (!type.startsWith('text/event-stream')) return { body }
-  const events = body.split('\n\n').filter((block) => block !== '')
-  return {
-    events: events.map((block) => {
-      const fields = block.split('\n').map((line) => line.split(/: (.*)/s, 2) as [string, string])
-      return Object.fromEntries(
-        fields.map(([name, value]) => [name, value.startsWith('{') ? JSON.parse(value) : value]),
-      )
-    }),
+  const blocks = body.split('\n\n')
+  // What is whole ends with a blank line; a recording may have been cut in the middle of an event.
+  const rest = blocks.pop()
+  return { told: [...gathered(blocks.map(eventIn)), ...(rest ? [rest] : [])] }
+}
+
+interface StreamEvent {
+  event?: string
+  /** JSON where it is an object. */
+  data: unknown
+}
+
+function eventIn(block: string): StreamEvent {
+  const fields = block.split('\n').map((line) => line.split(/: (.*)/s, 2) as [string, string])
+  const { data, ...others } = Object.fromEntries(fields) as { [name: string]: string }
+  return { ...others, data: data?.startsWith('{') ? JSON.parse(data) : data }
+}
+
+/** Pieces of text behind each other as one: in how many it comes is up to the model and the moment. */
+function gathered(events: StreamEvent[]): StreamEvent[] {
+  const together: StreamEvent[] = []
+  for (const one of events) {
+    const [before, piece] = [pieceOf(together.at(-1)), pieceOf(one)]
+    if (before && piece) before.add(piece.text)
+    else together.push(one)
   }
+  return together
+}
+
+/** The text that an event adds to an answer, in either shape. */
+function pieceOf(event?: StreamEvent): { text: string; add(more: string): void } | undefined {
+  const data = event?.data as { delta?: unknown; choices?: { delta: { content?: string } }[] } | undefined
+  const choice = data?.choices?.[0]?.delta
+  const [holder, name] = choice ? [choice, 'content'] : [data, 'delta']
+  const text: unknown = Object(holder)[name]
+  return typeof text === 'string' ? { text, add: (more) => Object.assign(holder!, { [name]: text + more }) } : undefined
 }

@@ -40,6 +40,16 @@ describe('a tool over HTTP', () => {
     expect(body.result.details).toMatchObject({ sessionKey: 'agent:main:notes', entries: 2 })
   })
 
+  it('tells of no run: nobody can look up the one that it would be', async () => {
+    await using gateway = await open()
+    const peer = await gateway.connect()
+    await peer.request('chat.send', { sessionKey: 'main', message: 'hello', idempotencyKey: 'k1' })
+    await peer.request('agent.wait', { runId: 'k1' })
+    const { body } = await invoke(gateway, { tool: 'session_status', args: {} })
+    expect(body.result.details.sessionKey).toBe('agent:main:main')
+    for (const name of ['runId', 'chainId', 'hop', 'path']) expect(body.result.details).not.toHaveProperty(name)
+  })
+
   it.each<[string, object, object, object, number, object]>([
     ['that is not there', {}, { tool: 'nope' }, {}, 404, { type: 'not_found', message: 'Tool not available: nope' }],
     ['that is denied', { deny: ['agents_*'] }, { tool: 'agents_list' }, {}, 404, { type: 'not_found' }],

@@ -1,8 +1,8 @@
 import { join } from 'node:path/posix'
 import { describe, expect, it } from 'vitest'
 import { problemOf } from '../support/named-test.ts'
-import { DEVIATIONS, type Deviation, explains, isMissing, pattern, SKIPPED, skips } from './deviations.ts'
-import { namesOfExchanges, replayExchanges } from './exchanges.ts'
+import { DEVIATIONS, type Deviation, explains, isMissing, pattern } from './deviations.ts'
+import { replayExchanges } from './exchanges.ts'
 import { absent, filesOf, readExchanges, readRecording } from './recording.ts'
 import { replay } from './replay.ts'
 import { SUBJECTS } from './subjects.ts'
@@ -43,7 +43,7 @@ describe.skipIf(absent)(`a recorded conversation${absent ? ` (${absent})` : ''}`
   )
 
   it.concurrent.for(EXCHANGES)('over HTTP is answered here as it was there: %s', async (file, { expect }) => {
-    const differences = await replayExchanges(readExchanges(file), (where) => skips(file, where) !== undefined)
+    const differences = await replayExchanges(readExchanges(file))
     expect(unexplained(file, differences)).toEqual([])
   })
 })
@@ -64,13 +64,6 @@ describe.skipIf(absent)('the list of deviations', () => {
   it('has no row that explains nothing any more', ({ skip }) => {
     if (played.size < CONVERSATIONS.length + EXCHANGES.length) skip('only when every conversation was replayed')
     expect(DEVIATIONS.filter((row) => !row.sometimes && !used.has(row))).toEqual([])
-  })
-
-  it('skips nothing that is not there', () => {
-    const rows = EXCHANGES.flatMap((file) =>
-      [...namesOfExchanges(readExchanges(file)).keys()].map((where) => skips(file, where)),
-    )
-    expect(SKIPPED.filter((row) => !rows.includes(row))).toEqual([])
   })
 })
 

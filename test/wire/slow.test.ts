@@ -1,8 +1,20 @@
+import { once } from 'node:events'
+import { type IncomingMessage, request } from 'node:http'
 import { pino } from 'pino'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
+import { LIMITS } from '../../src/contract/connect.ts'
 import type { Runtime, Sink } from '../../src/runtimes/runtime.ts'
 import { startCable } from '../support/cable.ts'
-import { CONNECT, endOf, type Frame, openPeer, type Peer, startGateway, type TestGateway } from '../support/gateway.ts'
+import {
+  CONNECT,
+  endOf,
+  type Frame,
+  openPeer,
+  type Peer,
+  startGateway,
+  type TestGateway,
+  TOKEN,
+} from '../support/gateway.ts'
 
 const CAPABLE = { minProtocol: 4, maxProtocol: 4, caps: ['stream-offsets'] }
 const KEY = 'agent:main:main'
@@ -15,7 +27,8 @@ function puppet() {
   const finished = Promise.withResolvers<void>()
   const runtime: Runtime = {
     api: 'echo',
-    async answer(model, _, sink) {
+    async answer(model, _, sink, signal) {
+      signal.addEventListener('abort', () => finished.resolve())
       asked.resolve(sink)
       await finished.promise
       const usage = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0, totalTokens: 0 }
@@ -132,6 +145,41 @@ describe('a reader that has more waiting than the policy says', () => {
     await using gateway = await startGateway({ config: unlimited({ maxConnections: 2 }) })
     await fallBehind(gateway)
     await comeIn(gateway.url, 1)
+  })
+})
+
+describe('a reader of an answer over HTTP', () => {
+  const config = { gateway: { http: { endpoints: { chatCompletions: { enabled: true } } } } }
+
+  /** One who asks for a stream, and reads nothing of it yet. */
+  async function askForStream({ port }: TestGateway): Promise<IncomingMessage> {
+    const asking = request({
+      ...{ port, method: 'POST', path: '/v1/chat/completions' },
+      headers: { authorization: `Bearer ${TOKEN}`, 'content-type': 'application/json' },
+    })
+    asking.end(
+      JSON.stringify({ model: 'openclaw', stream: true, user: 'ann', messages: [{ role: 'user', content: 'hello' }] }),
+    )
+    const [response] = (await once(asking, 'response')) as [IncomingMessage]
+    return response
+  }
+
+  it('that has more waiting than the policy says is cut off, and its run stopped', async () => {
+    const told = Promise.withResolvers<Frame>()
+    const write = (line: string) => {
+      const entry = JSON.parse(line) as Frame
+      if (entry['msg'] === 'a reader is too slow; it is disconnected') told.resolve(entry)
+    }
+    const { runtimes, asked } = puppet()
+    await using gateway = await startGateway({ runtimes, config, log: pino({ level: 'debug' }, { write }) })
+    const response = await askForStream(gateway)
+    const sink = await asked
+    sink.delta('x'.repeat(2 * KERNEL_BYTES))
+    expect((await told.promise)['bytesWaiting']).toBeGreaterThan(LIMITS.maxBufferedBytes)
+    await vi.waitFor(async () =>
+      expect(await gateway.store.session('agent:main:openai-user:ann')).toMatchObject({ abortedLastRun: true }),
+    )
+    await expect(response.toArray()).rejects.toThrow('aborted')
   })
 })
 

@@ -38,6 +38,8 @@ const VOLATILE = new Set([
     'nextRunAtMs',
     'revokedAtMs',
     'generatedAt',
+    'created',
+    'created_at',
   ],
   ...[
     'date',
@@ -76,11 +78,12 @@ const VOLATILE = new Set([
     'remainingTokens',
     'percentUsed',
   ],
+  ...['prompt_tokens', 'completion_tokens', 'total_tokens', 'input_tokens', 'output_tokens'],
 ])
 /** Names that a gateway gives: the same where they were the same, different where they were different. */
-const IDS = new Set(['sessionId', 'requestId', 'messageId', 'jobId', 'hash', 'cursor'])
+const IDS = new Set(['sessionId', 'requestId', 'messageId', 'jobId', 'hash', 'cursor', 'item_id'])
 const DEVICE = /^<DEVICE_ID_\d+>$/
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+const UUID = /^([a-z]+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 /** Times that are said more than once of one run: then they are the same. */
 const REPEATED = new Set(['startedAt', 'endedAt', 'acceptedAt'])
 /** Lists of whatever there is: each element looks like one of those recorded. */
