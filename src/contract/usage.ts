@@ -129,6 +129,10 @@ export const usage = {
             dailyBreakdown: Type.Array(OfDay),
             activityDates: Type.Array(Type.String()),
             modelUsage: Type.Array(OfModel),
+            /** Of the entries that are counted: when the first and the last of them came, in ms, and what lies between. */
+            firstActivity: Type.Optional(Type.Number()),
+            lastActivity: Type.Optional(Type.Number()),
+            durationMs: Type.Optional(Type.Number()),
             messageCounts: Type.Optional(MessageCounts),
             toolUsage: Type.Optional(ToolUsage),
           }),

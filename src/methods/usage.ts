@@ -97,9 +97,12 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
     const found = largestFirst(groups(entries, (entry) => entry.sessionKey)).slice(0, limit)
     // One after the other: each of them may be long.
     const counts = new Map<string, ReturnType<typeof countsOf>>()
+    const spans = new Map<string, ReturnType<typeof spanOf>>()
     for (const [key] of found.slice(0, COUNTED_SESSIONS)) {
       const { sessionId, messages } = await read(key)
-      if (sessionId !== undefined) counts.set(key, countsOf(messages))
+      if (sessionId === undefined) continue
+      counts.set(key, countsOf(messages))
+      spans.set(key, spanOf(messages))
     }
     return {
       updatedAt: now(),
@@ -122,6 +125,7 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
               activityDates: daily(of).map(({ date }) => date),
               models: byModel(of),
               modelUsage: byModel(of),
+              ...spans.get(key),
               ...counts.get(key),
             },
             ...(contextTokens !== undefined && { contextTokens }),
@@ -263,6 +267,15 @@ function countsOf(messages: readonly TranscriptMessage[]) {
     errors: failed + of('assistant').filter(({ stopReason }) => stopReason === 'error').length,
   }
   return { messageCounts, toolUsage: toolsOf(calls.map((call) => ({ name: nameOf(call), count: 1 }))) }
+}
+
+/** From when to when the entries of a transcript are, which are in their order. */
+function spanOf(messages: readonly TranscriptMessage[]) {
+  const [first, last] = [messages[0], messages.at(-1)]
+  if (!first || !last) return {}
+  // A clock may have been set back meanwhile.
+  const durationMs = Math.max(0, last.timestamp - first.timestamp)
+  return { firstActivity: first.timestamp, lastActivity: last.timestamp, durationMs }
 }
 
 function toolsOf(counts: readonly Count[]): { totalCalls: number; uniqueTools: number; tools: Count[] } {

@@ -295,6 +295,9 @@ describe('usage', () => {
       activityDates: ['2026-11-20', '2026-11-21'],
       dailyBreakdown: main.usage.daily,
       modelUsage: main.usage.models,
+      firstActivity: NOON,
+      lastActivity: NOON + DAY,
+      durationMs: DAY,
       messageCounts: { total: 4, user: 2, assistant: 2, toolCalls: 0, toolResults: 0, errors: 0 },
       toolUsage: { totalCalls: 0, uniqueTools: 0, tools: [] },
     })
