@@ -97,12 +97,9 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
     const found = largestFirst(groups(entries, (entry) => entry.sessionKey)).slice(0, limit)
     // One after the other: each of them may be long.
     const counts = new Map<string, ReturnType<typeof countsOf>>()
-    const spans = new Map<string, ReturnType<typeof spanOf>>()
     for (const [key] of found.slice(0, COUNTED_SESSIONS)) {
       const { sessionId, messages } = await read(key)
-      if (sessionId === undefined) continue
-      counts.set(key, countsOf(messages))
-      spans.set(key, spanOf(messages))
+      if (sessionId !== undefined) counts.set(key, countsOf(messages))
     }
     return {
       updatedAt: now(),
@@ -125,7 +122,6 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
               activityDates: daily(of).map(({ date }) => date),
               models: byModel(of),
               modelUsage: byModel(of),
-              ...spans.get(key),
               ...counts.get(key),
             },
             ...(contextTokens !== undefined && { contextTokens }),
@@ -145,7 +141,10 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
         byChannel: [],
         byAgent: groups(entries, ({ agentId }) => agentId).map(([agentId, of]) => ({ agentId, totals: sumsOf(of) })),
         byModel: byModel(entries),
-        daily: daily(entries),
+        daily: withMessages(
+          daily(entries),
+          [...counts.values()].flatMap(({ dailyMessageCounts }) => dailyMessageCounts),
+        ).filter(({ date }) => from <= date && date <= to),
       },
     }
   }
@@ -255,18 +254,42 @@ const nameOf = (call: { [name: string]: unknown }): string => String(call['name'
 
 /** What the entries of a transcript are. */
 function countsOf(messages: readonly TranscriptMessage[]) {
+  const days = groups(messages, ({ timestamp }) => dayOf(timestamp))
+  return {
+    ...spanOf(messages),
+    messageCounts: messageCountsOf(messages),
+    dailyMessageCounts: days.map(([date, of]) => ({ date, ...messageCountsOf(of) })),
+    toolUsage: toolsOf(callsIn(messages).map((call) => ({ name: nameOf(call), count: 1 }))),
+  }
+}
+
+const callsIn = (messages: readonly TranscriptMessage[]) =>
+  messages.flatMap(({ content }) => content.filter(({ type }) => type === 'toolCall'))
+
+function messageCountsOf(messages: readonly TranscriptMessage[]) {
   const of = (wanted: TranscriptMessage['role']) => messages.filter(({ role }) => role === wanted)
-  const calls = messages.flatMap(({ content }) => content.filter(({ type }) => type === 'toolCall'))
   const failed = of('toolResult').filter((result) => result['isError'] === true).length
-  const messageCounts = {
+  return {
     total: messages.length,
     user: of('user').length,
     assistant: of('assistant').length,
-    toolCalls: calls.length,
+    toolCalls: callsIn(messages).length,
     toolResults: of('toolResult').length,
     errors: failed + of('assistant').filter(({ stopReason }) => stopReason === 'error').length,
   }
-  return { messageCounts, toolUsage: toolsOf(calls.map((call) => ({ name: nameOf(call), count: 1 }))) }
+}
+
+type DayOfMessages = ReturnType<typeof countsOf>['dailyMessageCounts'][number]
+
+/** What was used and what was said, day by day. */
+function withMessages(used: { date: string; tokens: number; cost: number }[], said: DayOfMessages[]) {
+  const dates = new Set([...used, ...said].map(({ date }) => date))
+  return [...dates].toSorted().map((date) => {
+    const { tokens, cost } = used.find((day) => day.date === date) ?? { tokens: 0, cost: 0 }
+    const of = said.filter((day) => day.date === date)
+    const sum = (name: 'total' | 'toolCalls' | 'errors') => of.reduce((total, day) => total + day[name], 0)
+    return { date, tokens, cost, messages: sum('total'), toolCalls: sum('toolCalls'), errors: sum('errors') }
+  })
 }
 
 /** From when to when the entries of a transcript are, which are in their order. */
