@@ -36,7 +36,7 @@ const TABS: { [tab: string]: RegExp[] } = {
   channels: [/Channel health/i],
   instances: [/openclaw-control-ui/, /Reason self/],
   sessions: [/agent:main:main/, /agent:main:notes/],
-  usage: [/Activity by Time/, new RegExp(`${TODAY}\\s+[1-9]`, 'i'), /Throughput[^—]*\d/i],
+  usage: [/Activity by Time/, new RegExp(`${TODAY}\\s+[1-9]`, 'i'), /Throughput[^—]*\d/i, /PEAK ERROR DAYS\s+\w+ \d+/i],
   cron: [/No jobs yet/i],
   agents: [/2 configured/, /Kublai/, /Möngke/, /fake\/m/],
   skills: [/No skills found/i],
