@@ -161,7 +161,12 @@ export const cron = {
       ),
       sortDir: Direction,
     }),
-    result: Type.Object({ jobs: Type.Array(CronJob), ...page }),
+    result: Type.Object({
+      jobs: Type.Array(CronJob),
+      ...page,
+      /** Parts that have the same one are of one list: the same jobs in the same order. */
+      snapshotRevision: Type.Optional(Type.String()),
+    }),
   }),
   'cron.get': method({
     summary: 'One job.',

@@ -26,14 +26,15 @@ const OfModel = Type.Object({ provider: Type.String(), model: Type.String(), cou
 const OfDay = Type.Object({ date: Type.String(), tokens: Type.Integer(), cost: Type.Number() })
 
 /** How many entries of transcripts are what. */
-const MessageCounts = Type.Object({
+const messageCounts = {
   total: Type.Integer(),
   user: Type.Integer(),
   assistant: Type.Integer(),
   toolCalls: Type.Integer(),
   toolResults: Type.Integer(),
   errors: Type.Integer(),
-})
+}
+const MessageCounts = Type.Object(messageCounts)
 const ToolUsage = Type.Object({
   totalCalls: Type.Integer(),
   uniqueTools: Type.Integer(),
@@ -129,7 +130,12 @@ export const usage = {
             dailyBreakdown: Type.Array(OfDay),
             activityDates: Type.Array(Type.String()),
             modelUsage: Type.Array(OfModel),
+            /** Of the entries that are counted: when the first and the last of them came, in ms, and what lies between. */
+            firstActivity: Type.Optional(Type.Number()),
+            lastActivity: Type.Optional(Type.Number()),
+            durationMs: Type.Optional(Type.Number()),
             messageCounts: Type.Optional(MessageCounts),
+            dailyMessageCounts: Type.Optional(Type.Array(Type.Object({ date: Type.String(), ...messageCounts }))),
             toolUsage: Type.Optional(ToolUsage),
           }),
           /** What the last answer and what it was asked with came to; absent when that is not known. */
@@ -148,7 +154,17 @@ export const usage = {
         byChannel: Type.Array(Open),
         byAgent: Type.Array(Type.Object({ agentId: Type.String(), totals: Sums })),
         byModel: Type.Array(OfModel),
-        daily: Type.Array(OfDay),
+        /** With the messages that are counted. */
+        daily: Type.Array(
+          Type.Object({
+            date: Type.String(),
+            tokens: Type.Integer(),
+            cost: Type.Number(),
+            messages: Type.Integer(),
+            toolCalls: Type.Integer(),
+            errors: Type.Integer(),
+          }),
+        ),
       }),
     }),
   }),

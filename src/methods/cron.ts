@@ -1,4 +1,5 @@
 /** `cron.*`: jobs at set times. `wake` and the heartbeats: what has an agent look up. */
+import { createHash } from 'node:crypto'
 import { eventually, type Handlers } from '../broker/dispatch.ts'
 import type { Heartbeats } from '../broker/heartbeats.ts'
 import type { JobChange, NewJob, Schedules } from '../broker/schedules.ts'
@@ -85,7 +86,8 @@ export function cronMethods(needs: CronNeeds): Handlers<typeof contract> {
       if (sortDir === 'desc') jobs.reverse()
       if (params.limit === undefined && params.offset === undefined) return { jobs }
       const { part, ...page } = pageOf(jobs, params.limit ?? PAGE, params.offset ?? 0)
-      return { jobs: part, ...page }
+      const ids = JSON.stringify(jobs.map(({ id }) => id))
+      return { jobs: part, ...page, snapshotRevision: createHash('sha256').update(ids).digest('hex') }
     },
 
     'cron.get': (params) => job(idOf(params, 'cron.get')),

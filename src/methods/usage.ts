@@ -141,7 +141,10 @@ export function usageMethods({ agents, store, lineage, models, now }: UsageNeeds
         byChannel: [],
         byAgent: groups(entries, ({ agentId }) => agentId).map(([agentId, of]) => ({ agentId, totals: sumsOf(of) })),
         byModel: byModel(entries),
-        daily: daily(entries),
+        daily: withMessages(
+          daily(entries),
+          [...counts.values()].flatMap(({ dailyMessageCounts }) => dailyMessageCounts),
+        ).filter(({ date }) => from <= date && date <= to),
       },
     }
   }
@@ -251,18 +254,51 @@ const nameOf = (call: { [name: string]: unknown }): string => String(call['name'
 
 /** What the entries of a transcript are. */
 function countsOf(messages: readonly TranscriptMessage[]) {
+  const days = groups(messages, ({ timestamp }) => dayOf(timestamp))
+  return {
+    ...spanOf(messages),
+    messageCounts: messageCountsOf(messages),
+    dailyMessageCounts: days.map(([date, of]) => ({ date, ...messageCountsOf(of) })),
+    toolUsage: toolsOf(callsIn(messages).map((call) => ({ name: nameOf(call), count: 1 }))),
+  }
+}
+
+const callsIn = (messages: readonly TranscriptMessage[]) =>
+  messages.flatMap(({ content }) => content.filter(({ type }) => type === 'toolCall'))
+
+function messageCountsOf(messages: readonly TranscriptMessage[]) {
   const of = (wanted: TranscriptMessage['role']) => messages.filter(({ role }) => role === wanted)
-  const calls = messages.flatMap(({ content }) => content.filter(({ type }) => type === 'toolCall'))
   const failed = of('toolResult').filter((result) => result['isError'] === true).length
-  const messageCounts = {
+  return {
     total: messages.length,
     user: of('user').length,
     assistant: of('assistant').length,
-    toolCalls: calls.length,
+    toolCalls: callsIn(messages).length,
     toolResults: of('toolResult').length,
     errors: failed + of('assistant').filter(({ stopReason }) => stopReason === 'error').length,
   }
-  return { messageCounts, toolUsage: toolsOf(calls.map((call) => ({ name: nameOf(call), count: 1 }))) }
+}
+
+type DayOfMessages = ReturnType<typeof countsOf>['dailyMessageCounts'][number]
+
+/** What was used and what was said, day by day. */
+function withMessages(used: { date: string; tokens: number; cost: number }[], said: DayOfMessages[]) {
+  const dates = new Set([...used, ...said].map(({ date }) => date))
+  return [...dates].toSorted().map((date) => {
+    const { tokens, cost } = used.find((day) => day.date === date) ?? { tokens: 0, cost: 0 }
+    const of = said.filter((day) => day.date === date)
+    const sum = (name: 'total' | 'toolCalls' | 'errors') => of.reduce((total, day) => total + day[name], 0)
+    return { date, tokens, cost, messages: sum('total'), toolCalls: sum('toolCalls'), errors: sum('errors') }
+  })
+}
+
+/** From when to when the entries of a transcript are, which are in their order. */
+function spanOf(messages: readonly TranscriptMessage[]) {
+  const [first, last] = [messages[0], messages.at(-1)]
+  if (!first || !last) return {}
+  // A clock may have been set back meanwhile.
+  const durationMs = Math.max(0, last.timestamp - first.timestamp)
+  return { firstActivity: first.timestamp, lastActivity: last.timestamp, durationMs }
 }
 
 function toolsOf(counts: readonly Count[]): { totalCalls: number; uniqueTools: number; tools: Count[] } {

@@ -63,6 +63,17 @@ const UPGRADE_PATHS = new Set(['/', '/ws', '/ws/', '/gateway', '/gateway/'])
 /** What 426 has to say (RFC 6455, section 4.2.2; RFC 9110, section 15.5.22). */
 const VERSION_13 = ['Sec-WebSocket-Version: 13', 'Upgrade: websocket', 'Connection: Upgrade']
 
+/** Somebody at the other end of a socket. */
+interface Visitor {
+  /** A listed proxy that has not asked for anything yet. */
+  isAwaited: boolean
+  hasGivenWay: boolean
+  /** Asks for a place at the door. */
+  enter(): Lease | undefined
+  /** Its place; undefined where it needs none, being known. */
+  lease: Lease | undefined
+}
+
 /** Loaded by `require`: an ESM import of `node:http` also loads the whole of undici, 25 to 45 ms of every start. */
 const http = process.getBuiltinModule('node:http')
 
@@ -80,9 +91,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
     maxBufferedChunks: 1_024,
     skipUTF8Validation: false,
   })
-  const budget = createBudget(needs.limits, (address) =>
-    policy.trustedProxies.some((range) => contains(range, address)),
-  )
+  const isProxy = (address: string) => policy.trustedProxies.some((range) => contains(range, address))
+  const budget = createBudget(needs.limits, isProxy)
   const warnOfRefusal = sampled(
     (details, message) => log.warn(details, message),
     10,
@@ -101,19 +111,37 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
   }
 
   /** By the peer's address and port, which TLS and the TCP socket under it have in common. */
-  const leases = new Map<string, Lease>()
+  const visitors = new Map<string, Visitor>()
   const endOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
 
   /** Gives a socket its place before a byte of it is read, or turns it away. */
   function onConnection(socket: Socket): void {
-    const lease = budget.entered(socket.remoteAddress ?? '', () => socket.destroy())
-    if (!lease) return turnAway(socket, 503, 'too many wait at the door', [`Retry-After: ${RETRY_AFTER_S}`])
+    const address = socket.remoteAddress ?? ''
+    const visitor: Visitor = {
+      isAwaited: isProxy(address),
+      hasGivenWay: false,
+      enter: () =>
+        budget.entered(address, () => {
+          visitor.hasGivenWay = true
+          // A proxy whose request is not answered tells its client of a broken gateway: it is read first.
+          if (!visitor.isAwaited) socket.destroy()
+        }),
+      lease: undefined,
+    }
+    visitor.lease = visitor.enter()
+    if (!visitor.lease) return turnAway(socket, 503, 'too many wait at the door', [`Retry-After: ${RETRY_AFTER_S}`])
     const end = endOf(socket)
-    leases.set(end, lease)
+    visitors.set(end, visitor)
     socket.once('close', () => {
-      if (leases.get(end) === lease) leases.delete(end)
-      lease.over()
+      if (visitors.get(end) === visitor) visitors.delete(end)
+      visitor.lease?.over()
     })
+  }
+
+  /** Who is known frees its place. What comes on the same connection afterwards may be somebody else's: a proxy keeps it. */
+  function freePlace(visitor: Visitor | undefined): void {
+    visitor?.lease?.over()
+    if (visitor) visitor.lease = undefined
   }
   const heartbeat = startHeartbeat(needs.heartbeatMs)
   const servers: Server[] = []
@@ -126,6 +154,10 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       reply(status, { ok: false, error: { code, message } }, headers)
 
     const knocked = knock(request, policy)
+    const visitor = visitors.get(endOf(request.socket))
+    if (visitor) visitor.isAwaited = false
+    // It has no place any more for a second one.
+    if (visitor?.hasGivenWay) response.shouldKeepAlive = false
     if (!knocked.admitted) return refuse(knocked.status, 'NOT_ADMITTED', knocked.message)
     const path = pathOf(request)
     const { serving, status } = probe()
@@ -133,7 +165,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       facts: knocked.facts,
       // Before it is ready, what a former process left has to be settled first.
       status: serving ? ('serving' as const) : status === 'starting' ? status : ('draining' as const),
-      known: () => leases.get(endOf(request.socket))?.over(),
+      known: () => freePlace(visitor),
     }
     if (needs.api.answer(path, request, response, door)) return
     const known = ROUTES.has(path)
@@ -184,6 +216,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
   }
 
   function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const visitor = visitors.get(endOf(socket as Socket))
+    if (visitor) visitor.isAwaited = false
     if (!UPGRADE_PATHS.has(pathOf(request))) return turnAway(socket, 404, 'WebSockets are served on / and /ws')
     // Before it is ready, what a former process left has to be settled first; when it drains, others are to be asked.
     const { serving, status } = probe()
@@ -204,7 +238,8 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       return turnAway(socket, 426, 'the version of WebSocket that is spoken here is 13', VERSION_13)
     const { facts, isForwarded, namesNobody } = knocked
     if (namesNobody) warnOfProxy(facts.address)
-    const lease = leases.get(endOf(socket as Socket))
+    if (visitor) visitor.lease ??= visitor.enter()
+    const lease = visitor?.lease
     if (!lease?.seenAs({ address: facts.clientAddress, isForwarded, hasOrigin: facts.origin !== 'absent' }))
       return turnAway(socket, 503, 'too many wait at the door', [`Retry-After: ${RETRY_AFTER_S}`])
     upgrades.handleUpgrade(request, socket, head, (ws) => {

@@ -28,13 +28,15 @@ const AGENTS = [
   { id: 'researcher', name: 'Möngke' },
 ]
 
+const TODAY = new Intl.DateTimeFormat('en', { weekday: 'short' }).format()
+
 /** What a tab is to show of a gateway that has two agents, a node, and nothing of what it does not do. */
 const TABS: { [tab: string]: RegExp[] } = {
   overview: [/STATUS\s+Connected/i, /INSTANCES\s+[1-9]/i, /SESSIONS\s+2/i, /CRON\s+(?:Enabled|Disabled)/i],
   channels: [/Channel health/i],
   instances: [/openclaw-control-ui/, /Reason self/],
   sessions: [/agent:main:main/, /agent:main:notes/],
-  usage: [/Activity by Time/],
+  usage: [/Activity by Time/, new RegExp(`${TODAY}\\s+[1-9]`, 'i'), /Throughput[^—]*\d/i, /PEAK ERROR DAYS\s+\w+ \d+/i],
   cron: [/No jobs yet/i],
   agents: [/2 configured/, /Kublai/, /Möngke/, /fake\/m/],
   skills: [/No skills found/i],

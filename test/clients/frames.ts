@@ -68,6 +68,8 @@ export const publishedFrames: Client = {
     writeFileSync(join(workspace, 'SOUL.md'), 'Say much.')
     const gateway = await startGateway({
       config: {
+        // Every method is asked for one after the other.
+        gateway: { limits: { requestsPerSecond: 0 } },
         models: { providers: { fake: provider } },
         agents: {
           defaults: { model: 'fake/m', workspace },

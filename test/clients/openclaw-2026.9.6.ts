@@ -54,7 +54,7 @@ async function open(): Promise<Session> {
   const [user, other, stranger] = [home('user'), home('other'), home('stranger')]
 
   async function say(env: Record<string, string>, ...args: string[]): Promise<Said> {
-    const child = spawn(node, [program, ...args], { env, stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000 })
+    const child = spawn(node, [program, ...args], { env, stdio: ['ignore', 'pipe', 'pipe'], timeout: 180_000 })
     const said = { stdout: '', stderr: '' }
     child.stdout.setEncoding('utf8').on('data', (text: string) => (said.stdout += text))
     child.stderr.setEncoding('utf8').on('data', (text: string) => (said.stderr += text))
@@ -364,7 +364,7 @@ const wordsIn = (line: string): number => (/^\s*word(?: word)*$/.test(line) ? li
 /** Said once it has its session; `connected` alone is said before. */
 const isConnected = (line: string): boolean => /gateway connected \| idle/.test(line)
 /** In a home where it never ran it has much to prepare. */
-const START_S = 120
+const START_S = 300
 
 /** Leaves as one does. */
 async function leave(tui: ReturnType<typeof openTerminal>): Promise<void> {

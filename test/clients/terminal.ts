@@ -8,9 +8,9 @@ export interface Terminal {
   /** Every line that was drawn, in that order, without colours and movements. A line that is drawn anew comes again. */
   lines: string[]
   type(text: string): void
-  /** Resolves once a line is drawn that fits, also one drawn before. @throws after `seconds` (60), with the last lines */
+  /** Resolves once a line is drawn that fits, also one drawn before. @throws after `seconds` (180), with the last lines */
   until(fits: (line: string) => boolean, seconds?: number): Promise<void>
-  /** Its exit code, once it has ended. @throws after a minute */
+  /** Its exit code, once it has ended. @throws after three minutes */
   ended(): Promise<number | null>
   /** Ends it, unless it has ended. */
   close(): Promise<void>
@@ -19,6 +19,8 @@ export interface Terminal {
 /** The Debian package that makes the terminal. */
 export const SCRIPT = { name: 'bsdutils', file: '/usr/bin/script' }
 
+/** On a busy machine a program may take a minute to begin. */
+const LIMIT_S = 180
 const ROWS = 40
 const COLUMNS = 100
 
@@ -49,13 +51,13 @@ export function openTerminal(command: string[], env: Record<string, string>): Te
     lines,
     async ended() {
       const late = Symbol('late')
-      const code = await Promise.race([exited, setTimeout(60_000, late, { ref: false })])
+      const code = await Promise.race([exited, setTimeout(LIMIT_S * 1_000, late, { ref: false })])
       if (code === late)
-        throw new Error(`it did not end within a minute; the last lines:\n${drawn().slice(-20).join('\n')}`)
+        throw new Error(`it did not end within ${LIMIT_S} s; the last lines:\n${drawn().slice(-20).join('\n')}`)
       return code
     },
     type: (text) => void child.stdin.write(text),
-    async until(fits, seconds = 60) {
+    async until(fits, seconds = LIMIT_S) {
       if (drawn().some(fits)) return
       const { promise, resolve, reject } = Promise.withResolvers<void>()
       const look = () => drawn().some(fits) && resolve()

@@ -295,10 +295,23 @@ describe('usage', () => {
       activityDates: ['2026-11-20', '2026-11-21'],
       dailyBreakdown: main.usage.daily,
       modelUsage: main.usage.models,
+      firstActivity: NOON,
+      lastActivity: NOON + DAY,
+      durationMs: DAY,
       messageCounts: { total: 4, user: 2, assistant: 2, toolCalls: 0, toolResults: 0, errors: 0 },
       toolUsage: { totalCalls: 0, uniqueTools: 0, tools: [] },
     })
+    const eachDay = { total: 2, user: 1, assistant: 1, toolCalls: 0, toolResults: 0, errors: 0 }
+    expect(main.usage.dailyMessageCounts).toEqual([
+      { date: '2026-11-20', ...eachDay },
+      { date: '2026-11-21', ...eachDay },
+    ])
+    const said = { messages: 2, toolCalls: 0, errors: 0 }
     expect(all['aggregates']).toMatchObject({
+      daily: [
+        { date: '2026-11-20', ...said },
+        { date: '2026-11-21', ...said, tokens: main.usage.daily[1].tokens },
+      ],
       messages: main.usage.messageCounts,
       tools: main.usage.toolUsage,
       byProvider: [{ provider: 'fake', count: 3, totals: all['totals'] }],

@@ -53,6 +53,14 @@ describe('a job', () => {
     expect(runs['payload']).toMatchObject({ entries: [{ runId, status: 'ok' }], total: 1, hasMore: false })
     const page = await peer.request('cron.list', { limit: 1, offset: 1, sortBy: 'name', sortDir: 'desc' })
     expect(page['payload']).toMatchObject({ jobs: [{ name: 'a job' }], total: 2, hasMore: false, nextOffset: null })
+    const revisionOf = async (params: object) =>
+      (await peer.request('cron.list', { sortBy: 'name', ...params }))['payload'].snapshotRevision
+    // Parts of one list say so.
+    const revision = await revisionOf({ limit: 1, offset: 0 })
+    expect(revision).toMatch(/^[0-9a-f]{64}$/)
+    expect(await revisionOf({ limit: 1, offset: 1 })).toBe(revision)
+    await add(peer, { ...WORD, name: 'a third' })
+    expect(await revisionOf({ limit: 1, offset: 0 })).not.toBe(revision)
     const got = await peer.request('cron.get', { id })
     expect(got['payload']).toMatchObject({ id, state: { lastStatus: 'ok', lastRunStatus: 'ok' } })
   })

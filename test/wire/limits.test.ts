@@ -200,10 +200,39 @@ describe('a connection', () => {
 /** The first line that a bare socket is told; `gone` when it is ended without a word. */
 const toldTo = (socket: Socket) =>
   new Promise<string>((resolve) => {
+    if (socket.destroyed) resolve('gone')
     socket.once('data', (data) => resolve(data.toString().split('\r\n', 1)[0]!))
     socket.once('error', () => resolve('gone'))
     socket.once('close', () => resolve('gone'))
   })
+
+/** A gateway of which two addresses are proxies. */
+const behindProxy = (limits: object) => ({
+  config: { gateway: { trustedProxies: ['127.0.0.61', '127.0.0.62'], limits } },
+})
+
+async function dialAs(port: number, localAddress: string): Promise<Socket> {
+  const socket = connect({ port, host: '127.0.0.1', localAddress })
+  await once(socket, 'connect')
+  return socket
+}
+
+/** A request as it stands on the wire; the connection is kept. */
+const asks = (path: string, ...headers: string[]) =>
+  [`GET ${path} HTTP/1.1`, 'Host: localhost', 'X-Forwarded-For: 203.0.113.9', ...headers, '', ''].join('\r\n')
+
+const upgrades = (from: string) =>
+  [
+    'GET / HTTP/1.1',
+    'Host: localhost',
+    `X-Forwarded-For: ${from}`,
+    'Upgrade: websocket',
+    'Connection: Upgrade',
+    'Sec-WebSocket-Version: 13',
+    'Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==',
+    '',
+    '',
+  ].join('\r\n')
 
 const TURNED_AWAY = 'HTTP/1.1 503 Service Unavailable'
 
@@ -276,6 +305,41 @@ describe('the door', () => {
     await expect.poll(() => sockets.size - gone).toBeLessThanOrEqual(128)
     expect(honest.every(({ socket }) => socket.readyState === socket.OPEN)).toBe(true)
     for (const socket of sockets) socket.destroy()
+  })
+
+  it('tells a proxy that there is no place, also where the request is read after the place is gone', async () => {
+    await using gateway = await startGateway(behindProxy({ preauthTotal: 2 }))
+    const [first, second, third] = await Promise.all([1, 2, 3].map(() => dialAs(gateway.port, '127.0.0.61')))
+    // Once another is answered, all three have come; the older two had to give way.
+    const other = await dialAs(gateway.port, '127.0.0.62')
+    other.write(asks('/health'))
+    expect(await toldTo(other)).toBe('HTTP/1.1 200 OK')
+    first!.write(upgrades('203.0.113.1'))
+    expect(await toldTo(first!)).toBe(TURNED_AWAY)
+    second!.write(asks('/health'))
+    expect(await toldTo(second!)).toBe('HTTP/1.1 200 OK')
+    third!.write(upgrades('203.0.113.3'))
+    expect(await toldTo(third!)).toBe('HTTP/1.1 101 Switching Protocols')
+    for (const socket of [first, second, third, other]) socket!.destroy()
+  })
+
+  it('ends the connection of a proxy that had to give way and says nothing', async () => {
+    await using gateway = await startGateway(behindProxy({ preauthTotal: 1 }))
+    const silent = await dialAs(gateway.port, '127.0.0.61')
+    const other = await dialAs(gateway.port, '127.0.0.62')
+    silent.resume()
+    await once(silent, 'close')
+    other.destroy()
+  })
+
+  it('gives a place to who upgrades on the connection that a proxy has asked for another before', async () => {
+    await using gateway = await startGateway(behindProxy({}))
+    const socket = await dialAs(gateway.port, '127.0.0.61')
+    socket.write(asks('/sessions', `Authorization: Bearer ${TOKEN}`))
+    expect(await toldTo(socket)).toBe('HTTP/1.1 200 OK')
+    socket.write(upgrades('203.0.113.1'))
+    expect(await toldTo(socket)).toBe('HTTP/1.1 101 Switching Protocols')
+    socket.destroy()
   })
 
   it('asks every browser for a name that is ours, also where it only asks how the gateway is', async () => {
