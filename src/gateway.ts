@@ -514,19 +514,6 @@ export function createGateway(options: GatewayOptions): Gateway {
         configForm: formOf(FileSchema),
         version,
         restart: config.commands.restart ? options.restart : undefined,
-        describe: async (sessionKey, agentId) => {
-          const record = await store.session(sessionKey)
-          const model = prompt.modelOf(agentId, record?.settings['model'] as string | undefined)
-          const { running, waiting } = sessions.queue(sessionKey)
-          return [
-            `Kurultai gateway ${version}`,
-            `Agent: ${agents.get(agentId)?.name ?? agentId} (${agentId})`,
-            `Model: ${model?.ref ?? 'none'}`,
-            `Session: ${sessionKey}, ${record?.messageCount ?? 0} entries`,
-            `Tokens: ${record?.contextTokens ?? 0} of ${model?.contextWindow ?? 0} in the last answer's context`,
-            `Runs: ${running ? 'one under way' : 'none under way'}, ${waiting.length} waiting`,
-          ].join('\n')
-        },
       }),
     })
     const stateVersion = () => ({ presence: presence.version, health: health.version })
