@@ -159,7 +159,8 @@ export const cron = {
       ),
       sortDir: Direction,
     }),
-    result: Type.Object({ jobs: Type.Array(CronJob), ...page }),
+    /** `snapshotRevision`: the same for all pages of one list, another once the list is. */
+    result: Type.Object({ jobs: Type.Array(CronJob), snapshotRevision: Type.Optional(Type.String()), ...page }),
   }),
   'cron.get': method({
     summary: 'One job.',

@@ -1,4 +1,5 @@
 /** `cron.*`: jobs at set times. `wake` and the heartbeats: what has an agent look up. */
+import { createHash } from 'node:crypto'
 import { eventually, type Handlers } from '../broker/dispatch.ts'
 import type { Heartbeats } from '../broker/heartbeats.ts'
 import type { JobChange, NewJob, Schedules } from '../broker/schedules.ts'
@@ -83,7 +84,7 @@ export function cronMethods(needs: CronNeeds): Handlers<typeof contract> {
       if (sortDir === 'desc') jobs.reverse()
       if (params.limit === undefined && params.offset === undefined) return { jobs }
       const { part, ...page } = pageOf(jobs, params.limit ?? PAGE, params.offset ?? 0)
-      return { jobs: part, ...page }
+      return { jobs: part, snapshotRevision: revisionOf(jobs), ...page }
     },
 
     'cron.get': (params) => job(idOf(params, 'cron.get')),
@@ -255,6 +256,12 @@ const inOrder =
     const at = ({ state }: CronJob) => state.nextRunAtMs ?? Number.MAX_SAFE_INTEGER
     return at(one) - at(other)
   }
+
+/** Differs once another job is in the list, one is elsewhere in it, or is another. */
+const revisionOf = (jobs: readonly CronJob[]): string =>
+  createHash('sha256')
+    .update(JSON.stringify(jobs.map(({ id, updatedAtMs, state }) => [id, updatedAtMs, state])))
+    .digest('hex')
 
 function pageOf<T>(all: readonly T[], limit: number, offset: number) {
   const part = all.slice(offset, offset + limit)

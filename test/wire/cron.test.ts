@@ -52,6 +52,14 @@ describe('a job', () => {
     expect(runs['payload']).toMatchObject({ entries: [{ runId, status: 'ok' }], total: 1, hasMore: false })
     const page = await peer.request('cron.list', { limit: 1, offset: 1, sortBy: 'name', sortDir: 'desc' })
     expect(page['payload']).toMatchObject({ jobs: [{ name: 'a job' }], total: 2, hasMore: false, nextOffset: null })
+    // Who reads one page after another is told whether the list is still the same.
+    const revision = async (offset: number) =>
+      (await peer.request('cron.list', { limit: 1, offset, sortBy: 'name', sortDir: 'desc' }))['payload']
+        .snapshotRevision
+    expect(page['payload'].snapshotRevision).toMatch(/^[0-9a-f]{64}$/)
+    expect(await revision(0)).toBe(page['payload'].snapshotRevision)
+    await peer.request('cron.update', { id, patch: { name: 'a job of another name' } })
+    expect(await revision(0)).not.toBe(page['payload'].snapshotRevision)
     const got = await peer.request('cron.get', { id })
     expect(got['payload']).toMatchObject({ id, state: { lastStatus: 'ok', lastRunStatus: 'ok' } })
   })
