@@ -41,6 +41,7 @@ import { createSupervisor, type Supervisor } from './broker/supervisor.ts'
 import { createToolServers, type ToolServers } from './broker/tool-servers.ts'
 import { createToolbox, deniedInVain } from './broker/toolbox.ts'
 import { createTurns, type Turns } from './broker/turns.ts'
+import { createUpkeep, type Upkeep } from './broker/upkeep.ts'
 import { openWakeWords } from './broker/wake-words.ts'
 import { parseRange, type Range } from './config/address.ts'
 import type { Config } from './config/config.ts'
@@ -59,7 +60,8 @@ import { canReach } from './runtimes/exchange.ts'
 import { answerWithFallbacks, createRuntimes, isNotToBeHad, type Runtimes } from './runtimes/index.ts'
 import { projected } from './stores/projection.ts'
 import { openSqliteStore, type SqliteStore } from './stores/sqlite.ts'
-import { type Json, type Store, StoreError } from './stores/store.ts'
+import type { Json, Store } from './stores/store.ts'
+import { watched } from './stores/watched.ts'
 import { councilTools } from './tools/council.ts'
 import { mcpLines } from './tools/mcp.ts'
 import { type Api, createApi } from './transport/api.ts'
@@ -111,20 +113,8 @@ const sourceOf = ({ stateDir }: Config): ConfigSource => ({
   flags: { stateDir, allowUnconfigured: true },
 })
 
-/** How long a key is remembered, in ms. */
-const KEY_LIFETIME_MS = 24 * 3_600_000
-/** Events of a session that can be asked for again, besides those of the last 24 h. */
-const EVENTS_PER_SESSION = 10_000
 /** Departures within so many ms are one event. */
 const PRESENCE_GATHERED_MS = 250
-const HEALTH_EVERY_MS = 60_000
-const BACKUP_EVERY_MS = 15 * 60_000
-const SWEEP_EVERY_MS = 60_000
-/** The sockets of credentials that have ended are closed within a second. */
-const CREDENTIALS_EVERY_MS = 500
-const ATTEMPTS_EVERY_MS = 1_000
-/** On a full disk. */
-const SPACE_EVERY_MS = 1_000
 const HEARTBEAT_MS = 20_000
 
 /** What is there once the store is open. */
@@ -165,7 +155,6 @@ export function createGateway(options: GatewayOptions): Gateway {
     heartbeatMs = HEARTBEAT_MS,
   } = options
   const { now = () => Date.now(), monotonic = () => performance.now() } = options
-  const { sweepMs = SWEEP_EVERY_MS, healthMs = HEALTH_EVERY_MS } = options
   const startedAt = monotonic()
   const agents = createAgents(config)
   const databasePath = join(config.stateDir, 'kurultai.sqlite')
@@ -188,9 +177,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   let database: SqliteStore | undefined
   /** The error behind the failure that the chart knows in words. */
   let cause: unknown
-  let timers: NodeJS.Timeout[] = []
-  /** Runs while the disk is full: it looks for space. */
-  let seeking: NodeJS.Timeout | undefined
+  let upkeep: Upkeep | undefined
 
   const actor = createActor(
     gatewayMachine.provide({
@@ -219,9 +206,13 @@ export function createGateway(options: GatewayOptions): Gateway {
           })
           const { stateDir: folder, session } = config
           const kept = session.projectFiles ? projected(opened, { folder, warn: log.warn.bind(log) }) : opened
-          const store = watched(following.ear(kept), {
-            onLost: lose,
-            onFull: () => seekSpace(store),
+          const store = watched(following.ear(kept), { onLost: lose, onFull: () => upkeep?.seekSpace() })
+          upkeep = createUpkeep({
+            ...{ store, log, now, monotonic },
+            backUp: () => database?.backup(),
+            tickMs: config.gateway.tickIntervalMs,
+            healthMs: options.healthMs,
+            sweepMs: options.sweepMs,
           })
           try {
             rooms = await furnish(store)
@@ -247,7 +238,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           if (Object.values(settled).some((count) => count > 0)) log.info(settled, 'settled what the last process left')
           standby.start()
           await health.refresh()
-          timers = housekeeping(rooms!)
+          upkeep!.start(rooms!)
         }),
         runsEnded: work(async () => {
           const { supervisor, turns, runs, dispatch, api } = rooms!
@@ -259,7 +250,7 @@ export function createGateway(options: GatewayOptions): Gateway {
           await api.answered()
         }),
         hangUp: work(async () => {
-          for (const timer of [...timers, seeking]) clearInterval(timer)
+          upkeep?.stop()
           if (!rooms) return
           const toolsStopped = rooms.toolServers.stop()
           await rooms.connections.closeAll('serviceRestart', { size: 500, everyMs: 20 })
@@ -457,7 +448,7 @@ export function createGateway(options: GatewayOptions): Gateway {
       now,
       heartbeats,
       modelOf: (id) => prompt.modelOf(id, undefined),
-      problem: () => (seeking ? 'the disk is full: no turn is taken until there is space' : undefined),
+      problem: () => (upkeep?.isFull ? 'the disk is full: no turn is taken until there is space' : undefined),
     })
     const audit = await openAudit({ store, log, now, monotonic })
     const approvalsDocument = await openApprovalsDocument(store)
@@ -523,19 +514,6 @@ export function createGateway(options: GatewayOptions): Gateway {
         configForm: formOf(FileSchema),
         version,
         restart: config.commands.restart ? options.restart : undefined,
-        describe: async (sessionKey, agentId) => {
-          const record = await store.session(sessionKey)
-          const model = prompt.modelOf(agentId, record?.settings['model'] as string | undefined)
-          const { running, waiting } = sessions.queue(sessionKey)
-          return [
-            `Kurultai gateway ${version}`,
-            `Agent: ${agents.get(agentId)?.name ?? agentId} (${agentId})`,
-            `Model: ${model?.ref ?? 'none'}`,
-            `Session: ${sessionKey}, ${record?.messageCount ?? 0} entries`,
-            `Tokens: ${record?.contextTokens ?? 0} of ${model?.contextWindow ?? 0} in the last answer's context`,
-            `Runs: ${running ? 'one under way' : 'none under way'}, ${waiting.length} waiting`,
-          ].join('\n')
-        },
       }),
     })
     const stateVersion = () => ({ presence: presence.version, health: health.version })
@@ -670,93 +648,18 @@ export function createGateway(options: GatewayOptions): Gateway {
   const refusedFile = (agentId: string) => (file: string, why: string) =>
     log.warn({ agentId, file, why }, 'a workspace file is not used')
 
-  function housekeeping({
-    hub,
-    health,
-    sessions,
-    supervisor,
-    store,
-    presence,
-    devices,
-    tokens,
-    attempts,
-  }: Rooms): NodeJS.Timeout[] {
-    const owned = (what: string, promise: Promise<unknown>) =>
-      void promise.catch((error: unknown) => log.error({ err: error }, `${what} failed`))
-    const every = (ms: number, what: () => void) => setInterval(what, ms)
-    return [
-      every(CREDENTIALS_EVERY_MS, () => {
-        devices.sweep()
-        tokens.sweep()
-      }),
-      every(ATTEMPTS_EVERY_MS, () => void attempts.sweep()),
-      every(config.gateway.tickIntervalMs, () => hub.tellAll('tick', { ts: now() })),
-      every(healthMs, () =>
-        owned(
-          'the health refresh',
-          health.refresh().then((snapshot) =>
-            hub.tellAll('health', snapshot, {
-              stateVersion: { presence: presence.version, health: health.version },
-            }),
-          ),
-        ),
-      ),
-      every(BACKUP_EVERY_MS, () => {
-        if (database) owned('the backup', database.backup())
-      }),
-      every(sweepMs, () => {
-        sessions.sweep()
-        // All that has ended: it is asked of the store again, which alone knows how old a key is, wherever the clock was set.
-        supervisor.forget()
-        owned('forgetting what is old', age(store))
-      }),
-    ]
-  }
-
   function lose(error: string): void {
     log.fatal(`the storage is lost: ${error}`)
     actor.send({ type: 'failed', error })
-  }
-
-  let agedAt = monotonic()
-
-  /** Lets the store know how much time has gone by, and forget. */
-  async function age(store: Store): Promise<void> {
-    const at = monotonic()
-    const elapsedMs = at - agedAt
-    agedAt = at
-    try {
-      await store.age(elapsedMs, { keepMs: KEY_LIFETIME_MS, eventsPerSession: EVENTS_PER_SESSION })
-    } catch (error) {
-      // What the store was not told of has still gone by.
-      agedAt -= elapsedMs
-      throw error
-    }
-  }
-
-  /** The disk is full: looks for space, until what is to be written finds some. */
-  function seekSpace(store: Store): void {
-    if (seeking) return
-    log.error('the disk is full: what is to be kept is refused until there is space')
-    seeking = setInterval(() => {
-      age(store).then(
-        () => {
-          if (seeking) log.info('the disk has space again')
-          clearInterval(seeking)
-          seeking = undefined
-        },
-        () => {},
-      )
-    }, SPACE_EVERY_MS).unref()
   }
 
   function probe() {
     const snapshot = actor.getSnapshot()
     const serving = snapshot.matches('serving')
     // It serves after a mended database, and on a full disk, but somebody should look at it.
-    const well = database?.incident || seeking ? 'degraded' : 'ok'
+    const well = database?.incident || upkeep?.isFull ? 'degraded' : 'ok'
     const status = serving ? well : snapshot.matches('starting') ? 'starting' : 'draining'
-    return { serving, ready: serving && !seeking, status } as const
+    return { serving, ready: serving && !upkeep?.isFull, status } as const
   }
 
   const stopped = toPromise(actor).then(
@@ -795,29 +698,6 @@ export function createGateway(options: GatewayOptions): Gateway {
       // A folder that belongs to somebody else (a mounted volume) is theirs to protect.
     }
   }
-}
-
-/**
- * The same store, with an ear on it: once the disk or the file has failed, nothing it says can be trusted any more; a disk that is
- * full may have space later.
- */
-function watched(store: Store, { onLost, onFull }: { onLost(error: string): void; onFull(): void }): Store {
-  return new Proxy(store, {
-    get(target, name) {
-      const member: unknown = Reflect.get(target, name, target)
-      if (typeof member !== 'function') return member
-      return (...args: unknown[]) => {
-        const result: unknown = member.apply(target, args)
-        if (result instanceof Promise)
-          result.catch((error: unknown) => {
-            if (!(error instanceof StoreError)) return
-            if (error.code === 'BROKEN') onLost(error.message)
-            if (error.code === 'FULL') onFull()
-          })
-        return result
-      }
-    },
-  })
 }
 
 /** The secret that device tokens are derived from: made once, kept with the records it protects. */

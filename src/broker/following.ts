@@ -1,5 +1,6 @@
 /** Who asked to hear what becomes of sessions, and the ear that hears it: whatever changes one passes the store. */
 import type { Payload } from '../contract/index.ts'
+import { agentIn } from '../contract/session-key.ts'
 import type { RunRecord, SessionRecord, Store, TranscriptMessage } from '../stores/store.ts'
 import type { Caller } from './dispatch.ts'
 import type { Hub } from './hub.ts'
@@ -118,8 +119,7 @@ export function createFollowing({
           }),
         deleteSession: (key) =>
           then(store.deleteSession(key), (isDone) => {
-            const [, agentId = ''] = key.split(':')
-            if (isDone) changed({ key, agentId }, { reason: 'delete' })
+            if (isDone) changed({ key, agentId: agentIn(key) ?? '' }, { reason: 'delete' })
           }),
         append: (key, message, create) =>
           then(store.append(key, message, create), (record) => {

@@ -6,6 +6,7 @@ import type { Replay } from '../broker/replay.ts'
 import type { Runs } from '../broker/runs.ts'
 import type { Sessions } from '../broker/sessions.ts'
 import type { TurnRequest, Turns } from '../broker/turns.ts'
+import type { AgentConfig } from '../config/config.ts'
 import type { chat } from '../contract/chat.ts'
 import { LIMITS } from '../contract/connect.ts'
 import { GatewayError, missingScope } from '../contract/errors.ts'
@@ -13,6 +14,7 @@ import type { Params, Result } from '../contract/index.ts'
 import { QUEUE_MODES, type QueueMode, readQueueMode } from '../contract/queue-mode.ts'
 import { holds } from '../contract/scopes.ts'
 import type { AgentNames, CanonicalKey } from '../contract/session-key.ts'
+import type { Model } from '../runtimes/runtime.ts'
 import type { Json, RunRecord, RunState, Store, TranscriptMessage } from '../stores/store.ts'
 import { readAttachments } from './attachments.ts'
 import { COMMAND_SCOPES, COMMANDS, type Command, GREETING, readCommand } from './commands.ts'
@@ -20,7 +22,7 @@ import { addressed, session } from './door.ts'
 import { checkSettings, isThinkingLevel, setting } from './settings.ts'
 
 export interface ChatNeeds {
-  agents: AgentNames
+  agents: AgentNames & { get(id: string): AgentConfig | undefined }
   store: Pick<Store, 'session' | 'history' | 'append' | 'patchSession' | 'run'>
   turns: Turns
   sessions: Pick<Sessions, 'abort' | 'queue'>
@@ -34,8 +36,9 @@ export interface ChatNeeds {
   knowsModel(ref: string): boolean
   /** The mode of sessions that have none of their own. */
   queueMode: QueueMode
-  /** What `/status` says. */
-  describe(sessionKey: string, agentId: string): Promise<string>
+  /** The model that answers in a session of this agent. */
+  modelOf(agentId: string, sessionModel: string | undefined): Model | undefined
+  version: string
 }
 
 const HISTORY_DEFAULT = 200
@@ -68,13 +71,28 @@ export function chatMethods(needs: ChatNeeds): Handlers<typeof chat> {
       )
   }
 
+  /** What `/status` says. */
+  async function describe(key: string, agentId: string): Promise<string> {
+    const record = await store.session(key)
+    const model = needs.modelOf(agentId, record && setting(record, 'model'))
+    const { running, waiting } = sessions.queue(key)
+    return [
+      `Kurultai gateway ${needs.version}`,
+      `Agent: ${agents.get(agentId)?.name ?? agentId} (${agentId})`,
+      `Model: ${model?.ref ?? 'none'}`,
+      `Session: ${key}, ${record?.messageCount ?? 0} entries`,
+      `Tokens: ${record?.contextTokens ?? 0} of ${model?.contextWindow ?? 0} in the last answer's context`,
+      `Runs: ${running ? 'one under way' : 'none under way'}, ${waiting.length} waiting`,
+    ].join('\n')
+  }
+
   /** Does what a command says, and answers in a sentence. */
   async function obey(command: Command, key: string, agentId: string): Promise<string> {
     const patch = (settings: { [name: string]: Json }) =>
       store.patchSession({ key, agentId, sessionId: needs.newId() }, settings, now())
     switch (command.kind) {
       case 'status':
-        return needs.describe(key, agentId)
+        return describe(key, agentId)
       case 'help':
         return COMMANDS.map(({ name, args, does }) => `/${name}${args === undefined ? '' : ` ${args}`}: ${does}`).join(
           '\n',

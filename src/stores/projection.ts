@@ -34,10 +34,12 @@ const CHANGES: {
   settle: (runId) => ({ runId }),
   patchSession: ({ key }) => ({ sessionKey: key }),
   resetSession: ({ key }) => ({ sessionKey: key }),
+  compactSession: (key) => ({ sessionKey: key, isCut: true }),
   deleteSession: (key) => ({ sessionKey: key }),
   append: (key) => ({ sessionKey: key }),
 }
-type Change = { sessionKey: string } | { runId: string }
+/** `isCut`: its transcript may have lost its beginning. */
+type Change = { sessionKey: string; isCut?: true } | { runId: string }
 
 /** The same store, which writes files of what changes in it. What is acknowledged waits for none of them. */
 export function projected(store: Store, { folder, warn }: ProjectionNeeds): Store {
@@ -46,6 +48,8 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
   /** Entries that a transcript's file has, by its id; absent: it is written anew. */
   const written = new Map<string, number>()
   const keys = new Set<string>()
+  /** Those of them whose transcript's file is written anew. */
+  const cut = new Set<string>()
   const runs = new Set<string>()
   let timer: NodeJS.Timeout | undefined
   let hasFailed = false
@@ -54,7 +58,10 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
 
   function changed(change: Change): void {
     if ('runId' in change) runs.add(change.runId)
-    else keys.add(change.sessionKey)
+    else {
+      keys.add(change.sessionKey)
+      if (change.isCut) cut.add(change.sessionKey)
+    }
     timer ??= setTimeout(write, GATHERED_MS)
   }
 
@@ -92,6 +99,7 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
         const agentId = record?.agentId ?? agentOf(key)
         if (agentId === undefined) return
         agents.add(agentId)
+        if (cut.delete(key) && record) written.delete(record.sessionId)
         if (record) listOf(agentId).set(key, record)
         else listOf(agentId).delete(key)
         await (record ? writeTranscript(record) : removeTranscripts(agentId, key))

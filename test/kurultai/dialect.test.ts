@@ -388,6 +388,30 @@ describe('D9', () => {
     expect(payload.messages).toHaveLength(4)
   })
 
+  it('D9: a transcript that was compacted is a file of what is left of it, and goes on', async () => {
+    await using gateway = await projecting()
+    const peer = await gateway.connect()
+    for (const text of ['first', 'second', 'third'])
+      await peer.next(endOf(await send(peer, 'main', `[[text=${text}]]`)))
+    const { sessionId } = (await gateway.store.session('agent:main:main'))!
+    const folder = join(gateway.stateDir, 'agents', 'main', 'sessions')
+    const transcript = join(folder, `${sessionId}.jsonl`)
+    const said = () =>
+      lines(transcript)
+        .slice(1)
+        .map(({ message }) => message.content[0].text)
+    await vi.waitFor(() => expect(existsSync(transcript) && lines(transcript)).toHaveLength(7), 15_000)
+    const { payload } = await peer.request('sessions.compact', { key: 'main', maxLines: 1 })
+    expect(payload).toMatchObject({ compacted: true, kept: 1 })
+    await vi.waitFor(() => expect(said()).toEqual(['third']), 15_000)
+    await peer.next(endOf(await send(peer, 'main', '[[text=on]]')))
+    await vi.waitFor(() => expect(said()).toEqual(['third', '[[text=on]]', 'on']), 15_000)
+    await vi.waitFor(() => {
+      const list = JSON.parse(readFileSync(join(folder, 'sessions.json'), 'utf8'))
+      expect(list['agent:main:main'].messageCount).toBe(3)
+    }, 15_000)
+  })
+
   it('D9: nothing is written into a folder that is a link', async () => {
     await using gateway = await projecting()
     const elsewhere = join(gateway.stateDir, 'elsewhere')
