@@ -114,19 +114,22 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
   }
 
   /** The key of the session that a request is for: by key, or the agent's main one. Undefined: it has to be looked up by its id. */
-  function keyFor(params: { sessionKey?: string; sessionId?: string; agentId?: string }): string | undefined {
+  function keyFor(
+    params: { sessionKey?: string; sessionId?: string; agentId?: string },
+    { sessions: reached }: Caller,
+  ): string | undefined {
+    // Which agents there are is nobody's business who reaches some sessions only.
+    const refuse = (kind: 'UNKNOWN_AGENT' | 'INVALID_PARAMS', message: string, details?: { known: string[] }) =>
+      reached
+        ? new GatewayError('SESSION_NOT_FOUND', 'session not found')
+        : new GatewayError(kind, `invalid agent params: ${message}`, details && { details })
     const agentId = params.agentId === undefined ? undefined : agents.resolve(params.agentId)
-    if (params.agentId !== undefined && agentId === undefined) {
-      const { message, details } = unknownAgent(params.agentId, agents)
-      throw new GatewayError('UNKNOWN_AGENT', `invalid agent params: ${message}`, { details: details! })
-    }
+    if (params.agentId !== undefined && agentId === undefined)
+      throw refuse('UNKNOWN_AGENT', unknownAgent(params.agentId, agents).message, { known: agents.ids() })
     if (params.sessionKey) {
       const named = agentIn(params.sessionKey)
       if (agentId && named !== undefined && agents.resolve(named) !== agentId)
-        throw new GatewayError(
-          'INVALID_PARAMS',
-          `invalid agent params: agent "${agentId}" does not match session key agent "${named.slice(0, 64)}"`,
-        )
+        throw refuse('INVALID_PARAMS', `agent "${agentId}" does not match session key agent "${named.slice(0, 64)}"`)
       return agentId && named === undefined ? `agent:${agentId}:${params.sessionKey}` : params.sessionKey
     }
     if (params.sessionId) return undefined
@@ -207,7 +210,7 @@ export function agentMethods(needs: AgentsNeeds): Handlers<typeof contract> {
 
   return {
     agent(params, caller) {
-      const key = keyFor(params)
+      const key = keyFor(params, caller)
       const sendTo = (spelling: string) => {
         const session = addressed(spelling, undefined, agents, caller)
         return turns.arriving(session.key, send(params, caller, session))

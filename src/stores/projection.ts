@@ -4,7 +4,7 @@
  * here but to bring them up to date.
  */
 import { constants } from 'node:fs'
-import { lstat, mkdir, open, readdir, rename, rm, writeFile } from 'node:fs/promises'
+import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { SessionRecord, Store, TranscriptMessage } from './store.ts'
 
@@ -33,13 +33,13 @@ const CHANGES: {
   start: (runId) => ({ runId }),
   settle: (runId) => ({ runId }),
   patchSession: ({ key }) => ({ sessionKey: key }),
-  resetSession: ({ key }) => ({ sessionKey: key }),
-  compactSession: (key) => ({ sessionKey: key, isCut: true }),
+  resetSession: ({ key }) => ({ sessionKey: key, isAnew: true }),
+  compactSession: (key) => ({ sessionKey: key, isAnew: true }),
   deleteSession: (key) => ({ sessionKey: key }),
   append: (key) => ({ sessionKey: key }),
 }
-/** `isCut`: its transcript may have lost its beginning. */
-type Change = { sessionKey: string; isCut?: true } | { runId: string }
+/** `isAnew`: the transcript has lost entries, and may have the same id. */
+type Change = { sessionKey: string; isAnew?: true } | { runId: string }
 
 /** The same store, which writes files of what changes in it. What is acknowledged waits for none of them. */
 export function projected(store: Store, { folder, warn }: ProjectionNeeds): Store {
@@ -47,9 +47,8 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
   const lists = new Map<string, Map<string, SessionRecord>>()
   /** Entries that a transcript's file has, by its id; absent: it is written anew. */
   const written = new Map<string, number>()
-  const keys = new Set<string>()
-  /** Those of them whose transcript's file is written anew. */
-  const cut = new Set<string>()
+  /** The sessions that changed, and whether their transcripts are to be written anew. */
+  const keys = new Map<string, boolean>()
   const runs = new Set<string>()
   let timer: NodeJS.Timeout | undefined
   let hasFailed = false
@@ -58,10 +57,7 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
 
   function changed(change: Change): void {
     if ('runId' in change) runs.add(change.runId)
-    else {
-      keys.add(change.sessionKey)
-      if (change.isCut) cut.add(change.sessionKey)
-    }
+    else keys.set(change.sessionKey, change.isAnew ?? keys.get(change.sessionKey) ?? false)
     timer ??= setTimeout(write, GATHERED_MS)
   }
 
@@ -86,20 +82,23 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
   }
 
   async function catchUp(): Promise<void> {
-    await attempt(async () => {
-      for (const run of await Promise.all([...runs].map((runId) => store.run(runId)))) if (run) keys.add(run.sessionKey)
-    })
+    // What changes while these are looked up is looked up the next time.
+    const ran = [...runs]
     runs.clear()
+    await attempt(async () => {
+      for (const run of await Promise.all(ran.map((runId) => store.run(runId))))
+        if (run) keys.set(run.sessionKey, keys.get(run.sessionKey) ?? false)
+    })
     const due = [...keys]
     keys.clear()
     const agents = new Set<string>()
-    for (const key of due)
+    for (const [key, isAnew] of due)
       await attempt(async () => {
         const record = await store.session(key)
         const agentId = record?.agentId ?? agentOf(key)
         if (agentId === undefined) return
         agents.add(agentId)
-        if (cut.delete(key) && record) written.delete(record.sessionId)
+        if (record && isAnew) written.delete(record.sessionId)
         if (record) listOf(agentId).set(key, record)
         else listOf(agentId).delete(key)
         await (record ? writeTranscript(record) : removeTranscripts(agentId, key))
@@ -241,7 +240,7 @@ function lineOf(index: number, message: TranscriptMessage): string {
 
 /** The session that a transcript's file is of; undefined for any other file. */
 async function keyIn(file: string): Promise<string | undefined> {
-  const handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW).catch(() => undefined)
+  const handle = await openFile(file, constants.O_RDONLY)
   if (!handle) return undefined
   try {
     const { buffer, bytesRead } = await handle.read(Buffer.alloc(HEAD_BYTES), 0, HEAD_BYTES, 0)
@@ -262,10 +261,17 @@ async function replace(file: string, text: string): Promise<void> {
   await rename(fresh, file)
 }
 
-/** False: there is no such file, but perhaps a link of this name. */
+/** Undefined: there is no such file, but perhaps a link of this name, or a pipe. Waits for nobody at its other end. */
+async function openFile(file: string, flags: number): Promise<FileHandle | undefined> {
+  const handle = await open(file, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(() => undefined)
+  if (!handle || (await handle.stat()).isFile()) return handle
+  await handle.close()
+  return undefined
+}
+
+/** False: there is no such file. */
 async function append(file: string, text: string): Promise<boolean> {
-  const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_NOFOLLOW
-  const handle = await open(file, flags).catch(() => undefined)
+  const handle = await openFile(file, constants.O_WRONLY | constants.O_APPEND)
   if (!handle) return false
   try {
     await handle.writeFile(text)

@@ -1,8 +1,12 @@
 /** Messages to agents over plain HTTP, what came of them, and the sessions there are: for whoever has no WebSocket. */
 import { randomUUID } from 'node:crypto'
 import type { Agents } from '../broker/agents.ts'
+import type { Caller } from '../broker/dispatch.ts'
+import { mayReach } from '../broker/hub.ts'
 import type { GatewayError } from '../contract/errors.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
+import { METHODS } from '../contract/index.ts'
+import { holds } from '../contract/scopes.ts'
 import { agentIn, canonical } from '../contract/session-key.ts'
 import { failureOf, HttpError, header } from './http-error.ts'
 import { isAccepted, type Route, readBody, type Visit, type Visits } from './visits.ts'
@@ -35,13 +39,14 @@ export function messageRoutes(needs: MessagesNeeds): Route[] {
       throw new HttpError(400, 'INVALID_PARAMS', 'context: must be an object')
     if (sessionKey !== undefined && typeof sessionKey !== 'string')
       throw new HttpError(400, 'INVALID_PARAMS', 'sessionKey: must be a text')
-    const agentId = agentOf(parts[0]!)
+    const agentId = await agentFor(parts[0]!, caller, 'agent')
+    if (caller.sessions && !isReached(agentId, sessionKey, caller)) throw notFound()
     const { task_id: task, delegated_by: sender } = context as { task_id?: unknown; delegated_by?: unknown }
     if (task !== undefined && (typeof task !== 'string' || task === ''))
       throw new HttpError(400, 'INVALID_PARAMS', 'context.task_id: must be a text that is not empty')
     if (sender !== undefined && typeof sender !== 'string')
       throw new HttpError(400, 'INVALID_PARAMS', 'context.delegated_by: must be the id or name of an agent')
-    const from = sender === undefined ? undefined : agents.resolve(sender)
+    const from = sender === undefined ? undefined : (agents.resolve(sender) ?? (caller.sessions && sender))
     if (sender !== undefined && from === undefined)
       throw new HttpError(
         400,
@@ -49,6 +54,8 @@ export function messageRoutes(needs: MessagesNeeds): Route[] {
         `context.delegated_by: no agent is called "${sender.slice(0, 64)}" (known: ${agents.ids().join(', ')})`,
       )
     const refusal = needs.refusalOf(from, agentId)
+    if (refusal && caller.sessions && from !== undefined)
+      throw new HttpError(403, refusal.kind, 'context.delegated_by: this agent may not send to the other')
     if (refusal) throw new HttpError(403, refusal.kind, refusal.message, refusal.details)
     const idempotencyKey = header(request, 'idempotency-key') ?? task ?? randomUUID()
     const params = { message, agentId, idempotencyKey, ...(sessionKey !== undefined && { sessionKey }) }
@@ -83,7 +90,7 @@ export function messageRoutes(needs: MessagesNeeds): Route[] {
   async function look(visit: Visit): Promise<void> {
     const { reply, parts } = visit
     const caller = await visits.callerOf(visit)
-    const agentId = agentOf(parts[0]!)
+    const agentId = await agentFor(parts[0]!, caller, 'agent.result')
     const end = await visits.call(caller, 'agent.result', { runId: parts[1], agentId }).first
     if (!end.ok) throw failureOf(end)
     const { status, text, sessionKey } = end.payload as { status: string; text?: string; sessionKey?: string }
@@ -106,8 +113,24 @@ export function messageRoutes(needs: MessagesNeeds): Route[] {
     return canonical(agentIn(spelling) === undefined ? `agent:${agentId}:${spelling}` : spelling, agents).key
   }
 
-  function agentOf(name: string): string {
-    const agentId = agents.resolve(name)
+  /** Whether somebody reaches the session that a message to an agent is for. */
+  function isReached(agentId: string, spelling: string | undefined, caller: Caller): boolean {
+    try {
+      return mayReach(caller, keyOf(agentId, spelling))
+    } catch {
+      return false
+    }
+  }
+
+  /**
+   * The agent of a path. Who reaches some sessions only has what it says back where there is none: that is found as little as what it
+   * does not reach.
+   * @throws HttpError 404, and 403 for who may not call the method: that comes before which agents there are
+   */
+  async function agentFor(name: string, caller: Caller, method: 'agent' | 'agent.result'): Promise<string> {
+    if (!holds(caller.scopes, METHODS[method].scope ?? 'operator.admin'))
+      throw failureOf(await visits.call(caller, method, {}).first)
+    const agentId = agents.resolve(name) ?? (caller.sessions && name)
     if (agentId !== undefined) return agentId
     const known = agents.ids()
     throw new HttpError(404, 'UNKNOWN_AGENT', `unknown agent "${name.slice(0, 64)}" (known: ${known.join(', ')})`, {
@@ -123,6 +146,8 @@ export function messageRoutes(needs: MessagesNeeds): Route[] {
     { method: 'GET', path: /^\/(?:api\/)?sessions$/, handle: sessions, tell },
   ]
 }
+
+const notFound = (): HttpError => new HttpError(404, 'SESSION_NOT_FOUND', 'session not found')
 
 /** What a run said, in the shape that `agent` answers. */
 function textOf({ payload }: ResponseFrame): string {

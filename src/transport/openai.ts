@@ -93,7 +93,11 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
     } catch (error) {
       const refusal =
         error instanceof GatewayError ? new HttpError(statusOf(error.kind), error.kind, error.message) : error
-      if (caller.sessions && refusal instanceof HttpError && refusal.status === 404)
+      if (
+        caller.sessions &&
+        refusal instanceof HttpError &&
+        (refusal.status === 404 || refusal.more['param'] === 'model')
+      )
         throw new HttpError(404, 'SESSION_NOT_FOUND', 'session not found')
       throw refusal
     }

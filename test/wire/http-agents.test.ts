@@ -277,3 +277,50 @@ describe('the list of sessions', () => {
       expect((await get(gateway, path)).status, path).toBe(404)
   })
 })
+
+describe('who reaches some sessions only', () => {
+  it('is told of no agent beyond them, by no way to ask for one', async () => {
+    await using gateway = await open({
+      agentToAgent: { enabled: true, allow: ['main', 'researcher'] },
+      gateway: { http: { endpoints: { chatCompletions: { enabled: true } } } },
+    })
+    const operator = await gateway.connect()
+    const tokenOf = async (name: string, more: object) =>
+      (await operator.request('tokens.create', { name, ...more }))['payload'].token as string
+    const sessions = ['agent:main:mine*']
+    const token = await tokenOf('narrow', { scopes: ['operator.read', 'operator.write'], sessions })
+    const approver = await tokenOf('approver', { scopes: ['operator.approvals'] })
+    const narrow = await gateway.connect({ scopes: undefined, auth: { token } })
+    const complete = async (agentId: string, headers: object) => {
+      const response = await fetch(http(gateway, '/v1/chat/completions'), {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', ...bearer(token), ...headers },
+        body: JSON.stringify({ model: `openclaw:${agentId}`, messages: [{ role: 'user', content: 'x' }] }),
+      })
+      return { status: response.status, body: await response.text() }
+    }
+    const toMine = { message: 'x', sessionKey: 'mine' }
+    const ways: ((agentId: string) => Promise<object>)[] = [
+      async (agentId) => (await narrow.request('agent', { message: 'x', idempotencyKey: 'x', agentId }))['error'],
+      async (agentId) =>
+        (await narrow.request('agent', { ...toMine, sessionKey: 'agent:main:mine', idempotencyKey: 'x', agentId }))[
+          'error'
+        ],
+      (agentId) => post(gateway, agentId, { message: 'x' }, bearer(token)),
+      (agentId) => post(gateway, agentId, toMine, bearer(token)),
+      (agentId) => post(gateway, agentId, { message: 'x' }, bearer(approver)),
+      (agentId) => post(gateway, 'main', { ...toMine, context: { delegated_by: agentId } }, bearer(token)),
+      (agentId) => get(gateway, `/agent/${agentId}/message/x`, bearer(token)),
+      (agentId) => get(gateway, `/agent/${agentId}/message/x`, bearer(approver)),
+      (agentId) => complete(agentId, { 'x-openclaw-agent-id': 'main' }),
+      (agentId) => complete(agentId, { 'x-openclaw-session-key': 'agent:main:mine' }),
+    ]
+    for (const [place, way] of ways.entries()) {
+      const [there, nowhere] = [await way('writer'), await way('nobody')].map((answer) =>
+        JSON.stringify({ ...answer, headers: undefined }),
+      )
+      expect(there, `way ${place}`).toBe(nowhere)
+      expect(there, `way ${place}`).not.toMatch(/writer|researcher|"ok":true|accepted/)
+    }
+  })
+})
