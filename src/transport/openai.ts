@@ -1,4 +1,5 @@
 /** Agents as models: chat completions, responses and the list of models, in OpenAI's shapes, for the programs that speak those. */
+
 import { createHash, randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Agents } from '../broker/agents.ts'
@@ -7,6 +8,7 @@ import type { Hub } from '../broker/hub.ts'
 import type { OneShots } from '../broker/one-shots.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
+import type { JsonObject } from '../contract/json-object.ts'
 import { agentIn, canonical, isOneShot } from '../contract/session-key.ts'
 import { type EventStream, openEventStream } from './event-stream.ts'
 import { failureOf, HttpError, header, statusOf } from './http-error.ts'
@@ -27,7 +29,7 @@ export interface OpenaiNeeds {
 
 /** One of the two shapes. */
 interface Dialect {
-  read(body: object): Asked
+  read(body: JsonObject): Asked
   voice(about: About): Voice
 }
 
