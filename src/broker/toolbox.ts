@@ -1,5 +1,4 @@
 /** The tools that agents have: which of them an agent may use, and what became of a call. */
-
 import type { Config } from '../config/config.ts'
 import { isJsonObject } from '../contract/json-object.ts'
 import { validator } from '../contract/validate.ts'

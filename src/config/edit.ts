@@ -1,5 +1,4 @@
 /** Changes the text of a configuration and leaves the rest, comments and all, as somebody wrote it. */
-
 import { isDeepStrictEqual } from 'node:util'
 import JSON5 from 'json5'
 import { isJsonObject } from '../contract/json-object.ts'

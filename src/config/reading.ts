@@ -1,5 +1,4 @@
 /** The file's way from text to checked values: JSON5, `${VAR}`, known keys, types. */
-
 import JSON5 from 'json5'
 import { type TSchema, Type } from 'typebox'
 import { Value } from 'typebox/value'

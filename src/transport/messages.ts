@@ -1,5 +1,4 @@
 /** Messages to agents over plain HTTP, what came of them, and the sessions there are: for whoever has no WebSocket. */
-
 import { randomUUID } from 'node:crypto'
 import type { Agents } from '../broker/agents.ts'
 import type { GatewayError } from '../contract/errors.ts'

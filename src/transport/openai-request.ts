@@ -1,5 +1,4 @@
 /** What a request in OpenAI's shapes asks for: the words, and whether anything else of it can be had. */
-
 import { LIMITS } from '../contract/connect.ts'
 import { isJsonObject, type JsonObject } from '../contract/json-object.ts'
 import { HttpError } from './http-error.ts'
