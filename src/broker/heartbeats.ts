@@ -1,5 +1,4 @@
 /** Asking agents, without anybody having said something, whether anything needs attention. */
-
 import { randomUUID } from 'node:crypto'
 import type { HeartbeatConfig } from '../config/config.ts'
 import type { HeartbeatPayload } from '../contract/cron.ts'

@@ -2,7 +2,6 @@
  * Messages from agent to agent. A message is a turn of the receiver's, kept before its sender is told that it is delivered; its
  * answer reaches the sender exactly once: in the run that waits for it, or as a turn of the sender's session.
  */
-
 import { createHash } from 'node:crypto'
 import { CAPS } from '../contract/connect.ts'
 import { GatewayError } from '../contract/errors.ts'

@@ -1,5 +1,4 @@
 /** The runs that are under way: each an actor, its stream, and what the model is asked. */
-
 import type { SnapshotFrom } from 'xstate'
 import { type AbortReason, type RunOutcome, runMachine } from '../../machines/run.ts'
 import type { QueueMode } from '../contract/queue-mode.ts'

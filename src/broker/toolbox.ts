@@ -1,5 +1,6 @@
 /** The tools that agents have: which of them an agent may use, and what became of a call. */
 import type { Config } from '../config/config.ts'
+import { isJsonObject } from '../contract/json-object.ts'
 import { validator } from '../contract/validate.ts'
 import type { ToolCall, ToolSpec } from '../runtimes/runtime.ts'
 import type { RunRecord } from '../stores/store.ts'
@@ -183,8 +184,7 @@ const outsideCall = (asker: Asker, { id }: ToolCall): RunRecord => ({
 
 const malformed = (text: string): ToolOutcome => ({ text, isError: true, isMalformed: true })
 
-const notAnObject = (args: unknown): string | undefined =>
-  typeof args === 'object' && args !== null && !Array.isArray(args) ? undefined : 'must be object'
+const notAnObject = (args: unknown): string | undefined => (isJsonObject(args) ? undefined : 'must be object')
 
 const shortened = (text: string): string =>
   text.length <= MOST_RESULT

@@ -2,15 +2,7 @@
 import { Command, CommanderError, Option } from 'commander'
 import { version } from '../version.ts'
 import { EXIT } from './exit.ts'
-
-interface GatewayFlags {
-  bind?: string
-  port?: string
-  token?: string
-  stateDir?: string
-  config?: string
-  allowUnconfigured?: boolean
-}
+import type { StartFlags } from './gateway.ts'
 
 const WAIT = new Option('--timeout <ms>', 'how long to wait for an answer; 0 = as long as it takes (default: 30000)')
 /** A turn has its deadline in the gateway, in the unit that scripts of the reference gateway give it. */
@@ -59,7 +51,7 @@ export async function main(argv: string[]): Promise<void> {
   const gateway = startFlags(
     program.command('gateway').description('start the gateway, or talk to one'),
   ).passThroughOptions(false)
-  gateway.action(async (flags: GatewayFlags) => {
+  gateway.action(async (flags: StartFlags) => {
     const { runGateway } = await import('./gateway.ts')
     process.exitCode = await runGateway(flags)
   })

@@ -1,5 +1,4 @@
 /** What was asked and is not answered: each request with its deadline, sent again after a cut where that is harmless. */
-
 import type { ErrorShape } from '../contract/errors.ts'
 import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 import { ConnectionError, RequestError } from './failures.ts'

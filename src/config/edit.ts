@@ -1,6 +1,7 @@
 /** Changes the text of a configuration and leaves the rest, comments and all, as somebody wrote it. */
 import { isDeepStrictEqual } from 'node:util'
 import JSON5 from 'json5'
+import { isJsonObject } from '../contract/json-object.ts'
 import { redactTokens } from './redact.ts'
 import { Secret } from './secret.ts'
 import { keyOf, type Token, tokens } from './tokens.ts'
@@ -36,7 +37,7 @@ type Members = { [name: string]: unknown }
  */
 export function patchText(raw: string, patch: Members): string {
   const before: unknown = JSON5.parse(raw)
-  if (!isObject(before)) throw new SyntaxError('the text must hold an object')
+  if (!isJsonObject(before)) throw new SyntaxError('the text must hold an object')
   // First what is there, then what is new: behind what has been removed nothing can be put.
   const text = [changes, additions].reduce((left, kind) => {
     const edits = kind(left, placeOf(left), patch, '')
@@ -53,8 +54,8 @@ export function patchText(raw: string, patch: Members): string {
 
 /** What a merge patch makes of a value. */
 function merged(before: unknown, patch: unknown): unknown {
-  if (!isObject(patch)) return patch
-  const result = new Map(Object.entries(isObject(before) ? before : {}))
+  if (!isJsonObject(patch)) return patch
+  const result = new Map(Object.entries(isJsonObject(before) ? before : {}))
   for (const [name, value] of Object.entries(patch))
     if (value === null) result.delete(name)
     else result.set(name, merged(result.get(name), value))
@@ -68,7 +69,7 @@ function changes(raw: string, { members }: Place, patch: Members, indent: string
     const member = members!.get(name)
     if (member === undefined) return []
     if (value === null) return [removal(raw, member)]
-    if (isObject(value) && member.value.members) return changes(raw, member.value, value, inner)
+    if (isJsonObject(value) && member.value.members) return changes(raw, member.value, value, inner)
     const { start, end } = member.value
     return [{ start, end, text: valueText(merged(undefined, value), inner) }]
   })
@@ -83,7 +84,7 @@ function additions(raw: string, { end, members }: Place, patch: Members, indent:
     const member = members!.get(name)
     if (value === null) continue
     if (member === undefined) added.push(`${inner}${nameText(name)}: ${valueText(merged(undefined, value), inner)}`)
-    else if (isObject(value) && member.value.members) edits.push(...additions(raw, member.value, value, inner))
+    else if (isJsonObject(value) && member.value.members) edits.push(...additions(raw, member.value, value, inner))
   }
   if (added.length === 0) return edits
   const last = [...members!.values()].at(-1)
@@ -178,7 +179,3 @@ export function withSecrets(text: string, present: string): string {
 /** What a piece says, however it is quoted. */
 const meaning = ({ kind, text }: Pick<Token, 'kind' | 'text'>): string =>
   kind === 'value' ? JSON.stringify(JSON5.parse(text)) : kind === 'key' ? keyOf(text) : text
-
-function isObject(value: unknown): value is Members {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}

@@ -2,6 +2,7 @@
 import JSON5 from 'json5'
 import { type TSchema, Type } from 'typebox'
 import { Value } from 'typebox/value'
+import { isJsonObject } from '../contract/json-object.ts'
 import { ConfigError, type Findings, type Path, pathText } from './findings.ts'
 import { isSecret, mask } from './redact.ts'
 import { type ConfigFile, FileSchema, isServed } from './schema.ts'
@@ -34,7 +35,7 @@ export interface Reading {
 /** Replaces variables and keeps what is known and of the right type; everything else becomes a finding. */
 export function readFile(parsed: unknown, env: Environment, findings: Findings): Reading {
   const nothing = { file: {}, dropped: () => false }
-  if (!isObject(parsed)) {
+  if (!isJsonObject(parsed)) {
     findings.problems.push(`the file must hold an object, got ${kind(parsed)}`)
     return nothing
   }
@@ -75,15 +76,15 @@ class Visit {
     if (Type.IsUnion(schema)) {
       const branch = schema.anyOf.find(
         (one) =>
-          (isObject(value) && (Type.IsObject(one) || Type.IsRecord(one))) ||
+          (isJsonObject(value) && (Type.IsObject(one) || Type.IsRecord(one))) ||
           (Array.isArray(value) && Type.IsArray(one)),
       )
       return branch === undefined ? this.#leaf(schema, value, path) : this.value(branch, value, path)
     }
     if (Type.IsRecord(schema))
-      return isObject(value) ? this.#record(schema, value, path) : this.#wrong(schema, value, path)
+      return isJsonObject(value) ? this.#record(schema, value, path) : this.#wrong(schema, value, path)
     if (Type.IsObject(schema))
-      return isObject(value) ? this.#object(schema, value, path) : this.#wrong(schema, value, path)
+      return isJsonObject(value) ? this.#object(schema, value, path) : this.#wrong(schema, value, path)
     if (Type.IsArray(schema))
       return Array.isArray(value) ? this.#array(schema, value, path) : this.#wrong(schema, value, path)
     return this.#leaf(schema, value, path)
@@ -173,7 +174,7 @@ function interpolate(value: unknown, env: Environment): unknown {
     )
   }
   if (Array.isArray(value)) return value.map((item) => interpolate(item, env))
-  if (isObject(value)) {
+  if (isJsonObject(value)) {
     return Object.fromEntries(Object.entries(value).map(([key, member]) => [key, interpolate(member, env)]))
   }
   return value
@@ -187,7 +188,7 @@ function* missingIn(value: unknown, path: Path, env: Environment): Generator<[Pa
     for (const name of variablesOf(value)) if (!lookUp(name, env)) yield [path, name]
   } else if (Array.isArray(value)) {
     for (const [index, item] of value.entries()) yield* missingIn(item, [...path, index], env)
-  } else if (isObject(value)) {
+  } else if (isJsonObject(value)) {
     for (const [key, member] of Object.entries(value)) yield* missingIn(member, [...path, key], env)
   }
 }
@@ -199,7 +200,7 @@ function checkShape(value: unknown, path: Path, findings: Findings): boolean {
     return false
   }
   if (Array.isArray(value)) return value.every((item, index) => checkShape(item, [...path, index], findings))
-  if (!isObject(value)) return true
+  if (!isJsonObject(value)) return true
   let sound = true
   for (const [key, member] of Object.entries(value)) {
     if (key === '__proto__' || key === 'constructor' || key === 'prototype') {
@@ -272,10 +273,6 @@ function distance(a: string, b: string): number {
     above = current
   }
   return above[b.length]!
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 const propertiesOf = (schema: TSchema): Record<string, TSchema> | undefined =>

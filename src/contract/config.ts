@@ -1,5 +1,4 @@
 /** The configuration file, as far as clients may see and write it: `config.*`. */
-
 import { Type } from 'typebox'
 import { method } from './block.ts'
 import { NonEmpty, Open, SessionKey } from './shapes.ts'

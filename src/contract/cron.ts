@@ -1,5 +1,4 @@
 /** Turns at set times: jobs, what wakes an agent, and its heartbeat. */
-
 import { type Static, Type } from 'typebox'
 import { event, method } from './block.ts'
 import { Milliseconds, NonEmpty, SessionKey, Short, Thinking } from './shapes.ts'

@@ -1,5 +1,4 @@
 /** The agents and their models; turns addressed to an agent. */
-
 import type { Agents } from '../broker/agents.ts'
 import { type Caller, eventually, Failure, type Handlers, type Reply, twice } from '../broker/dispatch.ts'
 import { lastWordsOfEnded } from '../broker/endings.ts'

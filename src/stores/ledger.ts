@@ -587,12 +587,7 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
       const reset: SessionRecord = {
         ...kept,
         sessionId: wanted.sessionId,
-        systemSent: false,
-        abortedLastRun: false,
-        inputTokens: 0,
-        outputTokens: 0,
-        totalTokens: 0,
-        messageCount: 0,
+        ...UNUSED,
       }
       tables.putSession(reset)
       return reset
@@ -755,6 +750,16 @@ export const ledger = (tables: Tables, quotas: Quotas = NO_QUOTAS): Ledger => {
 const foreignTranscript = (sessionId: string): StoreError =>
   new StoreError('CONFLICT', `the transcript ${sessionId} belongs to another session`)
 
+/** What a session counts and notes, where nothing has been said in it since it began. */
+const UNUSED = {
+  systemSent: false,
+  abortedLastRun: false,
+  inputTokens: 0,
+  outputTokens: 0,
+  totalTokens: 0,
+  messageCount: 0,
+}
+
 const newSession = (wanted: WantedSession, at: number): SessionRecord => ({
   key: wanted.key,
   agentId: wanted.agentId,
@@ -763,12 +768,7 @@ const newSession = (wanted: WantedSession, at: number): SessionRecord => ({
   createdAt: at,
   updatedAt: at,
   settings: {},
-  systemSent: false,
-  abortedLastRun: false,
-  inputTokens: 0,
-  outputTokens: 0,
-  totalTokens: 0,
-  messageCount: 0,
+  ...UNUSED,
 })
 
 const newRun = (turn: NewTurn, runId: string, sessionId: string): RunRecord => ({

@@ -1,5 +1,4 @@
 /** Lines to servers that speak the Model Context Protocol: programs that are started here, or addresses. */
-
 import type { Client, FetchLike, JSONRPCMessage, Transport } from '@modelcontextprotocol/client'
 import type { ForeignTool, LineEars, OpenLine, ToolLine } from '../broker/tool-servers.ts'
 import type { ToolResult } from '../broker/toolbox.ts'

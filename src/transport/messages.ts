@@ -6,6 +6,7 @@ import { mayReach } from '../broker/hub.ts'
 import type { GatewayError } from '../contract/errors.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
 import { METHODS } from '../contract/index.ts'
+import { isJsonObject } from '../contract/json-object.ts'
 import { holds } from '../contract/scopes.ts'
 import { agentIn, canonical } from '../contract/session-key.ts'
 import { failureOf, HttpError, header } from './http-error.ts'
@@ -32,16 +33,15 @@ export function messageRoutes(needs: MessagesNeeds): Route[] {
     const { request, reply, parts } = visit
     const caller = await visits.callerOf(visit)
     const body = await readBody(visit)
-    const { message, context = {}, sessionKey } = body as { message?: unknown; context?: unknown; sessionKey?: unknown }
+    const { message, context = {}, sessionKey } = body
     if (typeof message !== 'string' || message.trim() === '')
       throw new HttpError(400, 'INVALID_PARAMS', 'message: must be a text that says something')
-    if (typeof context !== 'object' || context === null || Array.isArray(context))
-      throw new HttpError(400, 'INVALID_PARAMS', 'context: must be an object')
+    if (!isJsonObject(context)) throw new HttpError(400, 'INVALID_PARAMS', 'context: must be an object')
     if (sessionKey !== undefined && typeof sessionKey !== 'string')
       throw new HttpError(400, 'INVALID_PARAMS', 'sessionKey: must be a text')
     const agentId = await agentFor(parts[0]!, caller, 'agent')
     if (caller.sessions && !isReached(agentId, sessionKey, caller)) throw notFound()
-    const { task_id: task, delegated_by: sender } = context as { task_id?: unknown; delegated_by?: unknown }
+    const { task_id: task, delegated_by: sender } = context
     if (task !== undefined && (typeof task !== 'string' || task === ''))
       throw new HttpError(400, 'INVALID_PARAMS', 'context.task_id: must be a text that is not empty')
     if (sender !== undefined && typeof sender !== 'string')

@@ -20,7 +20,7 @@ export interface Answer {
   isCut: boolean
 }
 
-/** A shape: an answer as one JSON object, or as events, each the text that goes over the line. */
+/** Says one answer in a shape: as one JSON object, or as events, each the text that goes over the line. */
 export interface Voice {
   whole(answer: Answer): object
   opening(): string

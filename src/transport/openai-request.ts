@@ -1,5 +1,6 @@
 /** What a request in OpenAI's shapes asks for: the words, and whether anything else of it can be had. */
 import { LIMITS } from '../contract/connect.ts'
+import { isJsonObject, type JsonObject } from '../contract/json-object.ts'
 import { HttpError } from './http-error.ts'
 
 /** A request for an answer, whichever of the two shapes it came in. */
@@ -20,8 +21,6 @@ export interface Asked {
   /** How much to think; undefined: as the agent does. */
   thinking: string | undefined
 }
-
-type Members = { [name: string]: unknown }
 
 /** Who says what in a conversation. */
 interface Said {
@@ -46,7 +45,7 @@ const THINKING: { [effort: string]: string } = {
 }
 
 /** Parameters that change what an answer is, and that an agent cannot do. Others that it does not use are passed over. */
-const NOT_FOR_AGENTS: [name: string, isAsked: (value: unknown, body: Members) => boolean, why: string][] = [
+const NOT_FOR_AGENTS: [name: string, isAsked: (value: unknown, body: JsonObject) => boolean, why: string][] = [
   ['n', (value) => value !== 1, 'an agent answers once'],
   ['tools', isUsed, 'the agent has tools of its own; those of a client are not called'],
   ['functions', isUsed, 'the agent has tools of its own; those of a client are not called'],
@@ -58,7 +57,7 @@ const NOT_FOR_AGENTS: [name: string, isAsked: (value: unknown, body: Members) =>
   ['response_format', (value) => !isText(value), 'an agent answers in text of no certain form'],
   [
     'text',
-    (value) => !isText((value as Members)['format'] ?? { type: 'text' }),
+    (value) => !isText((value as JsonObject)['format'] ?? { type: 'text' }),
     'an agent answers in text of no certain form',
   ],
   ['background', (value) => value === true, 'the answer is given on this connection'],
@@ -68,17 +67,16 @@ const NOT_FOR_AGENTS: [name: string, isAsked: (value: unknown, body: Members) =>
 ]
 
 /** Something, and not an empty list or text; of tools also nothing where none may be called. */
-function isUsed(value: unknown, { tool_choice: choice, function_call: call }: Members): boolean {
+function isUsed(value: unknown, { tool_choice: choice, function_call: call }: JsonObject): boolean {
   if (choice === 'none' || call === 'none') return false
   return typeof value === 'string' || Array.isArray(value) ? value.length > 0 : true
 }
 
-const isText = (format: unknown): boolean => isMembers(format) && format['type'] === 'text'
+const isText = (format: unknown): boolean => isJsonObject(format) && format['type'] === 'text'
 const isTextOnly = (value: unknown): boolean => Array.isArray(value) && value.every((one) => one === 'text')
 
 /** Reads a request for a chat completion. @throws HttpError 400, which names the parameter */
-export function readCompletion(body: object): Asked {
-  const members = body as Members
+export function readCompletion(members: JsonObject): Asked {
   const { messages } = members
   if (messages !== undefined && !Array.isArray(messages)) throw wrong('messages', 'must be a list')
   const options = members['stream_options']
@@ -89,14 +87,13 @@ export function readCompletion(body: object): Asked {
       'messages',
       'Missing user message in `messages`.',
     ),
-    wantsUsage: isMembers(options) && options['include_usage'] === true,
+    wantsUsage: isJsonObject(options) && options['include_usage'] === true,
     thinking: thinkingOf(members['reasoning_effort'], 'reasoning_effort'),
   }
 }
 
 /** Reads a request for a response. @throws HttpError 400, which names the parameter */
-export function readResponse(body: object): Asked {
-  const members = body as Members
+export function readResponse(members: JsonObject): Asked {
   const { input, instructions = '', reasoning } = members
   if ((typeof input !== 'string' || input === '') && !Array.isArray(input)) throw wrong('input', 'Invalid input')
   if (instructions !== null && typeof instructions !== 'string') throw wrong('instructions', 'must be a text')
@@ -109,11 +106,11 @@ export function readResponse(body: object): Asked {
     ...common(members),
     ...turnIn([...first, ...said], 'input', 'Missing user message in `input`.'),
     wantsUsage: true,
-    thinking: isMembers(reasoning) ? thinkingOf(reasoning['effort'], 'reasoning.effort') : undefined,
+    thinking: isJsonObject(reasoning) ? thinkingOf(reasoning['effort'], 'reasoning.effort') : undefined,
   }
 }
 
-function common(members: Members): Pick<Asked, 'model' | 'isStreamed' | 'user'> {
+function common(members: JsonObject): Pick<Asked, 'model' | 'isStreamed' | 'user'> {
   const { model = 'openclaw', stream, user } = members
   if (typeof model !== 'string' || model === '') throw wrong('model', 'must be a text')
   if (stream !== undefined && stream !== null && typeof stream !== 'boolean')
@@ -160,7 +157,7 @@ function turnIn(
 
 /** One message of a conversation, in either shape. */
 function saidIn(value: unknown, param: string): Said {
-  if (!isMembers(value)) throw wrong(param, 'must be an object')
+  if (!isJsonObject(value)) throw wrong(param, 'must be an object')
   const { type = 'message', role, content, tool_calls: calls } = value
   if (type !== 'message') throw wrong(`${param}.type`, `${quoted(type)} is not served here; send messages`)
   const isCalling = Array.isArray(calls) && calls.length > 0
@@ -185,7 +182,7 @@ function partsOf(content: unknown, param: string): Pick<Said, 'text' | 'images'>
   const images: string[] = []
   for (const [place, part] of content.entries()) {
     const at = `${param}[${place}]`
-    if (!isMembers(part)) throw wrong(at, 'must be an object')
+    if (!isJsonObject(part)) throw wrong(at, 'must be an object')
     switch (part['type']) {
       case 'text':
       case 'input_text':
@@ -212,8 +209,8 @@ function textOf(value: unknown, param: string): string {
 }
 
 /** A picture that comes with the request. What lies elsewhere is not fetched: the address is a stranger's. */
-function imageIn({ image_url: image }: Members, param: string): string {
-  const url = isMembers(image) ? image['url'] : image
+function imageIn({ image_url: image }: JsonObject, param: string): string {
+  const url = isJsonObject(image) ? image['url'] : image
   if (typeof url !== 'string' || !/^data:[^,]*;base64,/i.test(url))
     throw wrong(`${param}.image_url`, 'send the picture itself, as a data: URL in base64; addresses are not fetched')
   return url
@@ -225,9 +222,6 @@ function thinkingOf(effort: unknown, param: string): string | undefined {
   if (level === undefined) throw wrong(param, `use ${Object.keys(THINKING).join(', ')}`)
   return level
 }
-
-const isMembers = (value: unknown): value is Members =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 const wrong = (param: string, why: string): HttpError =>
   new HttpError(400, 'INVALID_PARAMS', `${param}: ${why}`, { param })

@@ -7,6 +7,7 @@ import type { Hub } from '../broker/hub.ts'
 import type { OneShots } from '../broker/one-shots.ts'
 import { GatewayError } from '../contract/errors.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
+import type { JsonObject } from '../contract/json-object.ts'
 import { agentIn, canonical, isOneShot } from '../contract/session-key.ts'
 import { type EventStream, openEventStream } from './event-stream.ts'
 import { failureOf, HttpError, header, statusOf } from './http-error.ts'
@@ -25,14 +26,14 @@ export interface OpenaiNeeds {
   now(): number
 }
 
-/** One of the two shapes. */
-interface Dialect {
-  read(body: object): Asked
+/** One of the two shapes: how a request in it is read, and an answer told. */
+interface Shape {
+  read(body: JsonObject): Asked
   voice(about: About): Voice
 }
 
 /** Where a request is for. */
-interface Place {
+interface Destination {
   /** As the request names it, or none. */
   agentId: string | undefined
   sessionKey: string
@@ -67,7 +68,7 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
     return agentId
   }
 
-  function placeOf(request: IncomingMessage, { model, user }: Asked, { principal }: Caller): Place {
+  function lookUp(request: IncomingMessage, { model, user }: Asked, { principal }: Caller): Destination {
     const named = header(request, 'x-openclaw-agent-id')
     const agentId = named === undefined ? agentOf(model) : agentNamed(named)
     if (named !== undefined && MODEL.test(model) && ![undefined, agentId].includes(agentOf(model)))
@@ -87,9 +88,9 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
   }
 
   /** Where a request is for. Who reaches some sessions only is not told which agents there are. */
-  function place(request: IncomingMessage, asked: Asked, caller: Caller): Place {
+  function destinationOf(request: IncomingMessage, asked: Asked, caller: Caller): Destination {
     try {
-      return placeOf(request, asked, caller)
+      return lookUp(request, asked, caller)
     } catch (error) {
       const refusal =
         error instanceof GatewayError ? new HttpError(statusOf(error.kind), error.kind, error.message) : error
@@ -103,24 +104,22 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
     }
   }
 
-  /** Stops a run for which nobody waits any more. */
-  function leave(caller: Caller, run: { runId: string; sessionKey: string }): void {
-    const left = (waiting.get(run.runId) ?? 1) - 1
-    if (left > 0) waiting.set(run.runId, left)
-    else {
-      waiting.delete(run.runId)
-      visits.call(caller, 'chat.abort', run)
-    }
+  /** One fewer waits for a run: they have been told its end, or have left. True when nobody waits for it any more. */
+  function waitsNoMore(runId: string): boolean {
+    const left = (waiting.get(runId) ?? 1) - 1
+    if (left > 0) waiting.set(runId, left)
+    else waiting.delete(runId)
+    return left <= 0
   }
 
   /** Gives an agent a turn, and tells what comes of it. */
-  async function complete(visit: Visit, dialect: Dialect): Promise<void> {
+  async function complete(visit: Visit, shape: Shape): Promise<void> {
     const { request, response, reply } = visit
     const caller = await visits.callerOf(visit)
-    const asked = dialect.read(await readBody(visit))
-    const { agentId, sessionKey } = place(request, asked, caller)
+    const asked = shape.read(await readBody(visit))
+    const { agentId, sessionKey } = destinationOf(request, asked, caller)
     const voiceOf = (runId: string): Voice =>
-      dialect.voice({ runId, model: asked.model, created: Math.floor(now() / 1000), wantsUsage: asked.wantsUsage })
+      shape.voice({ runId, model: asked.model, created: Math.floor(now() / 1000), wantsUsage: asked.wantsUsage })
     let run: { runId: string; sessionKey: string } | undefined
     let teller: Teller | undefined
     const { first, last } = visits.call(caller, 'agent', paramsOf(asked, agentId, sessionKey, request), (frame) => {
@@ -137,7 +136,9 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
     })
     const accepted = await first
     if (!accepted.ok) throw failureOf(accepted)
-    const onLeft = () => leave(caller, run!)
+    const onLeft = () => {
+      if (run && waitsNoMore(run.runId)) visits.call(caller, 'chat.abort', run)
+    }
     if (run && response.destroyed) onLeft()
     else if (run) response.once('close', onLeft)
     try {
@@ -145,7 +146,7 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
       hub.leave(caller.connId)
       if (run && !response.destroyed) {
         response.off('close', onLeft)
-        forget(run.runId)
+        waitsNoMore(run.runId)
       }
       const answer = answerIn(end, visit)
       if (teller) return teller.end(answer)
@@ -156,13 +157,6 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
     } finally {
       if (isOneShot(sessionKey)) await oneShots.end(sessionKey)
     }
-  }
-
-  /** One who waited for a run has been told its end. */
-  function forget(runId: string): void {
-    const left = (waiting.get(runId) ?? 1) - 1
-    if (left > 0) waiting.set(runId, left)
-    else waiting.delete(runId)
   }
 
   const modelRow = (id: string) => ({ id, object: 'model', created: startedAt, owned_by: 'kurultai' })
@@ -188,10 +182,10 @@ export function openaiRoutes(needs: OpenaiNeeds): Route[] {
     visit.reply(200, modelRow(id))
   }
 
-  const post = (path: RegExp, dialect: Dialect): Route => ({
+  const post = (path: RegExp, shape: Shape): Route => ({
     method: 'POST',
     path,
-    handle: (visit) => complete(visit, dialect),
+    handle: (visit) => complete(visit, shape),
     tell,
   })
 

@@ -1,11 +1,12 @@
 /** `POST /tools/invoke`: a tool that an agent has, called by a program. */
+import { isJsonObject } from '../contract/json-object.ts'
 import { failureOf, HttpError } from './http-error.ts'
 import { type Route, readBody, type Visit, type Visits } from './visits.ts'
 
 export function toolRoutes({ visits }: { visits: Visits }): Route[] {
   async function invoke(visit: Visit): Promise<void> {
     const caller = await visits.callerOf(visit)
-    const { tool, args = {}, sessionKey, agentId } = (await readBody(visit)) as { [name: string]: unknown }
+    const { tool, args = {}, sessionKey, agentId } = await readBody(visit)
     if (typeof tool !== 'string' || tool.trim() === '')
       throw new HttpError(400, 'INVALID_PARAMS', 'tools.invoke requires body.tool')
     const params = {
@@ -56,7 +57,7 @@ function typeOf(status: number, code: string): string {
 function detailsIn(text: string): object | undefined {
   try {
     const value: unknown = JSON.parse(text)
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? value : undefined
+    return isJsonObject(value) ? value : undefined
   } catch {
     return undefined
   }

@@ -15,6 +15,7 @@ import { createQuota, type Share } from '../broker/quotas.ts'
 import { GENERIC_CLIENT } from '../contract/connect.ts'
 import type { ResponseFrame } from '../contract/frames.ts'
 import { scan } from '../contract/json-bounds.ts'
+import { isJsonObject, type JsonObject } from '../contract/json-object.ts'
 import { pathOf } from './door.ts'
 import { HttpError, seconds } from './http-error.ts'
 import type { Reply } from './reply.ts'
@@ -297,7 +298,7 @@ export const isAccepted = ({ ok, payload }: ResponseFrame): boolean =>
   ok && (payload as { status?: string } | undefined)?.status === 'accepted'
 
 /** Reads a JSON object. @throws HttpError 400, 413, 415 */
-export async function readBody({ request, hold }: Pick<Visit, 'request' | 'hold'>): Promise<object> {
+export async function readBody({ request, hold }: Pick<Visit, 'request' | 'hold'>): Promise<JsonObject> {
   // Pages of elsewhere can send other types without being asked for.
   if (!/^application\/json\s*(;|$)/i.test(request.headers['content-type'] ?? ''))
     throw new HttpError(415, 'UNSUPPORTED_MEDIA_TYPE', 'send application/json')
@@ -321,7 +322,6 @@ export async function readBody({ request, hold }: Pick<Visit, 'request' | 'hold'
   } catch {
     throw new HttpError(400, 'INVALID_PARAMS', 'the body is no JSON')
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new HttpError(400, 'INVALID_PARAMS', 'the body must be a JSON object')
+  if (!isJsonObject(value)) throw new HttpError(400, 'INVALID_PARAMS', 'the body must be a JSON object')
   return value
 }
