@@ -439,6 +439,30 @@ describe('a disk that refuses', () => {
   })
 })
 
+describe('a disk that is full when a turn has ended', () => {
+  it('has how it ended written down when there is space again, once, and the turn is not taken again', async () => {
+    const inner = openMemoryStore()
+    let isFull = false
+    const store = storeWith(inner, {
+      keepJob: (step) => (isFull ? Promise.reject(new StoreError('FULL', 'full')) : inner.keepJob(step)),
+    })
+    const { schedules, rooms, pass, told } = await open(store)
+    const { id } = await schedules.add(turn())
+    await pass(HOUR)
+    const { finish } = await rooms.asked(runOf(id, BEGIN + HOUR))
+    isFull = true
+    finish()
+    await pass(10 * SECOND)
+    expect(told()).toEqual(['added', 'started'])
+    expect(schedules.run(id, true)).toEqual({ ran: false, reason: 'already-running' })
+    isFull = false
+    await pass(30 * SECOND)
+    expect(told()).toEqual(['added', 'started', 'finished ok'])
+    expect(rooms.order).toEqual([runOf(id, BEGIN + HOUR)])
+    expect(await inner.openFirings()).toEqual([])
+  })
+})
+
 describe('the next process', () => {
   it('carries out what was missed once, however often it was due', async () => {
     const store = openMemoryStore()
