@@ -509,6 +509,19 @@ describe('the next process', () => {
     expect(after.schedules.list().every(({ state }) => state.nextRunAtMs === BEGIN + 6 * HOUR)).toBe(true)
   })
 
+  it('has others carried out beside a job whose time zone is not known here, and that one too once it is mended', async () => {
+    const store = openMemoryStore()
+    const schedule = { kind: 'cron', expr: '0 * * * *', tz: 'Nowhere/Such' } as const
+    await store.keepJob({ job: cronJob('lost', { schedule, state: { nextRunAtMs: BEGIN + HOUR } }) })
+    await store.keepJob({ job: cronJob('sound', { state: { nextRunAtMs: BEGIN + HOUR } }) })
+    const { schedules, pass } = await open(store)
+    await pass(HOUR)
+    expect((await schedules.entries({ limit: 9 })).map(({ jobId }) => jobId)).toEqual(['sound'])
+    await schedules.update('lost', { schedule: { ...schedule, tz: 'UTC' } })
+    await pass(HOUR)
+    expect((await schedules.entries({ jobId: 'lost', limit: 9 })).map(({ status }) => status)).toEqual(['ok'])
+  })
+
   it('takes up a job of which only half of a firing is there', async () => {
     const store = openMemoryStore()
     const { nextRunAtMs: _, ...state } = cronJob('half').state
