@@ -439,6 +439,30 @@ describe('a disk that refuses', () => {
   })
 })
 
+describe('a disk that is full when a turn has ended', () => {
+  it('has how it ended written down when there is space again, once, and the turn is not taken again', async () => {
+    const inner = openMemoryStore()
+    let isFull = false
+    const store = storeWith(inner, {
+      keepJob: (step) => (isFull ? Promise.reject(new StoreError('FULL', 'full')) : inner.keepJob(step)),
+    })
+    const { schedules, rooms, pass, told } = await open(store)
+    const { id } = await schedules.add(turn())
+    await pass(HOUR)
+    const { finish } = await rooms.asked(runOf(id, BEGIN + HOUR))
+    isFull = true
+    finish()
+    await pass(10 * SECOND)
+    expect(told()).toEqual(['added', 'started'])
+    expect(schedules.run(id, true)).toEqual({ ran: false, reason: 'already-running' })
+    isFull = false
+    await pass(30 * SECOND)
+    expect(told()).toEqual(['added', 'started', 'finished ok'])
+    expect(rooms.order).toEqual([runOf(id, BEGIN + HOUR)])
+    expect(await inner.openFirings()).toEqual([])
+  })
+})
+
 describe('the next process', () => {
   it('carries out what was missed once, however often it was due', async () => {
     const store = openMemoryStore()
@@ -483,6 +507,19 @@ describe('the next process', () => {
     expect(most).toBe(4)
     expect(carried.toSorted()).toEqual(jobs.map(({ id }) => runOf(id, BEGIN + HOUR)).toSorted())
     expect(after.schedules.list().every(({ state }) => state.nextRunAtMs === BEGIN + 6 * HOUR)).toBe(true)
+  })
+
+  it('has others carried out beside a job whose time zone is not known here, and that one too once it is mended', async () => {
+    const store = openMemoryStore()
+    const schedule = { kind: 'cron', expr: '0 * * * *', tz: 'Nowhere/Such' } as const
+    await store.keepJob({ job: cronJob('lost', { schedule, state: { nextRunAtMs: BEGIN + HOUR } }) })
+    await store.keepJob({ job: cronJob('sound', { state: { nextRunAtMs: BEGIN + HOUR } }) })
+    const { schedules, pass } = await open(store)
+    await pass(HOUR)
+    expect((await schedules.entries({ limit: 9 })).map(({ jobId }) => jobId)).toEqual(['sound'])
+    await schedules.update('lost', { schedule: { ...schedule, tz: 'UTC' } })
+    await pass(HOUR)
+    expect((await schedules.entries({ jobId: 'lost', limit: 9 })).map(({ status }) => status)).toEqual(['ok'])
   })
 
   it('takes up a job of which only half of a firing is there', async () => {
