@@ -60,6 +60,12 @@ export interface ListenerNeeds {
 /** Upgrades are taken here, with any query; proxies strip `/ws` or do not. */
 const UPGRADE_PATHS = new Set(['/', '/ws', '/ws/', '/gateway', '/gateway/'])
 
+/**
+ * Connections that the kernel keeps until they are accepted, if it lets so many wait. Of more, TCP tells nobody: they try again after
+ * seconds, and a proxy gives up by then and answers 502.
+ */
+const BACKLOG = 4_096
+
 /** What 426 has to say (RFC 6455, section 4.2.2; RFC 9110, section 15.5.22). */
 const VERSION_13 = ['Sec-WebSocket-Version: 13', 'Upgrade: websocket', 'Connection: Upgrade']
 
@@ -283,7 +289,7 @@ export async function createListener(needs: ListenerNeeds): Promise<Listener> {
       server.on('upgrade', onUpgrade)
       server.on('clientError', (_, socket) => socket.destroy())
       server.once('error', reject)
-      server.listen({ host, port, exclusive: true }, () => {
+      server.listen({ host, port, exclusive: true, backlog: BACKLOG }, () => {
         server.off('error', reject)
         server.on('error', (error) => log.error({ err: error }, 'the listener failed'))
         servers.push(server)

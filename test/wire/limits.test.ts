@@ -1,6 +1,6 @@
 /** What one may ask for at the door and after it, and what becomes of those who ask for more. */
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -206,6 +206,17 @@ const toldTo = (socket: Socket) =>
     socket.once('close', () => resolve('gone'))
   })
 
+/** As many as the kernel lets wait to be accepted. */
+const MOST_QUEUED = Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8'))
+
+/** In what state of TCP the connections of this machine to a port are, as the kernel numbers them. */
+function statesTo(port: number): string[] {
+  const lines = readFileSync('/proc/net/tcp', 'utf8').trim().split('\n').slice(1)
+  const rows = lines.map((line) => line.trim().split(/\s+/))
+  return rows.flatMap(([, , remote, state]) => (Number.parseInt(remote!.split(':')[1]!, 16) === port ? [state!] : []))
+}
+const ESTABLISHED = '01'
+
 /** A gateway of which two addresses are proxies. */
 const behindProxy = (limits: object) => ({
   config: { gateway: { trustedProxies: ['127.0.0.61', '127.0.0.62'], limits } },
@@ -306,6 +317,20 @@ describe('the door', () => {
     expect(honest.every(({ socket }) => socket.readyState === socket.OPEN)).toBe(true)
     for (const socket of sockets) socket.destroy()
   })
+
+  it.runIf(MOST_QUEUED >= 1_024)(
+    'has seven hundred come at once while it is busy, and none of them waits for TCP',
+    async () => {
+      await using gateway = await startGateway(limited({ preauthTotal: 0 }))
+      const sockets = Array.from({ length: 700 }, () => connect({ port: gateway.port, host: '127.0.0.1' }))
+      for (const socket of sockets) socket.on('error', () => {})
+      // Each has asked the kernel to be connected by then, and the gateway had no turn yet to take one.
+      const states = await new Promise<string[]>((resolve) => process.nextTick(() => resolve(statesTo(gateway.port))))
+      expect(states).toHaveLength(700)
+      expect(new Set(states)).toEqual(new Set([ESTABLISHED]))
+      for (const socket of sockets) socket.destroy()
+    },
+  )
 
   it('tells a proxy that there is no place, also where the request is read after the place is gone', async () => {
     await using gateway = await startGateway(behindProxy({ preauthTotal: 2 }))
