@@ -203,7 +203,7 @@ async function open(): Promise<Session> {
       name: 'cron add, list, rm',
       async run() {
         assert.deepEqual((await json(user, 'cron', 'list')).jobs, [])
-        assert.match(await well(user, 'cron', 'list'), /No cron jobs/)
+        assert.match(await well(user, 'cron', 'list'), /No automations/)
         const what = ['--name', 'note', '--every', '1h', '--session', 'main', '--system-event', 'remember']
         const added = await json(user, 'cron', 'add', ...what)
         const { jobs } = await json(user, 'cron', 'list')
