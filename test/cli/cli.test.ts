@@ -9,6 +9,7 @@ import { echo } from '../../src/runtimes/echo.ts'
 import { startCutter } from '../client/cutter.ts'
 import { startFake } from '../client/fake-gateway.ts'
 import { canMakeCertificates, makeCertificate } from '../support/certificate.ts'
+import { freePort } from '../support/free-port.ts'
 import { startGateway, TOKEN } from '../support/gateway.ts'
 import { startModelServer } from '../support/model-server.ts'
 
@@ -77,14 +78,6 @@ const run = (args: string[], env?: Record<string, string>): Promise<Finished> =>
   const { child, finished } = start(args, env)
   child.stdin!.end()
   return finished
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 describe('the command line', () => {

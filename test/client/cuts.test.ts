@@ -1,12 +1,12 @@
 /** What a client hears through a line that is cut again and again, held against what one hears that was never cut. */
 import { mkdtempSync, rmSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { type Chunk, type Client, connect, RunError } from '../../src/client/client.ts'
 import { echo } from '../../src/runtimes/echo.ts'
 import { random } from '../long/suite.ts'
+import { freePort } from '../support/free-port.ts'
 import { startGateway, TOKEN } from '../support/gateway.ts'
 import { startProcess } from '../support/gateway-process.ts'
 import { startModelServer } from '../support/model-server.ts'
@@ -83,14 +83,6 @@ describe('over 30 cuts at random', () => {
     oracle.close()
   })
 })
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
 
 function folder(): string {
   const made = mkdtempSync(join(tmpdir(), 'kurultai-client-'))

@@ -74,9 +74,10 @@ export const faults: Suite = {
         if (sound.failed > 0 || sound.passed === 0)
           broken.push(`${guarantee}, ${what}: without the fault ${sound.failed} tests fail and ${sound.passed} pass`)
         const mend = plant(folder, fault)
-        const { failed } = await runTests(folder, tests, name)
+        const { failed, passed } = await runTests(folder, tests, name)
         mend()
         if (failed > 0) noticed += 1
+        else if (passed === 0) broken.push(`${guarantee}: no test runs at all when ${what}`)
         else broken.push(`${guarantee}: nothing in ${tests.join(', ')} notices when ${what}`)
         say(`${guarantee}: ${what}: ${failed > 0 ? 'noticed' : 'NOT NOTICED'}`)
       }

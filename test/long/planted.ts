@@ -181,7 +181,7 @@ export const FAULTS: Fault[] = [
     what: 'scopes are what the client says they are',
     file: 'src/auth/decide.ts',
     from: 'else if (holds(held, scope)) granted.push(scope)',
-    to: 'else granted.push(scope)',
+    to: 'else if (isScope(scope)) granted.push(scope)',
     tests: ['test/auth/decide.test.ts'],
   },
   {
