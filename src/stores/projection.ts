@@ -67,17 +67,26 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
     working = working.then(catchUp)
   }
 
-  /** The lists as they are, and the transcripts whose files are older than what they tell, or not there. */
+  /** The lists as they are, the transcripts whose files do not tell what they do, and away with those of sessions that are gone. */
   async function begin(): Promise<void> {
     await attempt(async () => {
       const records = await store.sessions({})
       for (const record of records) listOf(record.agentId).set(record.key, record)
-      for (const agentId of lists.keys()) await attempt(() => writeList(agentId))
-      for (const record of records) {
-        const file = await attempt(async () => transcriptOf(await folderOf(record.agentId), record.sessionId))
-        const known = file === undefined ? undefined : await lstat(file).catch(() => undefined)
-        if (!known?.isFile() || known.mtimeMs < record.updatedAt) await attempt(() => writeTranscript(record))
-      }
+      for (const [agentId, list] of lists)
+        await attempt(async () => {
+          const at = await folderOf(agentId)
+          const counts = await countsIn(join(at, 'sessions.json'))
+          for (const record of list.values()) {
+            const file = await attempt(async () => transcriptOf(at, record.sessionId))
+            const known = file === undefined ? undefined : await lstat(file).catch(() => undefined)
+            const isTold = known?.isFile() && known.mtimeMs >= record.updatedAt
+            if (!isTold || counts[record.key]?.messageCount !== record.messageCount)
+              await attempt(() => writeTranscript(record))
+          }
+          await writeList(agentId)
+          const present = new Set([...list.values()].map(({ sessionId }) => `${sessionId}.jsonl`))
+          await removeTranscripts(at, (key) => !list.has(key), present)
+        })
     })
   }
 
@@ -101,7 +110,7 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
         if (record && isAnew) written.delete(record.sessionId)
         if (record) listOf(agentId).set(key, record)
         else listOf(agentId).delete(key)
-        await (record ? writeTranscript(record) : removeTranscripts(agentId, key))
+        await (record ? writeTranscript(record) : removeTranscripts(await folderOf(agentId), (name) => name === key))
       })
     for (const agentId of agents) await attempt(() => writeList(agentId))
     isWarned = hasFailed
@@ -177,11 +186,16 @@ export function projected(store: Store, { folder, warn }: ProjectionNeeds): Stor
     }
   }
 
-  /** The present transcript and those before it. */
-  async function removeTranscripts(agentId: string, key: string): Promise<void> {
-    const at = await folderOf(agentId)
+  /** Removes the transcripts of some sessions, the present ones and those before them, as far as they are written here. */
+  async function removeTranscripts(
+    at: string,
+    isOf: (key: string) => boolean,
+    except: ReadonlySet<string> = new Set(),
+  ): Promise<void> {
     for (const name of await readdir(at)) {
-      if (!name.endsWith('.jsonl') || (await keyIn(join(at, name))) !== key) continue
+      if (!name.endsWith('.jsonl') || except.has(name)) continue
+      const key = await keyIn(join(at, name))
+      if (key === undefined || !isOf(key)) continue
       await rm(join(at, name), { force: true })
       written.delete(name.slice(0, -'.jsonl'.length))
     }
@@ -248,6 +262,19 @@ async function keyIn(file: string): Promise<string | undefined> {
     return (JSON.parse(line!) as { sessionKey?: string }).sessionKey
   } catch {
     return undefined
+  } finally {
+    await handle.close()
+  }
+}
+
+/** How many entries each session had when the list was written; none where there is no such list. */
+async function countsIn(file: string): Promise<{ [key: string]: { messageCount?: number } | undefined }> {
+  const handle = await openFile(file, constants.O_RDONLY)
+  if (!handle) return {}
+  try {
+    return { ...(JSON.parse(await handle.readFile('utf8')) as object) }
+  } catch {
+    return {}
   } finally {
     await handle.close()
   }

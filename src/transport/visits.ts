@@ -85,8 +85,11 @@ export interface VisitsNeeds {
 
 const UNREAD_MS = 30_000
 const MOST_BYTES = 8 * 1024 * 1024
-/** Bytes of bodies and answers that are held for all requests together. */
+/** Pieces that a body comes in: each is an object, however small it is. */
+const MOST_PIECES = 16_384
+/** Bytes of bodies and answers that are held for all requests together, and for those of one principal. */
 const MOST_HELD = 64 * 1024 * 1024
+const MOST_HELD_BY_ONE = MOST_HELD / 2
 
 /** A TCP connection, as far as requests that come on it have it in common. */
 interface Line {
@@ -109,6 +112,8 @@ export function createVisits(needs: VisitsNeeds): Visits {
   /** Requests that have not been answered, or whose answers have not been read. */
   let open = 0
   let held = 0
+  /** By principal. */
+  const heldBy = new Map<string, number>()
   const onAnswered: (() => void)[] = []
 
   /** What belongs to a connection, made with its first request. */
@@ -156,18 +161,29 @@ export function createVisits(needs: VisitsNeeds): Visits {
 
   return {
     async take(asked, route) {
+      const { response } = asked
+      const line = lineOf(asked.request.socket)
       let own = 0
+      /** Of nobody yet until it is known who asks. */
+      let holder = ''
       const visit: Visit = {
         ...asked,
         hold(bytes) {
-          if (held + bytes > MOST_HELD)
-            throw new HttpError(503, 'TOO_MUCH_AT_ONCE', 'too much is said at once', {}, { 'retry-after': '2' })
+          holder = line.present?.principal ?? holder
+          const before = heldBy.get(holder) ?? 0
+          if (held + bytes > MOST_HELD || before + bytes > MOST_HELD_BY_ONE)
+            throw new HttpError(
+              503,
+              'TOO_MUCH_AT_ONCE',
+              'too much is said at once',
+              {},
+              { 'retry-after': '2', connection: 'close' },
+            )
+          heldBy.set(holder, before + bytes)
           held += bytes
           own += bytes
         },
       }
-      const { response } = visit
-      const line = lineOf(visit.request.socket)
       const before = line.free
       const closed = new Promise<void>((resolve) => {
         if (response.closed) resolve()
@@ -185,6 +201,9 @@ export function createVisits(needs: VisitsNeeds): Visits {
         line.present = undefined
         open -= 1
         held -= own
+        const left = (heldBy.get(holder) ?? 0) - own
+        if (left > 0) heldBy.set(holder, left)
+        else heldBy.delete(holder)
         if (open === 0) for (const wake of onAnswered.splice(0)) wake()
       }
     },
@@ -310,6 +329,8 @@ export async function readBody({ request, hold }: Pick<Visit, 'request' | 'hold'
   for await (const chunk of request as AsyncIterable<Buffer>) {
     size += chunk.length
     if (size > MOST_BYTES) throw tooLarge()
+    if (chunks.length === MOST_PIECES)
+      throw new HttpError(413, 'MESSAGE_TOO_LARGE', `more than ${MOST_PIECES} pieces`, {}, { connection: 'close' })
     hold(chunk.length)
     chunks.push(chunk)
   }

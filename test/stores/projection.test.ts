@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished, vi } from 'vitest'
@@ -17,8 +17,7 @@ const words = (text: string): TranscriptMessage => ({
 })
 
 /** A store that writes files, and what they say. */
-function open(under: Store = openMemoryStore()) {
-  const folder = mkdtempSync(join(tmpdir(), 'projection-'))
+function open(under: Store = openMemoryStore(), folder = mkdtempSync(join(tmpdir(), 'projection-'))) {
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
   const warn = vi.fn()
   const store = projected(under, { folder, warn })
@@ -30,7 +29,7 @@ function open(under: Store = openMemoryStore()) {
       .slice(1)
       .map((line) => JSON.parse(line).message.content[0].text)
   const isSaid = (texts: string[]) => vi.waitFor(() => expect(said()).toEqual(texts), 15_000)
-  return { store, sessions, isSaid, warn }
+  return { store, folder, sessions, isSaid, warn }
 }
 
 describe('the file of a transcript', () => {
@@ -98,5 +97,25 @@ describe('the file of a transcript', () => {
     await store.append(key, words('two'))
     await store.close()
     await isSaid(['one', 'two'])
+  })
+
+  it('is brought up to date, and away, when the process died before it was', async () => {
+    const memory = openMemoryStore()
+    const { store, folder, sessions, isSaid } = open(memory)
+    for (const text of ['one', 'two']) await store.append(key, words(text), main)
+    const gone = { key: 'agent:main:gone', agentId: 'main', sessionId: 'transcript-2' }
+    await store.append(gone.key, words('a secret'), gone)
+    const list = () => JSON.parse(readFileSync(join(sessions, 'sessions.json'), 'utf8'))
+    await vi.waitFor(() => expect(Object.keys(list())).toEqual([key, gone.key]), 15_000)
+    const foreign = join(sessions, 'foreign.jsonl')
+    writeFileSync(foreign, '{"type":"session","id":"foreign"}\n')
+    // Nobody hears of it who would write it.
+    await memory.compactSession(key, { sessionId: 'past', keep: 1 })
+    await memory.deleteSession(gone.key)
+    const anew = open(memory, folder)
+    await isSaid(['two'])
+    await vi.waitFor(() => expect(Object.keys(list())).toEqual([key]), 15_000)
+    await anew.store.close()
+    expect(readdirSync(sessions).toSorted()).toEqual(['foreign.jsonl', 'sessions.json', 'transcript-1.jsonl'])
   })
 })

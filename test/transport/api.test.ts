@@ -22,14 +22,17 @@ async function open(changes: {
   patienceMs?: number
   unreadMs?: number
   status?: Door['status']
+  /** By what they show; who shows something else is one of all who share a token. */
+  principals?: { [token: string]: string }
 }) {
   const errors: { details: object; message: string }[] = []
   const admitted = { decision: { admitted: true, granted: ['operator.write'] }, principal: 'token:shared' }
   const needs: ApiNeeds = {
     authenticator: {
-      async authenticate() {
+      async authenticate({ auth }) {
         if (changes.fail) throw changes.fail
-        return admitted as unknown as Admitted
+        const principal = changes.principals?.[auth?.token ?? ''] ?? admitted.principal
+        return { ...admitted, principal } as unknown as Admitted
       },
     },
     dispatch: {
@@ -219,5 +222,49 @@ describe('a gateway that does not serve', () => {
     await using api = await open({ status: 'draining', handle })
     const response = await fetch(`${api.url}/r`, { headers: { authorization: 'Bearer x' } })
     expect(await response.json()).toMatchObject({ response: 'gold', runId: 'r' })
+  })
+})
+
+describe('a body', () => {
+  /** What is answered to a body that comes in parts. */
+  async function upload(url: string, parts: Iterable<string | Buffer>, token = 'x', more: object = {}) {
+    const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...more }
+    const asked = request(url, { method: 'POST', headers })
+    const answer = once(asked, 'response') as Promise<[IncomingMessage]>
+    // It is closed under whoever still writes.
+    asked.on('error', () => {})
+    for (const part of parts) asked.write(part)
+    return { asked, answer: answer.then(([{ statusCode }]) => statusCode) }
+  }
+
+  it('that comes in many small pieces is refused before it is kept', async () => {
+    await using api = await open({ handle: (_, send) => send({ status: 'ok' }) })
+    const { answer } = await upload(api.url, Array(40_000).fill(' '))
+    expect(await answer).toBe(413)
+  })
+
+  it('that turns out too large is refused in words, though it did not say how large it is', async () => {
+    await using api = await open({ handle: (_, send) => send({ status: 'ok' }) })
+    const { answer } = await upload(api.url, Array(9).fill(Buffer.alloc(1024 * 1024, ' ')))
+    expect(await answer).toBe(413)
+  })
+
+  it('of one principal leaves room for those of others, however many of them come slowly', async () => {
+    await using api = await open({
+      handle: (_, send) => send({ status: 'ok', result: { payloads: [] } }),
+      principals: { greedy: 'token:greedy', modest: 'token:modest' },
+    })
+    const most = 8 * 1024 * 1024
+    const body = Buffer.alloc(most - 1, ' ')
+    // Five are more than it may have at once, and less than all may together.
+    const uploads = await Promise.all(
+      Array.from({ length: 5 }, () => upload(api.url, [body], 'greedy', { 'content-length': most })),
+    )
+    const refused = await Promise.any(uploads.map(({ answer }) => answer))
+    expect(refused).toBe(503)
+    const { asked, answer } = await upload(api.url, [JSON.stringify({ message: 'x'.repeat(4_000) })], 'modest')
+    asked.end()
+    expect(await answer).toBe(200)
+    for (const { asked } of uploads) asked.destroy()
   })
 })
