@@ -21,7 +21,7 @@ export interface Upkeep {
 }
 
 /** What is looked after. */
-export interface KeptUp {
+interface KeptUp {
   hub: Pick<Hub, 'tellAll'>
   health: Pick<Health, 'refresh' | 'version'>
   presence: Pick<Presence, 'version'>

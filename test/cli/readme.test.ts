@@ -4,6 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
 import { loadConfig } from '../../src/config/load.ts'
+import { absent, empty } from '../../src/contract/absent.ts'
+import { CLIENTS } from '../clients/clients.ts'
+import { tableIn } from '../clients/table.ts'
 import { startGateway, TOKEN } from '../support/gateway.ts'
 
 const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
@@ -38,6 +41,34 @@ it('shows configurations that load as they stand, without a word', () => {
     const { warnings } = loadConfig({ env, home, cwd: home, flags: { stateDir: home } })
     expect(warnings.filter((line) => !line.startsWith('no workspace folder'))).toEqual([])
     rmSync(home, { recursive: true })
+  }
+})
+
+it('shows every client that is tried, and all of them at work', () => {
+  const [, , ...rows] = (tableIn(readme) ?? '').split('\n').map((row) => row.split('|').map((cell) => cell.trim()))
+  expect(rows.map(([, name, version, protocol]) => ({ name, version, protocol }))).toEqual(
+    CLIENTS.map(({ name, version, protocol }) => ({ name, version, protocol })),
+  )
+  expect(rows.map((row) => row.at(-2))).toEqual(rows.map(() => 'ok'))
+})
+
+it('names every method that is not served, or has nothing to tell, and no other', () => {
+  const rowOf = (words: string) => readme.split('\n').find((row) => row.startsWith('|') && row.includes(words))!
+  const named = (row: string, names: string[]) => {
+    let family = ''
+    return [...row.split('|')[1]!.matchAll(/`([^`]+)`/g)].flatMap(([, name]) => {
+      // `web.login.*`, or `channels.logout`, `start` and `stop`.
+      if (name!.endsWith('.*')) return names.filter((one) => one.startsWith(name!.slice(0, -1)))
+      if (name!.includes('.')) family = name!.slice(0, name!.lastIndexOf('.'))
+      return name!.includes('.') || family === '' ? [name!] : [`${family}.${name}`]
+    })
+  }
+  for (const [words, methods] of [
+    ['that there are none', empty],
+    ['`NOT_SERVED`', absent],
+  ] as const) {
+    const names = Object.keys(methods)
+    expect(named(rowOf(words), names).toSorted()).toEqual(names.toSorted())
   }
 })
 

@@ -26,7 +26,7 @@ export function putTable(text: string, table: string): string {
   return `${text.slice(0, from)}${BEGIN}\n${table}\n${text.slice(to)}`
 }
 
-/** The table that stands in a text; undefined when there is none. */
+/** The table as it stands in a text; undefined when there is no place for it. */
 export function tableIn(text: string): string | undefined {
   const [from, to] = [text.indexOf(BEGIN), text.indexOf(END)]
   return from < 0 || to < from ? undefined : text.slice(from + BEGIN.length, to).trim()

@@ -48,7 +48,7 @@ const client = (
   commands: { [name: string]: (place: Place) => Promise<void> },
 ): Client => ({
   name: `Kurultai ${name}`,
-  version: 'kurultai.md §5',
+  version: 'as deployed',
   protocol,
   needs: [...needs, CADDY],
   async open() {
