@@ -1,6 +1,5 @@
 /** What was asked and is not answered: each request with its deadline, sent again after a cut where that is harmless. */
 import type { ErrorShape } from '../contract/errors.ts'
-import { LONGEST_TIMER_MS } from '../contract/timer.ts'
 import { ConnectionError, RequestError } from './failures.ts'
 import { isRepeatable } from './repeatable.ts'
 
@@ -66,6 +65,9 @@ interface Pending {
   /** Unhooks it from the caller's signal. */
   unhook(): void
 }
+
+/** What a timer can hold. Of the contract, a client has types only: it is one file without the rest. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** @param timeoutMs for requests that say nothing else */
 export function createRequests(timeoutMs: number): Requests {

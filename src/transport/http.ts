@@ -1,4 +1,4 @@
-/** The one port: health, the page, and the upgrade to a WebSocket. Everything else does not exist. */
+/** The one port: health, the page, what is asked over HTTP, and the upgrade to a WebSocket. Everything else does not exist. */
 import { isUtf8 } from 'node:buffer'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Server as SecureServer } from 'node:https'

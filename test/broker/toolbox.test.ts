@@ -74,7 +74,7 @@ describe('a toolbox', () => {
       isError: false,
       isMalformed: false,
     })
-    expect(call).toHaveBeenCalledWith({}, { run: RUN }, expect.any(AbortSignal))
+    expect(call).toHaveBeenCalledWith({}, { run: RUN, isOutside: false }, expect.any(AbortSignal))
   })
 
   it('says a failure in its own words, as a result and not as a mistake of the model', async () => {

@@ -5,8 +5,6 @@ import { join } from 'node:path'
 import { expect, it } from 'vitest'
 import { loadConfig } from '../../src/config/load.ts'
 import { absent, empty } from '../../src/contract/absent.ts'
-import { CLIENTS } from '../clients/clients.ts'
-import { tableIn } from '../clients/table.ts'
 import { startGateway, TOKEN } from '../support/gateway.ts'
 
 const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
@@ -42,14 +40,6 @@ it('shows configurations that load as they stand, without a word', () => {
     expect(warnings.filter((line) => !line.startsWith('no workspace folder'))).toEqual([])
     rmSync(home, { recursive: true })
   }
-})
-
-it('shows every client that is tried, and all of them at work', () => {
-  const [, , ...rows] = (tableIn(readme) ?? '').split('\n').map((row) => row.split('|').map((cell) => cell.trim()))
-  expect(rows.map(([, name, version, protocol]) => ({ name, version, protocol }))).toEqual(
-    CLIENTS.map(({ name, version, protocol }) => ({ name, version, protocol })),
-  )
-  expect(rows.map((row) => row.at(-2))).toEqual(rows.map(() => 'ok'))
 })
 
 it('names every method that is not served, or has nothing to tell, and no other', () => {
