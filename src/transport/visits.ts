@@ -1,6 +1,6 @@
 /**
- * Requests over HTTP that ask for something of the wire: who asks, one behind the other on each connection, and never holding more than there is
- * room for. What is asked is sent on as a request of the wire, by a caller that is let in and checked like every other.
+ * Requests over HTTP that ask for something of the wire: who asks, one behind the other on each connection, and never holding more
+ * than there is room for. What is asked is sent on as a request of the wire, by a caller that is let in and checked like every other.
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
