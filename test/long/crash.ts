@@ -38,7 +38,7 @@ const HASTY = new URL('../support/hasty-backups.ts', import.meta.url).href
 export const crash: Suite = {
   summary:
     'kill -9 under load and at named points loses no acknowledged turn, doubles none, and leaves none without an end',
-  few: 4,
+  few: 3,
   many: 1000,
   async run(how) {
     const tally = createTally([

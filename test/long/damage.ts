@@ -214,7 +214,7 @@ async function serve(
 
 export const damage: Suite = {
   summary: 'damaged files never make a crash loop or a wrong answer; what is lost is said, and every epoch ends',
-  few: 60,
+  few: 30,
   many: 10_000,
   async run({ rounds, seed, say }: Rounds) {
     const tally = createTally([

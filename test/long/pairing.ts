@@ -40,7 +40,7 @@ const BREACHES = [
 
 export const pairing: Suite = {
   summary: 'nobody gains a scope that no approver held, whatever devices ask, approve, rotate, revoke and remove',
-  few: 3_000,
+  few: 12_000,
   many: 1_000_000,
   async run({ rounds, seed, say }: Rounds): Promise<Report> {
     const tally = createTally([

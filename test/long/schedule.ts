@@ -24,7 +24,7 @@ interface Kept {
 
 export const schedule: Suite = {
   summary: 'kill -9 of a gateway that carries out jobs: none is lost, none is carried out twice for one time',
-  few: 4,
+  few: 2,
   many: 300,
   async run(how) {
     const tally = createTally([
