@@ -47,19 +47,26 @@ function timeAfter({ schedule, createdAtMs, updatedAtMs }: CronJob, after: numbe
  * @throws GatewayError INVALID_JOB when it has none, or the one it has is over
  */
 export function firstTime(job: CronJob, now: number): number {
-  const invalid = (why: string) => new GatewayError('INVALID_JOB', `schedule: ${why}`)
   const { schedule } = job
+  const invalid = (why: string, key = '') => new GatewayError('INVALID_JOB', `schedule${key}: ${why}`)
   let time: number | undefined
   try {
     time = timeAfter(job, now)
   } catch (error) {
-    throw invalid((error as Error).message.slice(0, 200))
+    const { message } = error as Error
+    if (schedule.kind === 'cron' && /timezone/i.test(message))
+      throw invalid(`no timezone is called ${JSON.stringify(schedule.tz?.slice(0, 60))}; Europe/Berlin is one`, '.tz')
+    throw invalid(message.slice(0, 200), '.expr')
   }
   if (time === undefined) throw invalid('its time never comes')
-  if (!Number.isFinite(time) || Math.abs(time) > LAST_MOMENT) throw invalid('this is no moment that a clock shows')
+  if (!Number.isFinite(time) || Math.abs(time) > LAST_MOMENT)
+    throw invalid(`this is no moment that a clock shows${EXAMPLE[schedule.kind] ?? ''}`)
   if (schedule.kind === 'at' && time < now - MOST_LATE_MS) throw invalid('its time is over')
   return time
 }
+
+/** How a moment is written. */
+const EXAMPLE: { [kind: string]: string } = { at: '; at is one such as 2030-01-31T09:00:00Z, or ms since 1970' }
 
 /** The next time of a job after one that has ended, or was missed, as its state tells; undefined when there is none. */
 export function nextTime(job: CronJob, endedAt: number): number | undefined {

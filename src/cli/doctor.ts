@@ -45,6 +45,7 @@ export async function doctor(flags: StartFlags & { json?: boolean }): Promise<nu
         detail: problem,
         mend: `correct it in ${error.file ?? 'the environment'}`,
       })
+    for (const warning of error.warnings) findings.push({ what: 'configuration', state: 'warning', detail: warning })
   }
   if (config) {
     findings.push(
@@ -184,29 +185,29 @@ async function isGateway(url: string): Promise<boolean> {
 }
 
 function checkModels({ agents, models }: Config): Finding[] {
-  return agents.list.flatMap(({ id, models: refs }) =>
-    refs.map((ref): Finding => {
-      const model = models.find(ref)
-      const what = `model ${ref} of ${id}`
-      if (!model)
-        return { what, state: 'problem', detail: 'is not configured', mend: `add its provider to models.providers` }
-      if (model.api === 'echo')
-        return {
-          what,
-          state: 'warning',
-          detail: 'is the built-in echo',
-          mend: 'set MOONSHOT_API_KEY, or configure a model',
-        }
-      if (!model.apiKey)
-        return {
-          what,
-          state: 'problem',
-          detail: 'has no key',
-          mend: `set ${model.apiKeyVariable ?? 'its apiKey in models.providers'}`,
-        }
-      return { what, state: 'ok', detail: 'has a key' }
-    }),
-  )
+  const refs = new Set(agents.list.flatMap((agent) => agent.models))
+  return [...refs].map((ref): Finding => {
+    const model = models.find(ref)
+    const users = agents.list.filter((agent) => agent.models.includes(ref)).map(({ id }) => id)
+    const what = `model ${ref} of ${users.join(', ')}`
+    if (!model)
+      return { what, state: 'problem', detail: 'is not configured', mend: `add its provider to models.providers` }
+    if (model.api === 'echo')
+      return {
+        what,
+        state: 'warning',
+        detail: 'is the built-in echo',
+        mend: 'set MOONSHOT_API_KEY, or configure a model',
+      }
+    if (!model.apiKey)
+      return {
+        what,
+        state: 'problem',
+        detail: 'has no key',
+        mend: `set ${model.apiKeyVariable ?? 'its apiKey in models.providers'}`,
+      }
+    return { what, state: 'ok', detail: 'has a key' }
+  })
 }
 
 function checkToolServer({ name, reach }: McpServerConfig): Finding {

@@ -163,7 +163,7 @@ function pairedOf(text: string | undefined, role: string): { scopes: Scope[] } |
     : undefined
 }
 
-/** What to do, as the wire names it, in words. */
+/** What to do, by the step as the wire names it or else by the rule, in words. */
 const NEXT: { [step: string]: string } = {
   add_trusted_proxy:
     'list the address of the proxy in gateway.trustedProxies, or let the client send no forwarding headers',
@@ -171,6 +171,9 @@ const NEXT: { [step: string]: string } = {
   update_auth_configuration: 'send the credential that gateway.auth asks for',
   update_auth_credentials: 'send the right credential: that of this gateway, or a new one',
   approve_device: 'somebody who may approves the request (device.pair.list, device.pair.approve)',
+  // Has no step on the wire: a page cannot do without. Here it has been forgotten.
+  origin:
+    "say from where the page is, as its browser does: --header 'Origin: https://…', and the proxy's X-Forwarded-Host",
 }
 
 const UNSEEN = 'not looked at: lock-outs after wrong credentials, limits, and which tokens and devices there are'
@@ -180,7 +183,7 @@ function inWords(explained: Explained): string[] {
   const lines = facts.length > 0 ? [`seen: ${facts.join(', ')}`] : []
   if (!explained.admitted) {
     const { rule, message, code, next } = explained
-    const step = NEXT[String(next)]
+    const step = NEXT[String(next)] ?? NEXT[rule]
     return [...lines, `refused by the rule "${rule}": ${message} (${code})`, ...(step ? [`next: ${step}`] : []), UNSEEN]
   }
   const { rule, role, granted, denied, pair, asks } = explained

@@ -150,6 +150,8 @@ const ADVICE: { [code: string]: (details: { [name: string]: unknown }) => string
     `"${typed('call device.pair.list')}" (or node.pair.list) shows who waits; they wait five minutes.`,
   UNKNOWN_DEVICE: () => `"${typed('call device.pair.list')}" (or node.pair.list) shows who is paired.`,
   UNKNOWN_APPROVAL: () => `"${typed('call exec.approval.list')}" shows what waits.`,
+  // Where the sentence is one that clients know, it does not say what to do.
+  NOT_SERVED: ({ instead }) => String(instead ?? ''),
   CONFIG_INVALID: ({ issues }) => issuesIn(issues).join('\n'),
 }
 
@@ -167,6 +169,6 @@ function refusalIn({ code, message, details, retryAfterMs }: RequestError['shape
   const advice = ADVICE[precise]?.(more)
   return [
     `${precise}: ${words}${retryAfterMs ? ` (again in ${duration(Math.max(1_000, retryAfterMs))})` : ''}`,
-    ...(advice ? [advice] : []),
+    ...(advice && !words.includes(advice) ? [advice] : []),
   ]
 }

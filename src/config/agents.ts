@@ -36,7 +36,7 @@ export function readAgents(file: ConfigFile['agents'], surroundings: Surrounding
     }
     placeOf.set(id, index)
     if (agent.default) chosen.push(id)
-    list.push(readAgent(id, agent, common, surroundings))
+    list.push(readAgent(id, agent, at, common, surroundings))
   }
   if (chosen.length > 1) {
     findings.warnings.push(`agents.list: ${chosen.join(', ')} are all the default; ${chosen[0]} is`)
@@ -84,9 +84,14 @@ function readId(agent: AgentFile, at: string, findings: Findings): string | unde
 
 type Common = NonNullable<NonNullable<ConfigFile['agents']>['defaults']>
 
-function readAgent(id: string, agent: AgentFile, common: Common, surroundings: Surroundings): AgentConfig {
+function readAgent(id: string, agent: AgentFile, at: string, common: Common, surroundings: Surroundings): AgentConfig {
   const models = readChoice(agent.model, common.model, surroundings)
-  const heartbeat = readHeartbeat({ ...common.heartbeat, ...agent.heartbeat }, `the heartbeat of ${id}`, surroundings)
+  const own = agent.heartbeat ?? {}
+  const heartbeat = readHeartbeat(
+    { ...common.heartbeat, ...own },
+    (key) => `${key in own ? at : 'agents.defaults'}.heartbeat.${key}`,
+    surroundings,
+  )
   const level = agent.thinkingDefault ?? common.thinkingDefault
   const reasons = surroundings.models.find(models[0] ?? '')?.reasoning ?? false
   const config: AgentConfig = {

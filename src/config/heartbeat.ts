@@ -9,16 +9,16 @@ const UNITS: { [unit: string]: number } = { ms: 1, s: 1_000, m: 60_000, h: 3_600
 /** Shorter, it would be asked without a pause. */
 const SHORTEST_MS = 1_000
 
-/** @param at what is read, for the words about what is wrong with it */
+/** @param at where a key of it stands in the file: of the agent, or of all; what is wrong with the latter is told once */
 export function readHeartbeat(
   { every = '0m', prompt, model, activeHours, ackMaxChars = defaults.ackMaxChars }: HeartbeatFile,
-  at: string,
+  at: (key: 'every' | 'activeHours') => string,
   { findings }: { findings: Findings },
 ): HeartbeatConfig {
-  const hours = activeHours && readHours(activeHours, at, findings)
+  const hours = activeHours && readHours(activeHours, at('activeHours'), findings)
   return {
     every,
-    everyMs: readDuration(every, at, findings),
+    everyMs: readDuration(every, at('every'), findings),
     ackMaxChars,
     ...(prompt?.trim() && { prompt: prompt.trim() }),
     ...(model !== undefined && { model }),
@@ -29,7 +29,7 @@ export function readHeartbeat(
 function readDuration(text: string, at: string, findings: Findings): number {
   const [, number, unit = 'm'] = /^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$/i.exec(text) ?? []
   if (number === undefined) {
-    findings.problems.push(`${at}.every: must be a duration such as 30m, got ${JSON.stringify(text.slice(0, 40))}`)
+    tell(findings.problems, `${at}: must be a duration such as 30m, got ${quoted(text)}`)
     return 0
   }
   const ms = Math.floor(Number(number) * UNITS[unit.toLowerCase()]!)
@@ -42,19 +42,22 @@ function readHours(
   findings: Findings,
 ): HeartbeatConfig['activeHours'] {
   const [from, to] = [readMinute(start), readMinute(end)]
-  if (from === undefined || to === undefined) {
-    findings.problems.push(`${at}.activeHours: start and end must be HH:MM, from 00:00 to 24:00`)
-    return undefined
-  }
-  if (timezone !== undefined && !isTimeZone(timezone)) {
-    findings.problems.push(
-      `${at}.activeHours.timezone: no time zone is called ${JSON.stringify(timezone.slice(0, 60))}`,
-    )
-    return undefined
-  }
-  if (from === to) findings.warnings.push(`${at}.activeHours: start is end, so that no heartbeat comes by itself`)
+  for (const [key, text, minute] of [['start', start, from] as const, ['end', end, to] as const])
+    if (minute === undefined)
+      tell(findings.problems, `${at}.${key}: must be HH:MM, from 00:00 to 24:00, got ${quoted(text)}`)
+  const isZone = timezone === undefined || isTimeZone(timezone)
+  if (!isZone) tell(findings.problems, `${at}.timezone: no time zone is called ${quoted(timezone)}`)
+  if (from === undefined || to === undefined || !isZone) return undefined
+  if (from === to) tell(findings.warnings, `${at}: start is end, so that no heartbeat comes by itself`)
   return { from, to, ...(timezone !== undefined && { timezone }) }
 }
+
+/** What stands in the defaults is read for every agent, and told once. */
+function tell(lines: string[], line: string): void {
+  if (!lines.includes(line)) lines.push(line)
+}
+
+const quoted = (text: string): string => JSON.stringify(text.slice(0, 60))
 
 /** Minutes since midnight. */
 function readMinute(text: string): number | undefined {

@@ -344,9 +344,12 @@ describe('somebody', () => {
     ['main cron jobs require', { payload: { kind: 'agentTurn', message: 'm' } }],
     ['isolated cron jobs require', { sessionTarget: 'isolated' }],
     ['never comes', { schedule: { kind: 'cron', expr: '0 0 30 2 *' } }],
-    ['minute', { schedule: { kind: 'cron', expr: '61 * * * *' } }],
-    ['timezone', { schedule: { kind: 'cron', expr: '* * * * *', tz: 'Europe/Nowhere' } }],
-    ['no moment', { schedule: { kind: 'at', at: 'tomorrow' } }],
+    ['schedule.expr: .*minute', { schedule: { kind: 'cron', expr: '61 * * * *' } }],
+    [
+      'schedule.tz: no timezone is called "Europe/Nowhere"',
+      { schedule: { kind: 'cron', expr: '* * * * *', tz: 'Europe/Nowhere' } },
+    ],
+    ['no moment .*such as 2030-', { schedule: { kind: 'at', at: 'tomorrow' } }],
     ['is over', { schedule: { kind: 'at', at: '2026-03-28T11:58:59Z' } }],
   ])('is told why there can be no such job: %s', async (why, changes) => {
     const { schedules, store } = await open()

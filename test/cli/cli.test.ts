@@ -124,6 +124,22 @@ describe('the command line', () => {
     expect(out).not.toContain('secret')
   })
 
+  it('is told by the doctor of misspelt keys beside what is wrong, and of a model without a key once', async () => {
+    const state = folder()
+    const doctor = async (config: object) => {
+      writeFileSync(join(state, 'openclaw.json5'), JSON.stringify(config))
+      const { out } = await run(['doctor', '--state-dir', state])
+      return out
+    }
+    const wrong = await doctor({ cron: { enable: true, maxConcurrentRuns: '4' } })
+    expect(wrong).toContain('cron.maxConcurrentRuns: must be integer')
+    expect(wrong).toContain('cron.enable: unknown key; did you mean cron.enabled?')
+    const list = [{ id: 'main' }, { id: 'writer' }]
+    const keyless = await doctor({ agents: { defaults: { model: 'moonshot/kimi-k2.5' }, list } })
+    expect(keyless).toContain('PROBLEM  model moonshot/kimi-k2.5 of main, writer: has no key')
+    expect(keyless.match(/has no key/g)).toHaveLength(1)
+  })
+
   it('says that nobody answers, and how to start one, and ends with 69', async () => {
     const { code, err } = await run(['status', '--url', `ws://127.0.0.1:${await freePort()}/`, '--token', 'x'])
     expect(code).toBe(69)
@@ -335,6 +351,7 @@ describe('explain-auth', () => {
 
   it.each([
     ['a wrong token', ['--from', '203.0.113.7', '--credential', 'wrong'], 'AUTH_TOKEN_MISMATCH'],
+    ['a page of which it is not said from where', ['--client-id', 'webchat'], 'next: say from where the page is'],
     ['a page from elsewhere', ['--header', 'Origin: https://evil.example'], 'HTTP 403'],
     [
       'a proxy that nobody named',
@@ -523,6 +540,15 @@ describe('a command', () => {
     expect(err).not.toContain('Is it running?')
     const wrong = ['call', 'exec.approval.resolve', '{"id":"x","decision":"yes"}', ...at]
     expect((await run(wrong)).err).toContain('one of allow-once, allow-always, deny')
+  })
+
+  it('says what to do about what is not served, also where the refusal has the words that clients know', async () => {
+    await using gateway = await startGateway()
+    const at = ['--url', gateway.url, '--token', TOKEN]
+    const known = await run(['call', 'web.login.start', ...at])
+    expect(known.err).toMatch(/^NOT_SERVED: web login provider is not available\n.{20}/)
+    const own = await run(['call', 'update.run', ...at])
+    expect(own.err.trim().split('\n')).toHaveLength(1)
   })
 
   it('shows each of its options once', async () => {

@@ -495,6 +495,17 @@ describe('the credential', () => {
 })
 
 describe('the agents', () => {
+  it('are told where what is wrong with a heartbeat stands, once', () => {
+    const own = '{ id: "b", heartbeat: { activeHours: { start: "8", end: "25:00", timezone: "Mars/X" } } }'
+    const agents = `{ defaults: { heartbeat: { every: "soon" } }, list: [{ id: "a" }, ${own}] }`
+    expect(problemsOf(`{ agents: ${agents} }`)).toEqual([
+      'agents.defaults.heartbeat.every: must be a duration such as 30m, got "soon"',
+      'agents.list[1].heartbeat.activeHours.start: must be HH:MM, from 00:00 to 24:00, got "8"',
+      'agents.list[1].heartbeat.activeHours.end: must be HH:MM, from 00:00 to 24:00, got "25:00"',
+      'agents.list[1].heartbeat.activeHours.timezone: no time zone is called "Mars/X"',
+    ])
+  })
+
   it('are one, main, when none is listed', () => {
     for (const text of ['{}', '{ agents: { list: [] } }']) {
       const { agents } = load(text)
